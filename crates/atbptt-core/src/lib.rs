@@ -1,1 +1,5 @@
 //! Placeholder.
+/// Placeholder.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("x")]
+pub struct EstimateError;

@@ -1,0 +1,201 @@
+//! Windows of training data.
+
+use std::ops::Range;
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use crate::ModelError;
+
+/// A window of inputs and targets that can be cut in time.
+pub trait SequenceBatch: Clone + Send + 'static {
+    /// Number of time steps.
+    fn steps(&self) -> usize;
+    /// Number of sequences.
+    fn sequences(&self) -> usize;
+    /// The steps `range` of the window; `range` lies within `0..steps()`.
+    fn slice(&self, range: Range<usize>) -> Self;
+}
+
+/// Token ids and the ids that follow them.
+///
+/// The largest id is known on the host, so that a model can refuse ids it has no embedding for without waiting for
+/// the device.
+#[derive(Clone, Debug)]
+pub struct TokenBatch {
+    inputs: Tensor<2, Int>,
+    targets: Tensor<2, Int>,
+    reset: Option<Tensor<2, Bool>>,
+    smallest: i64,
+    largest: i64,
+}
+
+impl TokenBatch {
+    /// A batch from host memory.
+    ///
+    /// - `inputs`, `targets`: row-major `[batch, time]`; `targets` is `inputs` one step later
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] when the lengths do not fit, [`ModelError::Empty`] when there is nothing,
+    /// [`ModelError::Token`] for an id outside `0..=i32::MAX`.
+    pub fn from_host(
+        inputs: &[u32],
+        targets: &[u32],
+        batch: usize,
+        time: usize,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        for (what, missing, size) in [
+            ("tokens", "sequences", batch),
+            ("tokens", "time steps", time),
+        ] {
+            if size == 0 {
+                return Err(ModelError::Empty { what, missing });
+            }
+        }
+        for (what, ids) in [("inputs", inputs), ("targets", targets)] {
+            if ids.len() != batch * time {
+                return Err(ModelError::shape(
+                    what,
+                    [ids.len()],
+                    format!("{batch} sequences of {time} steps"),
+                    "give one id per sequence and step",
+                ));
+            }
+        }
+        let largest = inputs.iter().chain(targets).copied().max().unwrap_or(0);
+        if largest > i32::MAX as u32 {
+            return Err(ModelError::Token {
+                token: largest.into(),
+                vocabulary: i32::MAX as usize,
+            });
+        }
+        let tensor = |ids: &[u32]| {
+            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, time]), device)
+        };
+        Ok(Self {
+            inputs: tensor(inputs),
+            targets: tensor(targets),
+            reset: None,
+            smallest: 0,
+            largest: largest.into(),
+        })
+    }
+
+    /// A batch from tensors `[batch, time]`; reads the smallest and largest id back from the device once.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] when the shapes differ, [`ModelError::Empty`] when there is nothing,
+    /// [`ModelError::Read`] when the read-back fails.
+    pub fn from_tensors(
+        inputs: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+    ) -> Result<Self, ModelError> {
+        let [batch, time] = inputs.dims();
+        if targets.dims() != [batch, time] {
+            return Err(ModelError::shape(
+                "targets",
+                targets.dims(),
+                format!("[{batch}, {time}]"),
+                "give one target per input",
+            ));
+        }
+        for (missing, size) in [("sequences", batch), ("time steps", time)] {
+            if size == 0 {
+                return Err(ModelError::Empty {
+                    what: "tokens",
+                    missing,
+                });
+            }
+        }
+        let all = Tensor::cat(vec![inputs.clone(), targets.clone()], 0);
+        let extremes = Tensor::cat(vec![all.clone().min(), all.max()], 0);
+        let extremes: Vec<i64> = extremes
+            .try_into_data()
+            .map_err(|error| ModelError::Read {
+                reason: error.to_string(),
+            })?
+            .iter::<i64>()
+            .collect();
+        Ok(Self {
+            inputs,
+            targets,
+            reset: None,
+            smallest: extremes.first().copied().unwrap_or(0),
+            largest: extremes.last().copied().unwrap_or(0),
+        })
+    }
+
+    /// Marks, `[batch, time]`, the steps that begin a new sequence: the state is zeroed and the gradient cut before
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] when the mask is not `[batch, time]`.
+    pub fn with_reset(mut self, reset: Tensor<2, Bool>) -> Result<Self, ModelError> {
+        if reset.dims() != self.inputs.dims() {
+            return Err(ModelError::shape(
+                "reset mask",
+                reset.dims(),
+                format!("{:?}", self.inputs.dims()),
+                "give one value per sequence and step",
+            ));
+        }
+        self.reset = Some(reset);
+        Ok(self)
+    }
+
+    /// Input ids `[batch, time]`.
+    pub fn inputs(&self) -> &Tensor<2, Int> {
+        &self.inputs
+    }
+
+    /// Target ids `[batch, time]`.
+    pub fn targets(&self) -> &Tensor<2, Int> {
+        &self.targets
+    }
+
+    /// Where new sequences begin, `[batch, time]`.
+    pub fn reset(&self) -> Option<&Tensor<2, Bool>> {
+        self.reset.as_ref()
+    }
+
+    /// Refuses ids that a model of `vocabulary` words has no embedding for.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Token`] with the id.
+    pub fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
+        for token in [self.smallest, self.largest] {
+            if token < 0 || token >= vocabulary as i64 {
+                return Err(ModelError::Token { token, vocabulary });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SequenceBatch for TokenBatch {
+    fn steps(&self) -> usize {
+        self.inputs.dims()[1]
+    }
+
+    fn sequences(&self) -> usize {
+        self.inputs.dims()[0]
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let length = range.end.saturating_sub(range.start);
+        Self {
+            inputs: self.inputs.clone().narrow(1, range.start, length),
+            targets: self.targets.clone().narrow(1, range.start, length),
+            reset: self
+                .reset
+                .as_ref()
+                .map(|reset| reset.clone().narrow(1, range.start, length)),
+            ..*self
+        }
+    }
+}

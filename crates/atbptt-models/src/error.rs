@@ -1,0 +1,95 @@
+//! Errors of this crate.
+
+use atbptt_core::EstimateError;
+
+/// What can go wrong when a model is built, called or probed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A tensor's shape does not fit the others.
+    #[error("{what} has shape {got:?}, expected {expected}; {remedy}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape that fits.
+        expected: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A configuration value is outside its range.
+    #[error("{field} must be {rule}, got {got}; {remedy}")]
+    Config {
+        /// Name of the field.
+        field: &'static str,
+        /// The range it must lie in.
+        rule: &'static str,
+        /// The value received.
+        got: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A window has no time steps, or a batch no sequences.
+    #[error("{what} has no {missing}; pass at least one")]
+    Empty {
+        /// Which tensor.
+        what: &'static str,
+        /// `time steps` or `sequences`.
+        missing: &'static str,
+    },
+    /// A token id is not in the vocabulary of the model.
+    #[error(
+        "token id {token} is outside the model's vocabulary of {vocabulary} words; \
+         build the model with the size of the corpus' vocabulary"
+    )]
+    Token {
+        /// The id.
+        token: i64,
+        /// Number of words the model knows.
+        vocabulary: usize,
+    },
+    /// The device does not track gradients.
+    #[error(
+        "{what} needs gradients, but the model is on a device without autodiff; create it on `device.autodiff()`"
+    )]
+    NoAutodiff {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A named tensor of an imported model is missing.
+    #[error(
+        "parameter `{name}` is missing; the import needs PyTorch's names, such as `weight_ih_l0`"
+    )]
+    MissingParameter {
+        /// The name.
+        name: String,
+    },
+    /// A tensor could not be read back from its device.
+    #[error(
+        "could not read a result from the device: {reason}; check the device's memory and driver"
+    )]
+    Read {
+        /// The device's own words.
+        reason: String,
+    },
+    /// The lag norms of a probe were unusable.
+    #[error(transparent)]
+    Estimate(#[from] EstimateError),
+}
+
+impl ModelError {
+    pub(crate) fn shape(
+        what: &'static str,
+        got: impl AsRef<[usize]>,
+        expected: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
+        Self::Shape {
+            what,
+            got: got.as_ref().to_vec(),
+            expected: expected.into(),
+            remedy,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One recurrent layer each: weights, and the sequence operation that runs them.
+//!
+//! Place in the flow: [`Stack`](crate::Stack) puts layers above each other. A layer packs its state into one tensor
+//! `[batch, S]` for the sequence operation and unpacks it again.
+
+use std::fmt::Debug;
+
+use burn::module::{Module, ModuleDisplay, Param};
+use burn::nn::Initializer;
+use burn::tensor::{Device, Tensor};
+
+use crate::ModelError;
+use crate::init::WeightInit;
+use crate::ops::{self, GruWeights, LstmWeights, RnnWeights, SequenceOptions};
+use crate::state::{LstmState, RecurrentState};
+
+/// Sizes and options of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerConfig {
+    /// Number of input features.
+    pub d_input: usize,
+    /// Number of hidden units.
+    pub d_hidden: usize,
+    /// Whether the layer has biases.
+    pub bias: bool,
+    /// Initial forget-gate bias (LSTM only).
+    pub forget_bias: f64,
+    /// Initial weights.
+    pub weights: WeightInit,
+}
+
+/// A recurrent layer that runs a window as one operation.
+pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
+    /// State of this layer.
+    type State: RecurrentState + Sync + Debug;
+    /// Name in messages and summaries.
+    const NAME: &'static str;
+    /// Number of parts of the state: 2 for hidden and cell.
+    const PARTS: usize;
+
+    /// A new layer.
+    fn init(config: &LayerConfig, device: &Device) -> Self;
+
+    /// Number of hidden units.
+    fn d_hidden(&self) -> usize;
+
+    /// Number of input features.
+    fn d_input(&self) -> usize;
+
+    /// State → packed `[batch, S]`.
+    fn pack(state: Self::State) -> Tensor<2>;
+
+    /// Packed `[batch, S]` → state.
+    fn unpack(packed: Tensor<2>) -> Self::State;
+
+    /// Runs a window, time-major: `input` `[time, batch, input]`, packed `state` `[batch, S]` → every step's packed
+    /// state `[time, batch, S]`. The first `d_hidden` features are the output.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] when a shape does not fit.
+    fn sequence(
+        &self,
+        input: Tensor<3>,
+        state: Tensor<2>,
+        options: SequenceOptions,
+    ) -> Result<Tensor<3>, ModelError>;
+}
+
+fn bias_param(size: usize, present: bool, device: &Device) -> Option<Param<Tensor<1>>> {
+    present.then(|| Initializer::Zeros.init([size], device))
+}
+
+/// The bias, or untracked zeros in its place.
+fn bias_or_zeros(bias: &Option<Param<Tensor<1>>>, weight: &Tensor<2>, size: usize) -> Tensor<1> {
+    match bias {
+        Some(bias) => bias.val(),
+        None => Tensor::zeros([size], (&weight.device(), weight.dtype())),
+    }
+}
+
+/// One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gate).
+#[derive(Module, Debug)]
+pub struct LstmLayer {
+    /// `[input, 4·hidden]`, gates i, f, g, o.
+    pub input_weight: Param<Tensor<2>>,
+    /// `[hidden, 4·hidden]`, gates i, f, g, o.
+    pub recurrent_weight: Param<Tensor<2>>,
+    /// `[4·hidden]`, gates i, f, g, o.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl RecurrentLayer for LstmLayer {
+    type State = LstmState;
+    const NAME: &'static str = "LSTM";
+    const PARTS: usize = 2;
+
+    fn init(config: &LayerConfig, device: &Device) -> Self {
+        let (i, h) = (config.d_input, config.d_hidden);
+        let forget_bias = config.forget_bias;
+        let bias = bias_param(4 * h, config.bias, device).map(|bias| match forget_bias {
+            0.0 => bias,
+            value => bias.map(|bias| {
+                let forget = Tensor::full([h], value, (&bias.device(), bias.dtype()));
+                bias.slice_assign([h..2 * h], forget)
+            }),
+        });
+        Self {
+            input_weight: config.weights.init([i, 4 * h], h, device),
+            recurrent_weight: config.weights.init([h, 4 * h], h, device),
+            bias,
+        }
+    }
+
+    fn d_hidden(&self) -> usize {
+        self.recurrent_weight.dims()[0]
+    }
+
+    fn d_input(&self) -> usize {
+        self.input_weight.dims()[0]
+    }
+
+    fn pack(state: LstmState) -> Tensor<2> {
+        Tensor::cat(vec![state.hidden, state.cell], 1)
+    }
+
+    fn unpack(packed: Tensor<2>) -> LstmState {
+        let [batch, size] = packed.dims();
+        LstmState {
+            hidden: packed.clone().slice([0..batch, 0..size / 2]),
+            cell: packed.slice([0..batch, size / 2..size]),
+        }
+    }
+
+    fn sequence(
+        &self,
+        input: Tensor<3>,
+        state: Tensor<2>,
+        options: SequenceOptions,
+    ) -> Result<Tensor<3>, ModelError> {
+        let recurrent = self.recurrent_weight.val();
+        let weights = LstmWeights {
+            input: self.input_weight.val(),
+            bias: bias_or_zeros(&self.bias, &recurrent, 4 * self.d_hidden()),
+            recurrent,
+        };
+        ops::lstm_sequence(input, weights, state, options)
+    }
+}
+
+/// One GRU layer (Cho et al. 2014; reset gate after the recurrent product, as in PyTorch and cuDNN).
+#[derive(Module, Debug)]
+pub struct GruLayer {
+    /// `[input, 3·hidden]`, gates r, z, n.
+    pub input_weight: Param<Tensor<2>>,
+    /// `[hidden, 3·hidden]`, gates r, z, n.
+    pub recurrent_weight: Param<Tensor<2>>,
+    /// `[3·hidden]`, gates r, z, n.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// `[hidden]`, inside the product that the reset gate multiplies.
+    pub recurrent_bias: Option<Param<Tensor<1>>>,
+}
+
+impl RecurrentLayer for GruLayer {
+    type State = Tensor<2>;
+    const NAME: &'static str = "GRU";
+    const PARTS: usize = 1;
+
+    fn init(config: &LayerConfig, device: &Device) -> Self {
+        let (i, h) = (config.d_input, config.d_hidden);
+        Self {
+            input_weight: config.weights.init([i, 3 * h], h, device),
+            recurrent_weight: config.weights.init([h, 3 * h], h, device),
+            bias: bias_param(3 * h, config.bias, device),
+            recurrent_bias: bias_param(h, config.bias, device),
+        }
+    }
+
+    fn d_hidden(&self) -> usize {
+        self.recurrent_weight.dims()[0]
+    }
+
+    fn d_input(&self) -> usize {
+        self.input_weight.dims()[0]
+    }
+
+    fn pack(state: Tensor<2>) -> Tensor<2> {
+        state
+    }
+
+    fn unpack(packed: Tensor<2>) -> Tensor<2> {
+        packed
+    }
+
+    fn sequence(
+        &self,
+        input: Tensor<3>,
+        state: Tensor<2>,
+        options: SequenceOptions,
+    ) -> Result<Tensor<3>, ModelError> {
+        let recurrent = self.recurrent_weight.val();
+        let weights = GruWeights {
+            input: self.input_weight.val(),
+            bias: bias_or_zeros(&self.bias, &recurrent, 3 * self.d_hidden()),
+            recurrent_bias: bias_or_zeros(&self.recurrent_bias, &recurrent, self.d_hidden()),
+            recurrent,
+        };
+        ops::gru_sequence(input, weights, state, options)
+    }
+}
+
+/// One tanh-RNN layer (Elman 1990).
+#[derive(Module, Debug)]
+pub struct RnnLayer {
+    /// `[input, hidden]`
+    pub input_weight: Param<Tensor<2>>,
+    /// `[hidden, hidden]`
+    pub recurrent_weight: Param<Tensor<2>>,
+    /// `[hidden]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl RecurrentLayer for RnnLayer {
+    type State = Tensor<2>;
+    const NAME: &'static str = "RNN";
+    const PARTS: usize = 1;
+
+    fn init(config: &LayerConfig, device: &Device) -> Self {
+        let (i, h) = (config.d_input, config.d_hidden);
+        Self {
+            input_weight: config.weights.init([i, h], h, device),
+            recurrent_weight: config.weights.init([h, h], h, device),
+            bias: bias_param(h, config.bias, device),
+        }
+    }
+
+    fn d_hidden(&self) -> usize {
+        self.recurrent_weight.dims()[0]
+    }
+
+    fn d_input(&self) -> usize {
+        self.input_weight.dims()[0]
+    }
+
+    fn pack(state: Tensor<2>) -> Tensor<2> {
+        state
+    }
+
+    fn unpack(packed: Tensor<2>) -> Tensor<2> {
+        packed
+    }
+
+    fn sequence(
+        &self,
+        input: Tensor<3>,
+        state: Tensor<2>,
+        options: SequenceOptions,
+    ) -> Result<Tensor<3>, ModelError> {
+        let recurrent = self.recurrent_weight.val();
+        let weights = RnnWeights {
+            input: self.input_weight.val(),
+            bias: bias_or_zeros(&self.bias, &recurrent, self.d_hidden()),
+            recurrent,
+        };
+        ops::rnn_sequence(input, weights, state, options)
+    }
+}

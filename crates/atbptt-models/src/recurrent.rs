@@ -1,0 +1,173 @@
+//! What a user implements to train a model of their own: [`RecurrentModel`].
+//!
+//! Place in the flow: training asks a model for the loss of a window ([`RecurrentModel::window`]) and for the gradient
+//! of the last step's loss at every earlier state ([`RecurrentModel::lag_gradients`]). Both have default bodies made
+//! of the two methods a user writes; models of this crate override them with faster ones.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::ModelError;
+use crate::batch::SequenceBatch;
+use crate::probe::{self, LagGradients};
+use crate::state::RecurrentState;
+
+/// A model that reads a window step after step and pays a loss.
+///
+/// Implement [`forward`](Self::forward) and [`loss`](Self::loss); the law they must keep is that running a window in
+/// pieces, the state handed on, gives the features of one run. `examples/plug_in.rs` shows it for Burn's `nn::Lstm`.
+pub trait RecurrentModel: Module + Sync + 'static {
+    /// A window of inputs and targets.
+    type Batch: SequenceBatch;
+    /// What is carried from window to window.
+    type State: RecurrentState + Sync;
+
+    /// Runs all steps of `batch` from `state` (`None`: the start of a sequence).
+    ///
+    /// Returns what the loss reads, one feature vector per step and sequence (`[batch, time, features]` or
+    /// `[time, batch, features]`, as [`loss`](Self::loss) expects), and the state after the last step.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when the input does not fit the model.
+    fn forward(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Self::State>,
+    ) -> Result<(Tensor<3>, Self::State), ModelError>;
+
+    /// Loss of `features`, summed over all steps and sequences of `batch`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when the features do not fit the batch.
+    fn loss(&self, features: Tensor<3>, batch: &Self::Batch) -> Result<StepLoss, ModelError>;
+
+    /// Runs a training window: the loss of the steps that carry one, and the state to go on from.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward) and [`loss`](Self::loss).
+    fn window(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Self::State>,
+        plan: WindowPlan,
+    ) -> Result<WindowLoss<Self::State>, ModelError> {
+        window_in_pieces(self, batch, state, plan)
+    }
+
+    /// Gradients of the last step's summed loss at every earlier state of the window, and at the features of the last
+    /// step. No weight gradient is computed. Dropout stays on, as in training.
+    ///
+    /// The default runs step by step and adds a zero perturbation to every part of the state handed on, whose gradient
+    /// autodiff yields.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward) and [`loss`](Self::loss); [`ModelError::NoAutodiff`] on a device without autodiff.
+    fn lag_gradients(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Self::State>,
+    ) -> Result<LagGradients, ModelError> {
+        probe::lag_gradients_stepwise(self, batch, state)
+    }
+}
+
+/// A summed loss and the number of terms in it.
+#[derive(Clone, Debug)]
+pub struct StepLoss {
+    /// Sum over steps and sequences, `[1]`, in nats.
+    pub sum: Tensor<1>,
+    /// Number of terms.
+    pub count: usize,
+}
+
+/// Which steps of a window carry a loss, and where the next window begins. Steps count from the window's start.
+///
+/// BPTT(2K−1; K) of METHOD §4 is `loss_from = K − 1`, `carry = K` on 2K − 1 steps; plain BPTT(K; K) is
+/// `loss_from = 0`, `carry = K` on K steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct WindowPlan {
+    /// Steps run first without gradient: they only bring the state up to where backpropagation begins.
+    pub warm_up: usize,
+    /// First step that carries a loss.
+    pub loss_from: usize,
+    /// The state handed to the next window is the one after this many steps.
+    pub carry: usize,
+}
+
+/// Loss of a window and the state to go on from.
+#[derive(Clone, Debug)]
+pub struct WindowLoss<S> {
+    /// Over the steps that carry a loss.
+    pub loss: StepLoss,
+    /// After [`WindowPlan::carry`] steps, detached; `None` when that is the very start of a sequence.
+    pub state: Option<S>,
+}
+
+/// The default window: pieces between the plan's marks, each run by [`RecurrentModel::forward`].
+pub(crate) fn window_in_pieces<M: RecurrentModel>(
+    model: &M,
+    batch: &M::Batch,
+    state: Option<M::State>,
+    plan: WindowPlan,
+) -> Result<WindowLoss<M::State>, ModelError> {
+    let steps = batch.steps();
+    check_plan(plan, steps)?;
+    let mut marks = vec![plan.warm_up, plan.loss_from, plan.carry, steps];
+    marks.sort_unstable();
+    marks.dedup();
+
+    let mut carried = (plan.carry == 0).then(|| state.clone().map(M::State::detach));
+    let mut state = state;
+    let mut loss: Option<StepLoss> = None;
+    let mut from = 0;
+    for to in marks.into_iter().filter(|&mark| mark > 0) {
+        let piece = batch.slice(from..to);
+        let (features, after) = match to <= plan.warm_up {
+            true => model.clone().no_grad().forward(&piece, state)?,
+            false => model.forward(&piece, state)?,
+        };
+        if from >= plan.loss_from {
+            let part = model.loss(features, &piece)?;
+            loss = Some(match loss {
+                Some(sum) => StepLoss {
+                    sum: sum.sum + part.sum,
+                    count: sum.count + part.count,
+                },
+                None => part,
+            });
+        }
+        let after = match to <= plan.warm_up {
+            true => after.detach(),
+            false => after,
+        };
+        if to == plan.carry {
+            carried = Some(Some(after.clone().detach()));
+        }
+        state = Some(after);
+        from = to;
+    }
+    match (loss, carried) {
+        (Some(loss), Some(state)) => Ok(WindowLoss { loss, state }),
+        _ => Err(ModelError::Empty {
+            what: "window",
+            missing: "steps that carry a loss",
+        }),
+    }
+}
+
+/// Refuses a plan that does not lie within the window.
+pub(crate) fn check_plan(plan: WindowPlan, steps: usize) -> Result<(), ModelError> {
+    if plan.warm_up <= plan.loss_from && plan.loss_from < steps && plan.carry <= steps {
+        return Ok(());
+    }
+    Err(ModelError::Config {
+        field: "plan",
+        rule: "warm_up <= loss_from < steps and carry <= steps",
+        got: format!("{plan:?} for {steps} steps"),
+        remedy: "let the window contain a step with a loss, and hand on a state from within it",
+    })
+}

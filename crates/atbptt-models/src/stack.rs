@@ -1,0 +1,430 @@
+//! Stacked recurrent layers: `Lstm`, `Gru`, `Rnn`.
+//!
+//! Each layer runs a whole window as one operation; the law that joins windows: a sequence cut into chunks, each
+//! started from the state the last one left, gives the outputs of one long run. Gradients differ by design.
+
+use std::marker::PhantomData;
+
+use burn::module::Module;
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::{Bool, Device, Tensor};
+
+use crate::layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
+use crate::ops::SequenceOptions;
+use crate::{ModelError, WeightInit};
+
+/// Stacked LSTM.
+pub type Lstm = Stack<LstmLayer>;
+/// Stacked GRU.
+pub type Gru = Stack<GruLayer>;
+/// Stacked tanh RNN.
+pub type Rnn = Stack<RnnLayer>;
+/// Configuration of [`Lstm`].
+pub type LstmConfig = StackConfig<LstmLayer>;
+/// Configuration of [`Gru`].
+pub type GruConfig = StackConfig<GruLayer>;
+/// Configuration of [`Rnn`].
+pub type RnnConfig = StackConfig<RnnLayer>;
+
+/// Configuration of stacked recurrent layers.
+///
+/// ```
+/// use atbptt_models::{LstmConfig, RecurrentState};
+/// use burn::tensor::{Device, Tensor};
+///
+/// let device = Device::default();
+/// let lstm = LstmConfig::new(8, 16).with_layers(2).init(&device)?;
+/// let input = Tensor::<3>::zeros([4, 10, 8], &device); // [batch, time, input]
+/// let (output, state) = lstm.forward(input, None)?;
+/// assert_eq!(output.dims(), [4, 10, 16]);
+/// assert_eq!(state.len(), 2);
+/// assert_eq!(state.batch_size(), 4);
+/// # Ok::<(), atbptt_models::ModelError>(())
+/// ```
+#[derive(Debug)]
+pub struct StackConfig<L> {
+    d_input: usize,
+    d_hidden: usize,
+    layers: usize,
+    dropout: f64,
+    bias: bool,
+    forget_bias: f64,
+    batch_first: bool,
+    weights: WeightInit,
+    layer: PhantomData<L>,
+}
+
+impl<L> Clone for StackConfig<L> {
+    fn clone(&self) -> Self {
+        Self {
+            weights: self.weights.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<L: RecurrentLayer> StackConfig<L> {
+    /// One layer of `d_hidden` units over `d_input` features; no dropout, biases on, batch first.
+    pub fn new(d_input: usize, d_hidden: usize) -> Self {
+        Self {
+            d_input,
+            d_hidden,
+            layers: 1,
+            dropout: 0.0,
+            bias: true,
+            forget_bias: 0.0,
+            batch_first: true,
+            weights: WeightInit::default(),
+            layer: PhantomData,
+        }
+    }
+
+    /// Number of layers, at least one.
+    pub fn with_layers(mut self, layers: usize) -> Self {
+        self.layers = layers;
+        self
+    }
+
+    /// Dropout probability between layers, in `[0, 1)`; active on autodiff devices only.
+    pub fn with_dropout(mut self, dropout: f64) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// Whether layers have biases.
+    pub fn with_bias(mut self, bias: bool) -> Self {
+        self.bias = bias;
+        self
+    }
+
+    /// Initial forget-gate bias (LSTM only). Zero in the paper; one helps on long dependencies (Jozefowicz et al. 2015).
+    pub fn with_forget_bias(mut self, forget_bias: f64) -> Self {
+        self.forget_bias = forget_bias;
+        self
+    }
+
+    /// `true`: `[batch, time, features]`; `false`: `[time, batch, features]`, which saves two copies per window.
+    pub fn with_batch_first(mut self, batch_first: bool) -> Self {
+        self.batch_first = batch_first;
+        self
+    }
+
+    /// Initial weights.
+    pub fn with_weights(mut self, weights: WeightInit) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Builds the layers on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] when a size is zero, the dropout outside `[0, 1)` or the forget bias not finite.
+    pub fn init(&self, device: &Device) -> Result<Stack<L>, ModelError> {
+        let at_least_one = [
+            ("d_input", self.d_input),
+            ("d_hidden", self.d_hidden),
+            ("layers", self.layers),
+        ];
+        for (field, value) in at_least_one {
+            if value == 0 {
+                return Err(ModelError::Config {
+                    field,
+                    rule: "at least 1",
+                    got: value.to_string(),
+                    remedy: "a recurrent model needs one unit in one layer or more",
+                });
+            }
+        }
+        if !self.forget_bias.is_finite() {
+            return Err(ModelError::Config {
+                field: "forget_bias",
+                rule: "finite",
+                got: self.forget_bias.to_string(),
+                remedy: "0 and 1 are the usual choices",
+            });
+        }
+        let layers = (0..self.layers)
+            .map(|layer| {
+                let config = LayerConfig {
+                    d_input: if layer == 0 {
+                        self.d_input
+                    } else {
+                        self.d_hidden
+                    },
+                    d_hidden: self.d_hidden,
+                    bias: self.bias,
+                    forget_bias: self.forget_bias,
+                    weights: self.weights.clone(),
+                };
+                L::init(&config, device)
+            })
+            .collect();
+        Ok(Stack {
+            layers,
+            dropout: dropout(self.dropout)?,
+            batch_first: self.batch_first,
+        })
+    }
+}
+
+/// Burn's dropout, its range checked first.
+pub(crate) fn dropout(prob: f64) -> Result<Dropout, ModelError> {
+    if (0.0..1.0).contains(&prob) {
+        return Ok(DropoutConfig::new(prob).init());
+    }
+    Err(ModelError::Config {
+        field: "dropout",
+        rule: "in [0, 1)",
+        got: prob.to_string(),
+        remedy: "0 turns it off",
+    })
+}
+
+/// Recurrent layers above each other, dropout in between.
+#[derive(Module, Debug)]
+pub struct Stack<L: RecurrentLayer> {
+    /// Bottom layer first.
+    pub layers: Vec<L>,
+    /// Between layers.
+    pub dropout: Dropout,
+    /// Layout of inputs and outputs of [`forward`](Self::forward).
+    pub batch_first: bool,
+}
+
+/// Optional inputs of [`Stack::unroll`].
+#[derive(Clone, Debug, Default)]
+pub struct UnrollOptions {
+    /// State taps per layer, bottom first, each packed `[time, batch, S]`. See [`crate::ops`].
+    pub taps: Option<Vec<Tensor<3>>>,
+    /// `[batch, time]`: true where a step begins a new sequence. The state is zeroed and the gradient cut before it.
+    pub reset: Option<Tensor<2, Bool>>,
+}
+
+/// A window run through all layers.
+#[derive(Clone, Debug)]
+pub struct Unrolled<L: RecurrentLayer> {
+    /// Output of the top layer at every step, `[time, batch, hidden]`.
+    pub output: Tensor<3>,
+    /// Packed states of every layer at every step, bottom first, each `[time, batch, S]`.
+    pub states: Vec<Tensor<3>>,
+    layer: PhantomData<L>,
+}
+
+impl<L: RecurrentLayer> Unrolled<L> {
+    /// The state handed over after step `step` of the window, counted from zero; clamped to the last.
+    pub fn state_after(&self, step: usize) -> Vec<L::State> {
+        self.states
+            .iter()
+            .map(|states| {
+                let [time, batch, size] = states.dims();
+                let step = step.min(time - 1);
+                let packed = states.clone().slice([step..step + 1, 0..batch, 0..size]);
+                L::unpack(packed.reshape([batch, size]))
+            })
+            .collect()
+    }
+
+    /// The state after the last step.
+    pub fn last_state(&self) -> Vec<L::State> {
+        self.state_after(usize::MAX)
+    }
+}
+
+impl<L: RecurrentLayer> Stack<L> {
+    /// Number of hidden units of every layer.
+    pub fn d_hidden(&self) -> usize {
+        self.layers.first().map_or(0, L::d_hidden)
+    }
+
+    /// Number of input features.
+    pub fn d_input(&self) -> usize {
+        self.layers.first().map_or(0, L::d_input)
+    }
+
+    /// Zeros for every layer, packed `[batch, S]`, of the type and device of `like`.
+    fn zero_packed(&self, batch: usize, like: &Tensor<3>) -> Tensor<2> {
+        let size = L::PARTS * self.d_hidden();
+        Tensor::zeros([batch, size], (&like.device(), like.dtype()))
+    }
+
+    /// The state before the first step of a sequence: zeros.
+    pub fn zero_state(&self, batch: usize, device: &Device) -> Vec<L::State> {
+        let size = L::PARTS * self.d_hidden();
+        let zeros = |_| L::unpack(Tensor::zeros([batch, size], device));
+        self.layers.iter().map(zeros).collect()
+    }
+
+    /// Runs a window.
+    ///
+    /// - `input`: `[batch, time, input]`, or `[time, batch, input]` unless `batch_first`
+    /// - `state`: one per layer, parts `[batch, hidden]`; `None` starts from zero. Gradients flow into it: detach it
+    ///   to cut them.
+    /// - returns the top layer's outputs, in the layout of the input, and the state after the last step
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+    pub fn forward(
+        &self,
+        input: Tensor<3>,
+        state: Option<Vec<L::State>>,
+    ) -> Result<(Tensor<3>, Vec<L::State>), ModelError> {
+        let input = self.time_major(input);
+        let unrolled = self.unroll(input, state, UnrollOptions::default())?;
+        let state = unrolled.last_state();
+        Ok((self.time_major(unrolled.output), state))
+    }
+
+    /// Runs a long sequence in chunks of `chunk` steps, the state carried: the outputs of [`forward`](Self::forward)
+    /// with the working memory of one chunk. Layouts as there.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward), and [`ModelError::Config`] for a chunk of zero steps.
+    pub fn forward_chunked(
+        &self,
+        input: Tensor<3>,
+        state: Option<Vec<L::State>>,
+        chunk: usize,
+    ) -> Result<(Tensor<3>, Vec<L::State>), ModelError> {
+        if chunk == 0 {
+            return Err(ModelError::Config {
+                field: "chunk",
+                rule: "at least 1",
+                got: "0".into(),
+                remedy: "pass the number of steps to run at once",
+            });
+        }
+        let axis = usize::from(self.batch_first);
+        let time = input.dims()[axis];
+        let mut state = state;
+        let mut outputs = Vec::new();
+        for start in (0..time).step_by(chunk) {
+            let length = chunk.min(time - start);
+            let (output, after) = self.forward(input.clone().narrow(axis, start, length), state)?;
+            outputs.push(output);
+            state = Some(after);
+        }
+        match state {
+            Some(state) if !outputs.is_empty() => Ok((Tensor::cat(outputs, axis), state)),
+            _ => Err(ModelError::Empty {
+                what: "input",
+                missing: "time steps",
+            }),
+        }
+    }
+
+    /// Advances by one step: `input` `[batch, input]` → top output `[batch, hidden]` and the state after it.
+    ///
+    /// For generation. Over known inputs, [`forward`](Self::forward) is much faster.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn step(
+        &self,
+        input: Tensor<2>,
+        state: Option<Vec<L::State>>,
+    ) -> Result<(Tensor<2>, Vec<L::State>), ModelError> {
+        let [batch, features] = input.dims();
+        let input = input.reshape([1, batch, features]);
+        let unrolled = self.unroll(input, state, UnrollOptions::default())?;
+        let output = unrolled.output.clone().reshape([batch, self.d_hidden()]);
+        Ok((output, unrolled.last_state()))
+    }
+
+    /// Runs a window time-major and keeps every step's state, with optional taps and reset mask.
+    ///
+    /// - `input`: `[time, batch, input]`, whatever `batch_first` says
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+    pub fn unroll(
+        &self,
+        input: Tensor<3>,
+        state: Option<Vec<L::State>>,
+        options: UnrollOptions,
+    ) -> Result<Unrolled<L>, ModelError> {
+        let packed = state.map(|state| state.into_iter().map(L::pack).collect());
+        self.unroll_packed(input, packed, options)
+    }
+
+    /// [`unroll`](Self::unroll) from packed states, one `[batch, S]` per layer.
+    pub(crate) fn unroll_packed(
+        &self,
+        input: Tensor<3>,
+        state: Option<Vec<Tensor<2>>>,
+        options: UnrollOptions,
+    ) -> Result<Unrolled<L>, ModelError> {
+        let [time, batch, _] = input.dims();
+        let count = self.layers.len();
+        let state = match state {
+            Some(state) => state,
+            None => vec![self.zero_packed(batch, &input); count],
+        };
+        let layers_of = |what, got: usize| match got == count {
+            true => Ok(()),
+            false => Err(ModelError::shape(
+                what,
+                [got],
+                format!("one per layer, {count}"),
+                "pass the state that this model returned",
+            )),
+        };
+        layers_of("state", state.len())?;
+        if let Some(taps) = &options.taps {
+            layers_of("taps", taps.len())?;
+        }
+        let keep = match options.reset {
+            Some(reset) if reset.dims() == [batch, time] => {
+                let keep = reset.bool_not().float().cast(input.dtype());
+                Some(keep.transpose().reshape([time, batch, 1]))
+            }
+            Some(reset) => {
+                return Err(ModelError::shape(
+                    "reset mask",
+                    reset.dims(),
+                    format!("[{batch}, {time}]"),
+                    "mark, per sequence and step, where a new sequence begins",
+                ));
+            }
+            None => None,
+        };
+
+        let mut taps = options.taps.map(Vec::into_iter);
+        let mut output = input;
+        let mut states = Vec::with_capacity(count);
+        for (index, (layer, state)) in self.layers.iter().zip(state).enumerate() {
+            if index > 0 {
+                output = self.dropout.forward(output);
+            }
+            let options = SequenceOptions {
+                taps: taps.as_mut().and_then(Iterator::next),
+                keep: keep.clone(),
+            };
+            let packed = layer.sequence(output, state, options)?;
+            output = match L::PARTS {
+                1 => packed.clone(),
+                _ => packed
+                    .clone()
+                    .slice([0..time, 0..batch, 0..layer.d_hidden()]),
+            };
+            states.push(packed);
+        }
+        Ok(Unrolled {
+            output,
+            states,
+            layer: PhantomData,
+        })
+    }
+
+    /// Between the layout of the caller and time-major; its own inverse.
+    fn time_major(&self, tensor: Tensor<3>) -> Tensor<3> {
+        match self.batch_first {
+            true => tensor.swap_dims(0, 1),
+            false => tensor,
+        }
+    }
+}

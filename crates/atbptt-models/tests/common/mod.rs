@@ -1,0 +1,110 @@
+//! Shared by the integration tests: devices, golden files, comparisons.
+#![allow(dead_code)]
+#![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
+
+use std::path::PathBuf;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// Every CPU backend that is compiled in.
+pub fn devices() -> Vec<(&'static str, Device)> {
+    vec![("flex", Device::flex()), ("ndarray", Device::ndarray())]
+}
+
+/// The golden folder's file, or `None` after printing why the test is skipped.
+pub fn golden(name: &str) -> Option<serde_json::Value> {
+    let folder = std::env::var_os("ATBPTT_GOLDEN").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Some(serde_json::from_str(&text).expect("golden files are JSON")),
+        Err(error) => {
+            println!(
+                "skipped: {} cannot be read ({error}); set ATBPTT_GOLDEN",
+                path.display()
+            );
+            None
+        }
+    }
+}
+
+/// All numbers of a nested JSON array, in order, and its dimensions.
+pub fn numbers(value: &serde_json::Value) -> (Vec<f64>, Vec<usize>) {
+    match value {
+        serde_json::Value::Array(items) => {
+            let mut all = Vec::new();
+            let mut dims = Vec::new();
+            for item in items {
+                let (part, inner) = numbers(item);
+                all.extend(part);
+                dims = inner;
+            }
+            dims.insert(0, items.len());
+            (all, dims)
+        }
+        number => (vec![number.as_f64().expect("a number")], Vec::new()),
+    }
+}
+
+/// A JSON array as a tensor of `dtype`.
+pub fn tensor<const D: usize>(
+    value: &serde_json::Value,
+    device: &Device,
+    dtype: DType,
+) -> Tensor<D> {
+    let (all, dims) = numbers(value);
+    assert_eq!(dims.len(), D);
+    Tensor::from_data(TensorData::new(all, dims), (device, dtype))
+}
+
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// Largest |a − b| / max(1, |b|).
+pub fn worst(got: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len(), "as many values as expected");
+    got.iter()
+        .zip(expected)
+        .map(|(a, b)| {
+            let d = (a - b).abs() / b.abs().max(1.0);
+            if d.is_nan() { f64::INFINITY } else { d }
+        })
+        .fold(0.0, f64::max)
+}
+
+pub fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+    let worst = worst(got, expected);
+    assert!(
+        worst <= tolerance,
+        "{what}: off by {worst:e}, tolerance {tolerance:e}"
+    );
+}
+
+/// Deterministic values in (−1, 1), different for every `seed`.
+pub fn noise(seed: u64, count: usize) -> Vec<f64> {
+    (0..count as u64)
+        .map(|i| {
+            let mut z = (seed << 32 | i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+        .collect()
+}
+
+/// A tensor of [`noise`] times `scale`.
+pub fn noise_tensor<const D: usize>(
+    seed: u64,
+    dims: [usize; D],
+    scale: f64,
+    device: &Device,
+    dtype: DType,
+) -> Tensor<D> {
+    let all = noise(seed, dims.iter().product());
+    let all: Vec<f64> = all.into_iter().map(|x| x * scale).collect();
+    Tensor::from_data(TensorData::new(all, dims), (device, dtype))
+}

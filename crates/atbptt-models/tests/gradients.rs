@@ -1,0 +1,419 @@
+//! Hand-written gradients against three witnesses: central differences in f64, Burn's autodiff of the unfused formula,
+//! and Burn's own `nn::Lstm`. With taps, reset masks and every input tracked.
+
+mod common;
+
+use atbptt_models::interop::TorchCompatible;
+use atbptt_models::ops::kernels::{GruInput, LstmInput, RnnInput};
+use atbptt_models::ops::{
+    GruWeights, LstmWeights, RecurrentKernels, RnnWeights, SequenceOptions, gru_sequence,
+    linear_nll, lstm_sequence, rnn_sequence,
+};
+use atbptt_models::{LayerConfig, LstmLayer, RecurrentLayer, RecurrentState, WeightInit};
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use common::{assert_close, devices, noise, noise_tensor, values};
+
+const T: usize = 5;
+const B: usize = 3;
+const I: usize = 4;
+const H: usize = 3;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Kind {
+    Lstm,
+    Gru,
+    Rnn,
+}
+
+impl Kind {
+    fn gates(self) -> usize {
+        match self {
+            Kind::Lstm => 4,
+            Kind::Gru => 3,
+            Kind::Rnn => 1,
+        }
+    }
+    fn size(self) -> usize {
+        if self == Kind::Lstm { 2 * H } else { H }
+    }
+    /// Shapes of input, input weight, recurrent weight, bias, recurrent bias, state, taps.
+    fn sizes(self) -> [Vec<usize>; 7] {
+        let (g, s) = (self.gates() * H, self.size());
+        [
+            vec![T, B, I],
+            vec![I, g],
+            vec![H, g],
+            vec![g],
+            vec![H],
+            vec![B, s],
+            vec![T, B, s],
+        ]
+    }
+}
+
+fn at<const D: usize>(data: &[f64], dims: &[usize], device: &Device) -> Tensor<D> {
+    Tensor::from_data(
+        TensorData::new(data.to_vec(), dims.to_vec()),
+        (device, DType::F64),
+    )
+}
+
+/// Every inputs of the operation as flat f64 vectors.
+fn inputs(kind: Kind) -> Vec<Vec<f64>> {
+    let sizes = kind.sizes();
+    sizes
+        .iter()
+        .enumerate()
+        .map(|(seed, dims)| {
+            noise(seed as u64 + 1, dims.iter().product())
+                .iter()
+                .map(|x| 0.7 * x)
+                .collect()
+        })
+        .collect()
+}
+
+fn keep(device: &Device) -> Tensor<3> {
+    // Sequence 1 restarts at step 2, sequence 2 at step 0 and 4.
+    let mut keep = vec![1.0; T * B];
+    for (step, sequence) in [(2, 1), (0, 2), (4, 2)] {
+        keep[step * B + sequence] = 0.0;
+    }
+    at::<3>(&keep, &[T, B, 1], device)
+}
+
+struct Tracked {
+    x: Tensor<3>,
+    w: Tensor<2>,
+    r: Tensor<2>,
+    b: Tensor<1>,
+    rb: Tensor<1>,
+    s: Tensor<2>,
+    taps: Tensor<3>,
+}
+
+impl Tracked {
+    fn new(kind: Kind, data: &[Vec<f64>], device: &Device) -> Self {
+        let d = kind.sizes();
+        Self {
+            x: at::<3>(&data[0], &d[0], device).require_grad(),
+            w: at::<2>(&data[1], &d[1], device).require_grad(),
+            r: at::<2>(&data[2], &d[2], device).require_grad(),
+            b: at::<1>(&data[3], &d[3], device).require_grad(),
+            rb: at::<1>(&data[4], &d[4], device).require_grad(),
+            s: at::<2>(&data[5], &d[5], device).require_grad(),
+            taps: at::<3>(&data[6], &d[6], device).require_grad(),
+        }
+    }
+
+    fn grads(&self, kind: Kind, loss: Tensor<1>) -> Vec<Vec<f64>> {
+        let g = loss.backward();
+        let mut all = vec![
+            values(self.x.grad(&g).unwrap()),
+            values(self.w.grad(&g).unwrap()),
+            values(self.r.grad(&g).unwrap()),
+            values(self.b.grad(&g).unwrap()),
+        ];
+        if kind == Kind::Gru {
+            all.push(values(self.rb.grad(&g).unwrap()));
+        }
+        all.push(values(self.s.grad(&g).unwrap()));
+        all.push(values(self.taps.grad(&g).unwrap()));
+        all
+    }
+}
+
+fn fused(kind: Kind, t: &Tracked, keep: Option<Tensor<3>>) -> Tensor<3> {
+    let options = SequenceOptions {
+        taps: Some(t.taps.clone()),
+        keep,
+    };
+    let (input, recurrent, bias) = (t.w.clone(), t.r.clone(), t.b.clone());
+    match kind {
+        Kind::Lstm => {
+            let weights = LstmWeights {
+                input,
+                recurrent,
+                bias,
+            };
+            lstm_sequence(t.x.clone(), weights, t.s.clone(), options)
+        }
+        Kind::Gru => {
+            let recurrent_bias = t.rb.clone();
+            let weights = GruWeights {
+                input,
+                recurrent,
+                bias,
+                recurrent_bias,
+            };
+            gru_sequence(t.x.clone(), weights, t.s.clone(), options)
+        }
+        Kind::Rnn => {
+            let weights = RnnWeights {
+                input,
+                recurrent,
+                bias,
+            };
+            rnn_sequence(t.x.clone(), weights, t.s.clone(), options)
+        }
+    }
+    .unwrap()
+}
+
+/// The default forward bodies run through `Dispatch` on an autodiff device: Burn differentiates every primitive.
+fn unfused(kind: Kind, t: &Tracked, keep: Option<Tensor<3>>) -> Tensor<3> {
+    let input = t.x.clone().into_dispatch();
+    let input_weight = t.w.clone().into_dispatch();
+    let recurrent_weight = t.r.clone().into_dispatch();
+    let bias = t.b.clone().into_dispatch();
+    let state = t.s.clone().into_dispatch();
+    let taps = Some(t.taps.clone().into_dispatch());
+    let keep = keep.map(Tensor::into_dispatch);
+    let states = match kind {
+        Kind::Lstm => {
+            Dispatch::lstm_forward(LstmInput {
+                input,
+                input_weight,
+                recurrent_weight,
+                bias,
+                state,
+                taps,
+                keep,
+            })
+            .states
+        }
+        Kind::Gru => {
+            let recurrent_bias = t.rb.clone().into_dispatch();
+            Dispatch::gru_forward(GruInput {
+                input,
+                input_weight,
+                recurrent_weight,
+                bias,
+                recurrent_bias,
+                state,
+                taps,
+                keep,
+            })
+            .states
+        }
+        Kind::Rnn => {
+            Dispatch::rnn_forward(RnnInput {
+                input,
+                input_weight,
+                recurrent_weight,
+                bias,
+                state,
+                taps,
+                keep,
+            })
+            .states
+        }
+    };
+    Tensor::from_dispatch(states)
+}
+
+/// A loss that touches every output with another weight.
+fn loss(states: Tensor<3>) -> Tensor<1> {
+    let dims = states.dims();
+    let weights = noise_tensor::<3>(99, dims, 1.0, &states.device(), states.dtype());
+    (states * weights).sum()
+}
+
+fn each(mut check: impl FnMut(Kind, &'static str, Device, bool)) {
+    for kind in [Kind::Lstm, Kind::Gru, Kind::Rnn] {
+        for (backend, device) in devices() {
+            for reset in [false, true] {
+                check(kind, backend, device.clone().autodiff(), reset);
+            }
+        }
+    }
+}
+
+/// Same formula, other order of sums: 1e-11 in f64.
+#[test]
+fn fused_gradients_equal_autodiff_of_the_unfused_formula() {
+    each(|kind, backend, device, reset| {
+        let data = inputs(kind);
+        let keep = reset.then(|| keep(&device));
+        let (a, b) = (
+            Tracked::new(kind, &data, &device),
+            Tracked::new(kind, &data, &device),
+        );
+        let (out_a, out_b) = (fused(kind, &a, keep.clone()), unfused(kind, &b, keep));
+        let label = format!("{kind:?} on {backend}, reset {reset}");
+        assert_close(
+            &label,
+            &values(out_a.clone()),
+            &values(out_b.clone()),
+            1e-12,
+        );
+        let (grads_a, grads_b) = (a.grads(kind, loss(out_a)), b.grads(kind, loss(out_b)));
+        for (which, (a, b)) in grads_a.iter().zip(&grads_b).enumerate() {
+            assert_close(&format!("{label}, gradient {which}"), a, b, 1e-11);
+        }
+    });
+}
+
+/// Step 1e-5: the truncation error of a central difference is about 1e-10, its rounding error about 1e-10.
+#[test]
+fn fused_gradients_equal_central_differences() {
+    each(|kind, backend, device, reset| {
+        let data = inputs(kind);
+        let keep = reset.then(|| keep(&device));
+        let tracked = Tracked::new(kind, &data, &device);
+        let grads = tracked.grads(kind, loss(fused(kind, &tracked, keep.clone())));
+        let value = |data: &[Vec<f64>]| {
+            let tracked = Tracked::new(kind, data, &device);
+            values(loss(fused(kind, &tracked, keep.clone())))[0]
+        };
+        let which: Vec<usize> = (0..7).filter(|&i| i != 4 || kind == Kind::Gru).collect();
+        for (grad, index) in grads.iter().zip(which) {
+            for at in 0..data[index].len() {
+                let h = 1e-5;
+                let (mut up, mut down) = (data.clone(), data.clone());
+                up[index][at] += h;
+                down[index][at] -= h;
+                let difference = (value(&up) - value(&down)) / (2.0 * h);
+                let label = format!("{kind:?} on {backend}, reset {reset}, input {index}[{at}]");
+                assert_close(&label, &[grad[at]], &[difference], 1e-8);
+            }
+        }
+    });
+}
+
+#[test]
+fn only_tracked_parents_get_gradients() {
+    each(|kind, _, device, _| {
+        let data = inputs(kind);
+        let mut t = Tracked::new(kind, &data, &device);
+        t.w = t.w.set_require_grad(false);
+        t.r = t.r.set_require_grad(false);
+        t.b = t.b.set_require_grad(false);
+        t.rb = t.rb.set_require_grad(false);
+        t.x = t.x.set_require_grad(false);
+        let grads = loss(fused(kind, &t, None)).backward();
+        assert!(t.taps.grad(&grads).is_some() && t.s.grad(&grads).is_some());
+        assert!(t.w.grad(&grads).is_none() && t.r.grad(&grads).is_none());
+        assert!(t.b.grad(&grads).is_none() && t.x.grad(&grads).is_none());
+    });
+}
+
+/// The layer, Burn's `nn::Lstm` with the same weights, and back: outputs and states agree, weights survive.
+#[test]
+fn lstm_layer_and_burns_lstm_convert_both_ways() {
+    for (backend, device) in devices() {
+        let config = LayerConfig {
+            d_input: I,
+            d_hidden: H,
+            bias: true,
+            forget_bias: 1.0,
+            weights: WeightInit::InverseSqrtHidden,
+        };
+        let layer = LstmLayer::init(&config, &device);
+        let burn = layer.to_burn();
+        let x = noise_tensor::<3>(5, [B, T, I], 1.0, &device, DType::F32);
+        let (expected, state) = burn.forward(x.clone(), None);
+        let zeros = Tensor::zeros([B, 2 * H], &device);
+        let packed = layer
+            .sequence(x.swap_dims(0, 1), zeros, SequenceOptions::default())
+            .unwrap();
+        let output = packed.clone().narrow(2, 0, H).swap_dims(0, 1);
+        assert_close(backend, &values(output), &values(expected), 1e-6);
+        let last = LstmLayer::unpack(packed.narrow(0, T - 1, 1).reshape([B, 2 * H]));
+        // Burn's order of parts is cell, hidden; ours hidden, cell.
+        let (ours, theirs) = (last.parts(), state.parts());
+        assert_close(
+            backend,
+            &values(ours[0].clone()),
+            &values(theirs[1].clone()),
+            1e-6,
+        );
+        assert_close(
+            backend,
+            &values(ours[1].clone()),
+            &values(theirs[0].clone()),
+            1e-6,
+        );
+
+        let back = LstmLayer::from_burn(&burn).unwrap().to_torch();
+        let original = layer.to_torch();
+        assert_eq!(values(back.weight_ih), values(original.weight_ih));
+        assert_eq!(values(back.weight_hh), values(original.weight_hh));
+        assert_eq!(
+            values(back.biases.unwrap().0),
+            values(original.biases.unwrap().0)
+        );
+    }
+}
+
+/// Summed softmax loss against log-softmax on all logits, by autodiff.
+#[test]
+fn softmax_loss_equals_the_plain_formula() {
+    let (rows, features, classes) = (40, 6, 17);
+    for (backend, device) in devices() {
+        let device = device.autodiff();
+        for has_bias in [false, true] {
+            let new =
+                |seed, dims| noise_tensor::<2>(seed, dims, 2.0, &device, DType::F64).require_grad();
+            let (h, w) = (new(1, [rows, features]), new(2, [classes, features]));
+            let b = noise_tensor::<1>(3, [classes], 1.0, &device, DType::F64).require_grad();
+            let targets: Vec<i64> = (0..rows as i64).map(|i| (i * 7) % classes as i64).collect();
+            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &device);
+
+            let bias = has_bias.then(|| b.clone());
+            let fused = linear_nll(h.clone(), w.clone(), bias, targets.clone()).unwrap();
+            let mut logits = h.clone().matmul(w.clone().transpose());
+            if has_bias {
+                logits = logits + b.clone().unsqueeze::<2>();
+            }
+            let log_p = burn::tensor::activation::log_softmax(logits, 1);
+            let plain = -log_p.gather(1, targets.reshape([rows, 1])).sum();
+            assert_close(
+                backend,
+                &values(fused.clone()),
+                &values(plain.clone()),
+                1e-12,
+            );
+            // A factor checks that the upstream gradient is used.
+            let (fused, plain) = ((fused * 0.25).backward(), (plain * 0.25).backward());
+            assert_close(
+                backend,
+                &values(h.grad(&fused).unwrap()),
+                &values(h.grad(&plain).unwrap()),
+                1e-12,
+            );
+            assert_close(
+                backend,
+                &values(w.grad(&fused).unwrap()),
+                &values(w.grad(&plain).unwrap()),
+                1e-12,
+            );
+            if has_bias {
+                assert_close(
+                    backend,
+                    &values(b.grad(&fused).unwrap()),
+                    &values(b.grad(&plain).unwrap()),
+                    1e-12,
+                );
+            }
+        }
+    }
+}
+
+/// Logits of ±400 overflow exp in f32; the loss must not.
+#[test]
+fn softmax_loss_is_stable_for_large_logits() {
+    for (backend, device) in devices() {
+        let h = Tensor::<2>::from_data([[400.0f32], [-400.0]], &device);
+        let w = Tensor::<2>::from_data([[1.0f32], [-1.0]], &device);
+        let targets = Tensor::<1, Int>::from_data([0, 0], &device);
+        // Row 0: logits 400, −400, target 0: loss 0. Row 1: logits −400, 400, target 0: loss 800.
+        assert_close(
+            backend,
+            &values(linear_nll(h, w, None, targets).unwrap()),
+            &[800.0],
+            1e-6,
+        );
+    }
+}
