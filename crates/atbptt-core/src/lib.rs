@@ -1,5 +1,71 @@
-//! Placeholder.
-/// Placeholder.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("x")]
-pub struct EstimateError;
+//! Gradient-bias estimation and truncation-length control for truncated backpropagation through time.
+//!
+//! Truncated backpropagation keeps the last `K` steps of a recurrent network's history and drops the rest, which biases
+//! the gradient. Aicher, Foti and Fox (*Adaptively Truncating Backpropagation Through Time to Control Gradient Bias*,
+//! UAI 2019, arXiv 1905.07473; "Aicher et al. 2019" throughout) bound that bias from the norms of the loss gradient at
+//! the states 0, 1, …, W steps back, which one backward pass over a longer window gives. The controller here picks the
+//! shortest `K` whose relative bias stays within a tolerance δ.
+//!
+//! The flow, one module per stage:
+//!
+//! ```text
+//! lag_norms ──► profile ──► decay ──► bias ──► policy
+//! (device)      φ_k         β         δ(K)     K
+//! ```
+//!
+//! The mathematics is plain `f64` on small vectors and knows no model; [`LagGradients`] is the one place where device
+//! tensors become numbers. Nothing panics on data: what is no set of norms is an [`EstimateError`], what has no answer
+//! is a [`Reason`].
+//!
+//! # Words for shapes
+//!
+//! `batch`: independent sequences; `time`: steps of a window; `lag`: steps back from the loss, lag 0 being the top
+//! layer's output at the step of the loss and lag `k` the state handed over `k` steps earlier; `features`: size of one
+//! state part; `parts`: hidden (and cell) of each layer. Truncation lengths, windows and τ are counted in steps.
+//!
+//! # Example
+//!
+//! ```
+//! use atbptt_core::{AdaptiveConfig, BiasEstimator, LagNorms, Position, Reason, TruncationPolicy};
+//!
+//! // Norms of a probe over W = 40 steps and two sequences: φ_k = 0.8^k.
+//! let norms = LagNorms::new((0..=40).map(|k| vec![0.8f64.powi(k); 2]).collect())?;
+//!
+//! // The bias curve. Dropping lags k, k+1, … leaves the share 0.8^k of the gradient.
+//! let estimate = BiasEstimator::new().estimate(&norms)?;
+//! assert!((estimate.beta() - 0.8).abs() < 1e-12);
+//! assert!((estimate.relative_bias(5) - 0.8f64.powi(5)).abs() < 1e-3);
+//! assert_eq!(estimate.smallest_k(0.1), Some(11)); // 0.8^10 = 0.107, 0.8^11 = 0.086
+//!
+//! // The controller: starts at K = 15, probes once per epoch.
+//! let mut policy = AdaptiveConfig::new(0.1).with_probes(1).init()?;
+//! let at = Position { epoch: 1, step: 500 };
+//! assert_eq!((policy.next_k(), policy.probes_due(at)), (15, 1));
+//! let decision = policy.update(at, &[Ok(norms)]);
+//! assert_eq!((decision.k, decision.reason), (11, Reason::ToleranceMet));
+//! assert_eq!(policy.next_k(), 11);
+//! # Ok::<(), atbptt_core::EstimateError>(())
+//! ```
+
+#![deny(missing_docs)]
+
+pub mod bias;
+pub mod convergence;
+pub mod decay;
+mod error;
+pub mod interval;
+pub mod lag_norms;
+mod logs;
+pub mod policy;
+pub mod profile;
+
+pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
+pub use decay::{DecayFit, FitLags};
+pub use error::EstimateError;
+pub use interval::{KInterval, k_interval};
+pub use lag_norms::{LagGradients, LagNormOps, RowOrder};
+pub use policy::{
+    AdaptiveConfig, Decision, FixedK, KController, Monitor, PolicyState, Position, Reason,
+    TruncationPolicy, UpdateEvery,
+};
+pub use profile::{Averaging, LagNorms, LagProfile};

@@ -1,0 +1,193 @@
+//! What can be wrong with the data or the settings, as values.
+//!
+//! Every module of this crate returns [`EstimateError`]; nothing here panics on data. Each message names the rule,
+//! the value received and what to do about it. Ranges are checked by acceptance, so that NaN is refused.
+
+/// A refused input: data that is no set of gradient norms, or a setting outside its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EstimateError {
+    /// No lag, no sequence or no state part was given.
+    #[error(
+        "norms need at least one lag and one sequence, got {lags} lags of {sequences} sequences; run the probe on a non-empty batch"
+    )]
+    Empty {
+        /// Rows received.
+        lags: usize,
+        /// Sequences per row received.
+        sequences: usize,
+    },
+    /// Rows of different lengths.
+    #[error(
+        "every lag needs one norm per sequence: lag {lag} has {got}, lag 0 has {expected}; pad or drop sequences before the probe"
+    )]
+    Ragged {
+        /// First row whose length differs.
+        lag: usize,
+        /// Length of the first row.
+        expected: usize,
+        /// Length of this row.
+        got: usize,
+    },
+    /// A flat slice or a tensor whose size does not fit the dimensions given with it.
+    #[error(
+        "{what} needs {expected} values, got {got}; check the order and size of its dimensions"
+    )]
+    Length {
+        /// What was being read.
+        what: &'static str,
+        /// Values needed.
+        expected: usize,
+        /// Values received.
+        got: usize,
+    },
+    /// A norm that is negative, infinite or NaN.
+    #[error(
+        "a gradient norm must be finite and at least 0, got {value} at lag {lag}, sequence {sequence}; the backward pass diverged, so lower the step size or clip"
+    )]
+    NotANorm {
+        /// Row of the value.
+        lag: usize,
+        /// Column of the value.
+        sequence: usize,
+        /// The value.
+        value: f64,
+    },
+    /// A cumulative gradient size that is negative, infinite, NaN, or not zero at zero kept lags.
+    #[error(
+        "cumulative gradient sizes must start at 0 and be finite and at least 0, got {value} at {kept} kept lags; recompute them from the same backward pass"
+    )]
+    NotASize {
+        /// Number of kept lags.
+        kept: usize,
+        /// The value.
+        value: f64,
+    },
+    /// The estimator was told to measure the gradient by the norm of its mean, which these norms do not carry.
+    #[error(
+        "the gradient size `NormOfMeanSum` needs the cumulative sizes of the probe, and they are absent; attach them with `with_mean_sum_norms` or choose `SumOfNorms`"
+    )]
+    MeanSumsMissing,
+    /// Every lag norm is (nearly) zero: there is no gradient to speak of.
+    #[error(
+        "no lag norm exceeds e^-50 (largest log norm: {largest_log}); check the mask and the loss, or scale the loss up"
+    )]
+    NoGradient {
+        /// Largest log φ of the profile.
+        largest_log: f64,
+    },
+    /// A probe window too short to see any decay.
+    #[error("need at least {needed} lags to fit a decay, got {got}; lengthen the probe window")]
+    TooFewLags {
+        /// Lags needed.
+        needed: usize,
+        /// Lags received.
+        got: usize,
+    },
+    /// A decay onset at or past the end of the window.
+    #[error(
+        "tau must lie below the window length {window}, got {tau}; lower tau or lengthen the probe window"
+    )]
+    TauOutsideWindow {
+        /// Onset received, in steps.
+        tau: usize,
+        /// Window length W, in steps.
+        window: usize,
+    },
+    /// A decay onset given as a share of the window outside [0, 1).
+    #[error(
+        "tau as a share of the window must lie in [0, 1), got {fraction}; 0.9 is the usual choice"
+    )]
+    TauFraction {
+        /// Share received.
+        fraction: f64,
+    },
+    /// A quantile outside [0, 1].
+    #[error("a slope quantile must lie in [0, 1], got {quantile}; 0.95 is a cautious choice")]
+    Quantile {
+        /// Quantile received.
+        quantile: f64,
+    },
+    /// A state part that the norms do not hold.
+    #[error(
+        "state part {part} was asked for, these norms hold {parts}; keep the breakdown when building them"
+    )]
+    NoSuchPart {
+        /// Part asked for.
+        part: usize,
+        /// Parts held (0: no breakdown was kept).
+        parts: usize,
+    },
+    /// Fewer sequences than a spread needs.
+    #[error("an interval needs at least {needed} sequences, got {got}; pool several probes")]
+    TooFewSequences {
+        /// Sequences needed.
+        needed: usize,
+        /// Sequences received.
+        got: usize,
+    },
+    /// Probes whose windows differ cannot be pooled.
+    #[error(
+        "pooled probes need the same number of lags, got {first} and {other}; use one window length"
+    )]
+    UnequalWindows {
+        /// Lags of the first probe.
+        first: usize,
+        /// Lags of the probe that differs.
+        other: usize,
+    },
+    /// A bias tolerance outside its range.
+    #[error(
+        "the bias tolerance delta must lie in (0, 1], got {delta}; 0.9, 0.5 and 0.1 are the published choices"
+    )]
+    Tolerance {
+        /// Tolerance received.
+        delta: f64,
+    },
+    /// Truncation lengths out of order.
+    #[error(
+        "truncation lengths need 1 <= k_min <= k0 <= k_max, got k_min {k_min}, k0 {k0}, k_max {k_max}"
+    )]
+    Lengths {
+        /// Shortest length received, in steps.
+        k_min: usize,
+        /// First length received, in steps.
+        k0: usize,
+        /// Longest length received, in steps.
+        k_max: usize,
+    },
+    /// A count that must be positive.
+    #[error("{what} must be at least 1, got 0")]
+    Zero {
+        /// What was counted.
+        what: &'static str,
+    },
+    /// A number outside the range that a formula is proven for.
+    #[error("{what} must be {rule}, got {value}")]
+    OutOfRange {
+        /// Which number.
+        what: &'static str,
+        /// The range, in words.
+        rule: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// A saved state that belongs to another policy.
+    #[error(
+        "this state was saved by policy `{got}` and cannot be restored into `{expected}`; build the policy it came from"
+    )]
+    ForeignState {
+        /// The policy being restored.
+        expected: &'static str,
+        /// The policy the state names.
+        got: String,
+    },
+    /// Gradient tensors that could not be read back from their device.
+    #[error(
+        "the norms could not be read from the device: {message}; check the device and its memory"
+    )]
+    Read {
+        /// The backend's own words.
+        message: String,
+    },
+}

@@ -1,0 +1,120 @@
+//! The reduction of state gradients to norms, generic over the backend.
+//!
+//! Called by the functions on `Tensor` one level up. Every backend runs the body made of backend operations; a kernel
+//! would override a method and be held to that body by the tests.
+//!
+//! `lag`: steps back; `batch`: sequences; `features`: size of one state part.
+
+// Burn deprecates its NdArray backend, which stays supported here; the extension macro names it.
+#![allow(deprecated)]
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::tensor::{DType, FloatDType};
+
+/// Reduction of one state part's gradients, on whatever backend holds them.
+///
+/// Of `grads`, `[lag, batch, features]`, gives `[lag, batch + 1]`: column `b < batch` is the norm of sequence `b` at each
+/// lag, √(Σ_i w_i g_i²); the last column is the norm of the batch mean of the gradients summed over this lag and all
+/// smaller ones in the tensor. `time_order`: the rows come with the largest lag first, as the steps of a window do; the
+/// output has the smallest lag first either way. Half-precision input is computed in `f32`, the rest in its own type;
+/// every row is scaled by its largest entry, so that squares neither overflow nor vanish. No gradient flows through.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Autodiff
+)]
+pub trait LagNormOps: Backend {
+    /// Euclidean norms.
+    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
+        reduce::<Self>(grads, None, time_order)
+    }
+
+    /// Norms with one weight per feature, `[features]`, each at least 0.
+    fn weighted_lag_norms(
+        grads: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        time_order: bool,
+    ) -> FloatTensor<Self> {
+        reduce::<Self>(grads, Some(weights), time_order)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl LagNormOps for burn::backend::Flex {}
+
+#[cfg(feature = "ndarray")]
+impl LagNormOps for burn::backend::NdArray {}
+
+// `Cube` is the plain or the fused backend, whichever Burn was built with: the default bodies suit both.
+#[cfg(feature = "cube")]
+impl LagNormOps for burn::backend::Cube {}
+
+impl<B: LagNormOps, C: CheckpointStrategy> LagNormOps for Autodiff<B, C> {
+    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
+        untracked::<B, C>(B::lag_norms(grads.into_primitive(), time_order))
+    }
+
+    fn weighted_lag_norms(
+        grads: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        time_order: bool,
+    ) -> FloatTensor<Self> {
+        let (grads, weights) = (grads.into_primitive(), weights.into_primitive());
+        untracked::<B, C>(B::weighted_lag_norms(grads, weights, time_order))
+    }
+}
+
+fn untracked<B: Backend, C: CheckpointStrategy>(
+    tensor: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    <Autodiff<B, C> as burn::backend::AutodiffBackend>::from_inner(tensor)
+}
+
+/// The reference body: backend operations only.
+fn reduce<B: Backend>(
+    grads: FloatTensor<B>,
+    weights: Option<FloatTensor<B>>,
+    time_order: bool,
+) -> FloatTensor<B> {
+    let dtype = match grads.dtype() {
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    };
+    let shape = grads.shape();
+    let (lags, batch, features) = (shape[0], shape[1], shape[2]);
+    let grads = B::float_cast(grads, dtype);
+    let weights = weights.map(|w| B::float_reshape(B::float_cast(w, dtype), [1, features].into()));
+
+    // The batch mean is small, so the running sum over lags is taken there.
+    let mean = B::float_reshape(B::float_mean_dim(grads.clone(), 1), [lags, features].into());
+    let mean = if time_order {
+        B::float_flip(mean, &[0])
+    } else {
+        mean
+    };
+    let kept = row_norms::<B>(B::float_cumsum(mean, 0), weights.clone());
+
+    let rows = B::float_reshape(grads, [lags * batch, features].into());
+    let norms = B::float_reshape(row_norms::<B>(rows, weights), [lags, batch].into());
+    let norms = if time_order {
+        B::float_flip(norms, &[0])
+    } else {
+        norms
+    };
+    B::float_cat(vec![norms, kept], 1)
+}
+
+/// √(Σ_i w_i x_i²) of each row: `[rows, features]` to `[rows, 1]`.
+fn row_norms<B: Backend>(rows: FloatTensor<B>, weights: Option<FloatTensor<B>>) -> FloatTensor<B> {
+    // Largest entry of each row; the floor keeps a row of zeros from dividing by zero, and is a normal f32.
+    let largest = B::float_clamp_min(B::float_max_abs_dim(rows.clone(), 1), 1e-37f32.into());
+    let scaled = B::float_div(rows, largest.clone());
+    let mut squares = B::float_mul(scaled.clone(), scaled);
+    if let Some(weights) = weights {
+        squares = B::float_mul(squares, weights);
+    }
+    B::float_mul(B::float_sqrt(B::float_sum_dim(squares, 1)), largest)
+}

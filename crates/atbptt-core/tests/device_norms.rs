@@ -1,0 +1,217 @@
+//! The reduction on the device against plain loops, on every CPU backend, in both float types.
+
+// Burn deprecates its NdArray backend, which stays supported here.
+#![allow(deprecated)]
+
+use atbptt_core::lag_norms::lag_norms;
+use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+const CPU: [(&str, fn() -> Device); 2] = [("flex", Device::flex), ("ndarray", Device::ndarray)];
+
+/// Gradients `[lag][batch][features]` that shrink with the lag and change sign.
+fn gradients(lags: usize, batch: usize, features: usize, seed: usize) -> Vec<Vec<Vec<f64>>> {
+    let value = |k: usize, b: usize, i: usize| {
+        let x =
+            (((k * 31 + b * 17 + i * 7 + seed * 13) * 2_654_435_761) % 1000) as f64 / 500.0 - 1.0;
+        x * 0.7f64.powi(k as i32)
+    };
+    (0..lags)
+        .map(|k| {
+            (0..batch)
+                .map(|b| (0..features).map(|i| value(k, b, i)).collect())
+                .collect()
+        })
+        .collect()
+}
+
+fn tensor(values: &[Vec<Vec<f64>>], dtype: DType, device: &Device) -> Tensor<3> {
+    let shape = [values.len(), values[0].len(), values[0][0].len()];
+    let flat: Vec<f64> = values.iter().flatten().flatten().copied().collect();
+    Tensor::from_data(
+        TensorData::new(flat, shape).convert_dtype(dtype),
+        (device, dtype),
+    )
+}
+
+fn vector(values: &[f64], dtype: DType, device: &Device) -> Tensor<1> {
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), [values.len()]).convert_dtype(dtype),
+        (device, dtype),
+    )
+}
+
+fn read(tensor: Tensor<2>) -> Vec<f64> {
+    tensor.into_data().convert::<f64>().iter::<f64>().collect()
+}
+
+/// `[lag][batch + 1]` by loops.
+fn by_loops(g: &[Vec<Vec<f64>>], weights: &[f64]) -> Vec<f64> {
+    let norm = |x: &[f64]| {
+        x.iter()
+            .zip(weights)
+            .map(|(x, w)| w * x * x)
+            .sum::<f64>()
+            .sqrt()
+    };
+    let batch = g[0].len() as f64;
+    let mut sum = vec![0.0; weights.len()];
+    let mut out = Vec::new();
+    for lag in g {
+        out.extend(lag.iter().map(|row| norm(row)));
+        for row in lag {
+            sum.iter_mut().zip(row).for_each(|(s, x)| *s += x / batch);
+        }
+        out.push(norm(&sum));
+    }
+    out
+}
+
+fn assert_close(got: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let scale = expected.abs().max(1e-300);
+        assert!(
+            (got - expected).abs() <= tolerance * scale,
+            "{what}, {i}: got {got}, expected {expected}"
+        );
+    }
+}
+
+/// Tolerances: a few rounding errors of the type per sum of at most 33 · 9 terms; half types round their inputs.
+const DTYPES: [(DType, f64); 3] = [(DType::F64, 1e-13), (DType::F32, 1e-5), (DType::F16, 2e-2)];
+
+#[test]
+fn norms_agree_with_loops_on_every_cpu_backend_and_type() {
+    let g = gradients(9, 4, 33, 1);
+    let weights: Vec<f64> = (0..33).map(|i| 0.1 + i as f64 / 8.0).collect();
+    let reversed: Vec<_> = g.iter().rev().cloned().collect();
+    for (name, device) in CPU {
+        for (dtype, tolerance) in DTYPES {
+            if dtype == DType::F16 && name == "ndarray" {
+                continue; // Burn's NdArray backend has no half type.
+            }
+            for device in [device(), device().autodiff()] {
+                let what = format!("{name} {dtype:?}");
+                let plain = by_loops(&g, &vec![1.0; 33]);
+                let got = read(lag_norms(tensor(&g, dtype, &device), None, RowOrder::Lag));
+                assert_close(&got, &plain, tolerance, &what);
+                let got = read(lag_norms(
+                    tensor(&reversed, dtype, &device),
+                    None,
+                    RowOrder::Time,
+                ));
+                assert_close(&got, &plain, tolerance, &format!("{what}, time order"));
+                let w = Some(vector(&weights, dtype, &device));
+                let got = read(lag_norms(tensor(&g, dtype, &device), w, RowOrder::Lag));
+                assert_close(
+                    &got,
+                    &by_loops(&g, &weights),
+                    tolerance,
+                    &format!("{what}, weighted"),
+                );
+            }
+        }
+    }
+}
+
+/// Squares of 1e-25 vanish in f32, squares of 1e25 overflow: scaling by row keeps both.
+#[test]
+fn tiny_huge_and_zero_rows_keep_their_norms_in_f32() {
+    let g: Vec<Vec<Vec<f64>>> = [1e25, 1e-25, 0.0]
+        .iter()
+        .map(|s| vec![vec![3.0 * s, 4.0 * s]])
+        .collect();
+    for (name, device) in CPU {
+        let got = read(lag_norms(
+            tensor(&g, DType::F32, &device()),
+            None,
+            RowOrder::Lag,
+        ));
+        assert_close(&[got[0], got[2], got[4]], &[5e25, 5e-25, 0.0], 1e-6, name);
+    }
+}
+
+/// Two parts (hidden, cell) of different sizes and a lag-0 gradient: norms, breakdown and G(j) from loops.
+#[test]
+fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
+    let (window, batch) = (6, 3);
+    let output = gradients(1, batch, 5, 2);
+    let parts = [
+        gradients(window, batch, 5, 3),
+        gradients(window, batch, 8, 4),
+    ];
+    let plain: Vec<Vec<f64>> = parts
+        .iter()
+        .map(|g| by_loops(g, &vec![1.0; g[0][0].len()]))
+        .collect();
+    let first = by_loops(&output, &[1.0; 5]);
+    let columns = batch + 1;
+    for (name, device) in CPU {
+        for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-5)] {
+            let what = format!("{name} {dtype:?}");
+            let device = device();
+            let lag0 = tensor(&output, dtype, &device).reshape([batch, 5]);
+            let mut collected = LagGradients::new(lag0, None).unwrap();
+            for g in &parts {
+                collected = collected
+                    .part(tensor(g, dtype, &device), None, RowOrder::Lag)
+                    .unwrap();
+            }
+            let norms = collected.read().unwrap();
+            assert_eq!(
+                (norms.lags(), norms.sequences(), norms.parts()),
+                (window + 1, batch, 2)
+            );
+            assert_close(norms.row(0), &first[..batch], tolerance, &what);
+            let sizes = norms.mean_sum_norms().unwrap();
+            assert_eq!(sizes[0], 0.0);
+            assert_close(&sizes[1..2], &first[batch..], tolerance, &what);
+            for lag in 1..=window {
+                let at = |p: usize, b: usize| plain[p][(lag - 1) * columns + b];
+                let total: Vec<f64> = (0..batch).map(|b| at(0, b).hypot(at(1, b))).collect();
+                assert_close(norms.row(lag), &total, tolerance, &what);
+                let cell: Vec<f64> = (0..batch).map(|b| at(1, b)).collect();
+                assert_close(norms.part(1).unwrap().row(lag), &cell, tolerance, &what);
+                let size =
+                    (first[batch].powi(2) + at(0, batch).powi(2) + at(1, batch).powi(2)).sqrt();
+                assert_close(&sizes[lag + 1..lag + 2], &[size], tolerance, &what);
+            }
+            let cautious = BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanSum);
+            assert!(cautious.estimate(&norms).is_ok());
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let device = Device::flex();
+    let zeros = |shape: [usize; 3]| Tensor::<3>::zeros(shape, &device);
+    let start = || LagGradients::new(Tensor::ones([2, 3], &device), None).unwrap();
+    assert!(matches!(start().read(), Err(EstimateError::Empty { .. })));
+    assert!(matches!(
+        start().part(zeros([4, 3, 3]), None, RowOrder::Lag),
+        Err(EstimateError::Length { .. })
+    ));
+    let one = start().part(zeros([4, 2, 3]), None, RowOrder::Lag).unwrap();
+    assert!(matches!(
+        one.clone().part(zeros([5, 2, 3]), None, RowOrder::Lag),
+        Err(EstimateError::Length { .. })
+    ));
+    let weights = Some(Tensor::ones([2], &device));
+    assert!(matches!(
+        one.clone().part(zeros([4, 2, 3]), weights, RowOrder::Lag),
+        Err(EstimateError::Length { .. })
+    ));
+    // A probe that diverged is a typed error, and so an unusable probe.
+    for bad in [f32::NAN, f32::INFINITY] {
+        let diverged: Result<LagNorms, _> = start()
+            .part(zeros([4, 2, 3]) + bad, None, RowOrder::Lag)
+            .unwrap()
+            .read();
+        assert!(
+            matches!(diverged, Err(EstimateError::NotANorm { .. })),
+            "{bad}"
+        );
+    }
+}

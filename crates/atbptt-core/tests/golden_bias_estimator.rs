@@ -1,0 +1,195 @@
+//! Every number of the reference file against this crate.
+//!
+//! The reference values come from an independent computation. `ATBPTT_GOLDEN` names their folder; by default it is
+//! `../shared/golden` beside the workspace. Without the folder the tests say so and pass.
+//!
+//! The curves of the file start at one kept step: entry `i` is the bias of `K = i + 1`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use atbptt_core::{
+    Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, LagNorms, Tau,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    lags: usize,
+    batch: usize,
+    tau: usize,
+    window: usize,
+    gradient_norms: Vec<Vec<f64>>,
+    phi: Vec<f64>,
+    phi_log_mean: Vec<f64>,
+    methods: BTreeMap<String, Method>,
+}
+
+#[derive(Deserialize)]
+struct Method {
+    log_beta: f64,
+    log_absolute_bias: Vec<Option<f64>>,
+    log_relative_bias: Vec<Option<f64>>,
+    smallest_k: BTreeMap<String, Option<usize>>,
+}
+
+fn golden() -> Option<Golden> {
+    let folder = std::env::var_os("ATBPTT_GOLDEN").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden"),
+        PathBuf::from,
+    );
+    let path = folder.join("bias_estimator.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Some(serde_json::from_str(&text).unwrap()),
+        Err(error) => {
+            println!("skipped: {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn fit(name: &str) -> DecayFit {
+    match name {
+        "max" => DecayFit::Max,
+        "quantile_95" => DecayFit::Quantile(0.95),
+        "ols_all" => DecayFit::LeastSquares(FitLags::All),
+        "ols_tail" => DecayFit::LeastSquares(FitLags::Tail),
+        other => panic!("unknown method {other}"),
+    }
+}
+
+/// 1e-9 relative, absolute below 1.
+fn assert_close(got: f64, expected: f64, what: &str) {
+    let tolerance = 1e-9 * expected.abs().max(1.0);
+    assert!(
+        (got - expected).abs() <= tolerance,
+        "{what}: got {got}, expected {expected}"
+    );
+}
+
+/// 1e-9 relative, however small the number.
+fn assert_close_relative(got: f64, expected: f64, what: &str) {
+    assert!(
+        (got - expected).abs() <= 1e-9 * expected.abs(),
+        "{what}: got {got}, expected {expected}"
+    );
+}
+
+fn assert_curve(got: impl Fn(usize) -> f64, expected: &[Option<f64>], what: &str) {
+    for (i, expected) in expected.iter().enumerate() {
+        let k = i + 1;
+        match expected {
+            Some(value) => assert_close(got(k), *value, &format!("{what}, K = {k}")),
+            None => assert_eq!(got(k), f64::INFINITY, "{what}, K = {k}"),
+        }
+    }
+}
+
+fn assert_method(estimate: &BiasEstimate, method: &Method, what: &str) {
+    assert_close(
+        estimate.log_beta(),
+        method.log_beta,
+        &format!("{what}: log beta"),
+    );
+    assert_eq!(method.log_absolute_bias.len(), estimate.profile().lags());
+    assert_eq!(method.log_relative_bias.len(), estimate.profile().lags());
+    let absolute = |k| estimate.log_absolute_bias(k);
+    assert_curve(
+        absolute,
+        &method.log_absolute_bias,
+        &format!("{what}: absolute bias"),
+    );
+    let relative = |k| estimate.log_relative_bias(k);
+    assert_curve(
+        relative,
+        &method.log_relative_bias,
+        &format!("{what}: relative bias"),
+    );
+    for (delta, k) in &method.smallest_k {
+        let got = estimate.smallest_k(delta.parse().unwrap());
+        assert_eq!(got, *k, "{what}: smallest K for delta {delta}");
+    }
+}
+
+#[test]
+fn golden_profiles_agree_for_both_averages() {
+    let Some(golden) = golden() else { return };
+    for (i, case) in golden.cases.iter().enumerate() {
+        let norms = LagNorms::new(case.gradient_norms.clone()).unwrap();
+        assert_eq!(
+            (norms.lags(), norms.sequences(), norms.window()),
+            (case.lags, case.batch, case.window)
+        );
+        for (averaging, phi) in [
+            (Averaging::MeanThenLog, &case.phi),
+            (Averaging::LogThenMean, &case.phi_log_mean),
+        ] {
+            let got = norms.profile(averaging).phi();
+            assert_eq!(got.len(), phi.len());
+            for (k, (got, expected)) in got.iter().zip(phi).enumerate() {
+                assert_close_relative(
+                    *got,
+                    *expected,
+                    &format!("case {i}, {averaging:?}, lag {k}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn golden_bias_curves_agree_for_every_fit() {
+    let Some(golden) = golden() else { return };
+    assert_eq!(golden.cases.len(), 14);
+    for (i, case) in golden.cases.iter().enumerate() {
+        let norms = LagNorms::new(case.gradient_norms.clone()).unwrap();
+        assert_eq!(case.methods.len(), 4);
+        for (name, method) in &case.methods {
+            let estimator = BiasEstimator::new()
+                .with_tau(Tau::Lag(case.tau))
+                .with_fit(fit(name));
+            let estimate = estimator.estimate(&norms).unwrap();
+            assert_method(&estimate, method, &format!("case {i}, {name}"));
+            // The curves are defined by the profile alone: read from JSON they are the same.
+            let stored = serde_json::to_string(&estimate).unwrap();
+            assert_eq!(
+                serde_json::from_str::<BiasEstimate>(&stored).unwrap(),
+                estimate
+            );
+        }
+    }
+}
+
+/// The geometric mean profile, fed as one sequence, goes through the same estimator as the profile of means does.
+#[test]
+fn golden_log_mean_profile_gives_the_curve_of_its_own_norms() -> Result<(), EstimateError> {
+    let Some(golden) = golden() else {
+        return Ok(());
+    };
+    for case in &golden.cases {
+        let norms = LagNorms::new(case.gradient_norms.clone())?;
+        let single = LagNorms::new(case.phi_log_mean.iter().map(|phi| vec![*phi]).collect())?;
+        let estimator = BiasEstimator::new().with_tau(Tau::Lag(case.tau));
+        let got = estimator
+            .with_averaging(Averaging::LogThenMean)
+            .estimate(&norms)?;
+        let expected = estimator.estimate(&single)?;
+        for k in 0..=case.lags {
+            if expected.is_bounded() {
+                assert_close(
+                    got.log_relative_bias(k),
+                    expected.log_relative_bias(k),
+                    "log mean",
+                );
+            } else {
+                assert_eq!(got.log_relative_bias(k), f64::INFINITY);
+            }
+        }
+    }
+    Ok(())
+}
