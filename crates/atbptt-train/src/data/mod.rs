@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! folder ────┐
-//!            ├─► corpus ──► token store ──► stream ──► windows [batch, time] ──► training
+//! download ──┼─► corpus ──► token store ──► stream ──► windows [batch, time] ──► training
 //! synthetic ─┘      └─► vocabulary
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! - [`store`]: where token ids lie ([`TokenStore`]), so that a split need not fit in memory one day;
 //! - [`stream`]: a split cut into parallel sequences, read in windows;
 //! - [`synthetic`]: a language with known dependency lengths and a known perplexity floor;
+//! - `download` (feature `download`): WikiText-2, cached and checked.
 //!
 //! Shapes use the crate's words: `batch` sequences in parallel, `time` steps of a window. Flat vectors are
 //! row-major `[batch, time]`.
@@ -29,6 +30,8 @@
 //! ```
 
 pub mod corpus;
+#[cfg(feature = "download")]
+pub mod download;
 mod error;
 mod split;
 pub mod store;
@@ -38,6 +41,8 @@ mod text;
 pub mod vocabulary;
 
 pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
+#[cfg(feature = "download")]
+pub use download::WikiText2;
 pub use error::DataError;
 pub use split::Split;
 pub use store::{MemoryTokens, TokenStore};
