@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Training with adaptively truncated backpropagation through time, on Burn.
+
+pub mod data;

@@ -1,0 +1,375 @@
+//! A text in three splits, as token ids.
+//!
+//! Word level: tokens are what white space separates, and every line ends with `<eos>`; an empty line is `<eos>`
+//! alone. This is the preprocessing of Mikolov's Penn Treebank and of PyTorch's word language model.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::text::{for_each_line, io_error};
+use super::vocabulary::{END_OF_LINE, UNKNOWN, hex};
+use super::{
+    DataError, MemoryTokens, SourceEntropy, Split, SyntheticConfig, TokenStore, Vocabulary,
+    VocabularyRule,
+};
+
+/// How a folder is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CorpusOptions {
+    /// Most tokens of the train split; `None` keeps all. Cut for quick trials.
+    pub max_tokens: Option<usize>,
+    /// Most tokens of valid and of test; `None` keeps all.
+    pub max_eval_tokens: Option<usize>,
+    /// Which splits may add words (those kept by the limits above).
+    pub vocabulary: VocabularyRule,
+}
+
+impl CorpusOptions {
+    /// Keeps at most `limit` tokens of the train split.
+    pub fn with_max_tokens(mut self, limit: usize) -> Self {
+        self.max_tokens = Some(limit);
+        self
+    }
+
+    /// Keeps at most `limit` tokens of valid and of test.
+    pub fn with_max_eval_tokens(mut self, limit: usize) -> Self {
+        self.max_eval_tokens = Some(limit);
+        self
+    }
+
+    /// Sets which splits may add words.
+    pub fn with_vocabulary(mut self, rule: VocabularyRule) -> Self {
+        self.vocabulary = rule;
+        self
+    }
+}
+
+/// A published text that is recognised by its token counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dataset {
+    /// Penn Treebank in Mikolov's preprocessing.
+    PennTreebank,
+    /// WikiText-2, word level.
+    WikiText2,
+}
+
+impl Dataset {
+    const ALL: [Dataset; 2] = [Dataset::PennTreebank, Dataset::WikiText2];
+
+    /// The name people use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dataset::PennTreebank => "Penn Treebank",
+            Dataset::WikiText2 => "WikiText-2",
+        }
+    }
+
+    /// Published tokens of train, valid and test, `<eos>` included.
+    pub const fn tokens(self) -> [usize; 3] {
+        match self {
+            Dataset::PennTreebank => [929_589, 73_760, 82_430],
+            Dataset::WikiText2 => [2_088_628, 217_646, 245_569],
+        }
+    }
+}
+
+/// Where a corpus came from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Source {
+    /// Text files.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The published text that its valid and test splits are, if known.
+        dataset: Option<Dataset>,
+    },
+    /// The built-in language: not real text.
+    Synthetic {
+        /// Its settings.
+        config: SyntheticConfig,
+        /// Entropy of the source on train, valid and test.
+        entropy: [SourceEntropy; 3],
+    },
+}
+
+/// Three splits of one text, their vocabulary and where they came from.
+///
+/// Cloning shares the tokens.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    vocabulary: Vocabulary,
+    splits: [Arc<MemoryTokens>; 3],
+    source: Source,
+    fingerprint: String,
+}
+
+impl Corpus {
+    /// Reads the three splits of `folder`; for the accepted names see [`Split::file_names`].
+    ///
+    /// Files are read line by line; what stays in memory is 4 bytes per token.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::FolderMissing`], [`DataError::SplitMissing`], [`DataError::EmptySplit`], [`DataError::NotUtf8`],
+    /// [`DataError::Io`], [`DataError::VocabularyFull`], and [`DataError::ZeroLimit`] for a limit of no tokens.
+    pub fn from_folder(
+        folder: impl AsRef<Path>,
+        options: &CorpusOptions,
+    ) -> Result<Self, DataError> {
+        let folder = folder.as_ref();
+        if !folder.is_dir() {
+            return Err(DataError::FolderMissing {
+                path: folder.to_owned(),
+            });
+        }
+        // All files are found before the first is read: a missing one should not cost a minute.
+        let [train, valid, test] = Split::ALL.map(|split| split.find_in(folder));
+        let mut builder = Builder::new(options)?;
+        for (split, path) in Split::ALL.into_iter().zip([train?, valid?, test?]) {
+            let file = File::open(&path).map_err(|cause| io_error("open", &path, cause))?;
+            let origin = path.display().to_string();
+            let mut reader = builder.split(split);
+            for_each_line(BufReader::with_capacity(1 << 16, file), &origin, |line| {
+                reader.push_line(line)
+            })?;
+            let tokens = reader.tokens;
+            builder.keep(split, tokens, &origin)?;
+        }
+        let [_, valid, test] = builder.lengths();
+        let dataset = Dataset::ALL
+            .into_iter()
+            .find(|known| known.tokens()[1..] == [valid, test]);
+        Ok(builder.finish(Source::Folder {
+            path: folder.to_owned(),
+            dataset,
+        }))
+    }
+
+    /// Generates the built-in corpus; the same settings give the same text on every platform.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Synthetic`] when a setting is out of its range.
+    pub fn synthetic(config: &SyntheticConfig) -> Result<Self, DataError> {
+        let mut builder = Builder::new(&CorpusOptions::default())?;
+        let mut entropy = [
+            SourceEntropy::default(),
+            SourceEntropy::default(),
+            SourceEntropy::default(),
+        ];
+        for split in Split::ALL {
+            let mut text = config.text(split)?;
+            let mut reader = builder.split(split);
+            for line in &mut text {
+                reader.push_line(&line)?;
+            }
+            let tokens = reader.tokens;
+            builder.keep(split, tokens, split.name())?;
+            entropy[split.index()] = text.into_entropy();
+        }
+        Ok(builder.finish(Source::Synthetic {
+            config: config.clone(),
+            entropy,
+        }))
+    }
+
+    /// Words and their ids.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Tokens of a split, shared.
+    pub fn tokens(&self, split: Split) -> Arc<dyn TokenStore> {
+        self.splits[split.index()].clone()
+    }
+
+    /// Number of tokens of a split, `<eos>` included.
+    pub fn len(&self, split: Split) -> usize {
+        self.splits[split.index()].len()
+    }
+
+    /// Where the text came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Entropy of the source on a split, where it is known (the built-in corpus): what no model can beat.
+    pub fn source_entropy(&self, split: Split) -> Option<&SourceEntropy> {
+        match &self.source {
+            Source::Synthetic { entropy, .. } => entropy.get(split.index()),
+            Source::Folder { .. } => None,
+        }
+    }
+
+    /// SHA-256, in hexadecimal, of the vocabulary and all tokens.
+    ///
+    /// A checkpoint stores it; a run that resumes on other data is caught by comparing.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// One line for logs and reports: which text this is, how large, and whether perplexities compare with published ones.
+    pub fn description(&self) -> String {
+        let counts = Split::ALL.map(|split| grouped(self.len(split)));
+        let sizes = format!(
+            "{} train / {} valid / {} test tokens, {} types",
+            counts[0],
+            counts[1],
+            counts[2],
+            grouped(self.vocabulary.len())
+        );
+        match &self.source {
+            Source::Synthetic { config, .. } => {
+                let distances: Vec<_> = config.distances.iter().map(usize::to_string).collect();
+                format!(
+                    "built-in synthetic corpus (seed {}, agreement over {} steps; {sizes}): NOT real text",
+                    config.seed,
+                    distances.join(", ")
+                )
+            }
+            Source::Folder {
+                path,
+                dataset: None,
+            } => format!("text of {} ({sizes})", path.display()),
+            Source::Folder {
+                path,
+                dataset: Some(dataset),
+            } => {
+                let text = format!("{} of {} ({sizes})", dataset.name(), path.display());
+                let full = dataset.tokens()[0];
+                if self.len(Split::Train) == full {
+                    return text;
+                }
+                let full = grouped(full);
+                format!(
+                    "{text}: the train split is not the full {full} tokens, so perplexity is not comparable with \
+                     published numbers"
+                )
+            }
+        }
+    }
+}
+
+/// Collects vocabulary and tokens, split by split.
+struct Builder {
+    options: CorpusOptions,
+    vocabulary: Vocabulary,
+    splits: [MemoryTokens; 3],
+}
+
+impl Builder {
+    fn new(options: &CorpusOptions) -> Result<Self, DataError> {
+        if options.max_tokens == Some(0) || options.max_eval_tokens == Some(0) {
+            return Err(DataError::ZeroLimit);
+        }
+        Ok(Self {
+            options: *options,
+            vocabulary: Vocabulary::default(),
+            splits: Default::default(),
+        })
+    }
+
+    fn split(&mut self, split: Split) -> LineReader<'_> {
+        let train = split == Split::Train;
+        let limit = if train {
+            self.options.max_tokens
+        } else {
+            self.options.max_eval_tokens
+        };
+        LineReader {
+            grows: train || self.options.vocabulary == VocabularyRule::AllSplits,
+            limit: limit.unwrap_or(usize::MAX),
+            vocabulary: &mut self.vocabulary,
+            tokens: Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, split: Split, tokens: Vec<u32>, origin: &str) -> Result<(), DataError> {
+        if tokens.is_empty() {
+            return Err(DataError::EmptySplit {
+                origin: origin.to_owned(),
+            });
+        }
+        if split == Split::Train && self.options.vocabulary == VocabularyRule::TrainOnly {
+            // Valid and test may need both, even where a short train split has neither.
+            self.vocabulary.add(END_OF_LINE)?;
+            self.vocabulary.add(UNKNOWN)?;
+        }
+        self.splits[split.index()] = tokens.into();
+        Ok(())
+    }
+
+    fn lengths(&self) -> [usize; 3] {
+        Split::ALL.map(|split| self.splits[split.index()].len())
+    }
+
+    fn finish(self, source: Source) -> Corpus {
+        let mut hasher = Sha256::new();
+        self.vocabulary.hash_into(&mut hasher);
+        for tokens in &self.splits {
+            hasher.update((tokens.len() as u64).to_le_bytes());
+            for part in tokens.as_slice().chunks(4096) {
+                let bytes: Vec<u8> = part.iter().flat_map(|id| id.to_le_bytes()).collect();
+                hasher.update(&bytes);
+            }
+        }
+        Corpus {
+            vocabulary: self.vocabulary,
+            splits: self.splits.map(Arc::new),
+            source,
+            fingerprint: hex(&hasher.finalize()),
+        }
+    }
+}
+
+/// Turns lines into tokens.
+struct LineReader<'a> {
+    vocabulary: &'a mut Vocabulary,
+    grows: bool,
+    limit: usize,
+    tokens: Vec<u32>,
+}
+
+impl LineReader<'_> {
+    /// Adds a line and its `<eos>`; answers whether more tokens are wanted.
+    fn push_line(&mut self, line: &str) -> Result<bool, DataError> {
+        for word in line.split_whitespace().chain([END_OF_LINE]) {
+            if self.tokens.len() == self.limit {
+                return Ok(false);
+            }
+            let known = if self.grows {
+                None
+            } else {
+                self.vocabulary
+                    .id(word)
+                    .or_else(|| self.vocabulary.id(UNKNOWN))
+            };
+            let id = known.map_or_else(|| self.vocabulary.add(word), Ok)?;
+            self.tokens.push(id);
+        }
+        Ok(self.tokens.len() < self.limit)
+    }
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "corpus_tests.rs"]
+mod tests;

@@ -1,0 +1,231 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::data::real_data;
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+fn read(folder: &TempDir, options: CorpusOptions) -> Result<Corpus, DataError> {
+    Corpus::from_folder(folder.path(), &options)
+}
+
+fn ids(corpus: &Corpus, split: Split) -> Vec<u32> {
+    let mut tokens = vec![0; corpus.len(split)];
+    corpus.tokens(split).read(0, &mut tokens).unwrap();
+    tokens
+}
+
+const SMALL: [(&str, &[u8]); 3] = [
+    ("train.txt", b" the cat \n\nthe dog"),
+    ("valid.txt", b"a cat\n"),
+    ("test.txt", b"the end\n"),
+];
+
+#[test]
+fn penn_treebank_has_its_published_counts() {
+    let Some(path) = real_data("ptb") else { return };
+    let corpus = Corpus::from_folder(path, &CorpusOptions::default()).unwrap();
+    assert_eq!(
+        Split::ALL.map(|split| corpus.len(split)),
+        Dataset::PennTreebank.tokens()
+    );
+    assert_eq!(corpus.vocabulary().len(), 10_000);
+    assert_eq!(corpus.vocabulary().word(0), Some("aer"));
+    assert!(corpus.description().starts_with("Penn Treebank of"));
+    assert!(!corpus.description().contains("not comparable"));
+}
+
+#[test]
+fn a_cut_wikitext_2_says_that_perplexity_is_not_comparable() {
+    let Some(path) = real_data("wikitext-2") else {
+        return;
+    };
+    let corpus = Corpus::from_folder(&path, &CorpusOptions::default()).unwrap();
+    assert_eq!(
+        Split::ALL.map(|split| corpus.len(split)),
+        [1_838_438, 217_646, 245_569]
+    );
+    assert_eq!(corpus.vocabulary().len(), 32_582);
+    assert!(matches!(
+        corpus.source(),
+        Source::Folder {
+            dataset: Some(Dataset::WikiText2),
+            ..
+        }
+    ));
+    let said = corpus.description();
+    assert!(said.contains("not the full 2,088,628 tokens"), "{said}");
+}
+
+/// Ids by first appearance: the 0, cat 1, `<eos>` 2, dog 3 from train; a 4 from valid; end 5 from test.
+#[test]
+fn every_line_ends_with_eos_even_when_it_is_empty() {
+    let corpus = read(&folder(&SMALL), CorpusOptions::default()).unwrap();
+    assert_eq!(ids(&corpus, Split::Train), [0, 1, 2, 2, 0, 3, 2]);
+    assert_eq!(ids(&corpus, Split::Valid), [4, 1, 2]);
+    assert_eq!(ids(&corpus, Split::Test), [0, 5, 2]);
+    assert!(
+        corpus
+            .description()
+            .contains("7 train / 3 valid / 3 test tokens, 6 types")
+    );
+}
+
+#[test]
+fn all_three_naming_customs_give_the_same_corpus() {
+    let plain = read(&folder(&SMALL), CorpusOptions::default()).unwrap();
+    for (before, after) in [("wiki.", ".tokens"), ("ptb.", ".txt"), ("", ".tokens")] {
+        let names = Split::ALL.map(|split| format!("{before}{}{after}", split.name()));
+        let files = [0, 1, 2].map(|i| (names[i].as_str(), SMALL[i].1));
+        let found = read(&folder(&files), CorpusOptions::default()).unwrap();
+        assert_eq!(found.fingerprint(), plain.fingerprint());
+    }
+}
+
+#[test]
+fn a_train_only_vocabulary_maps_new_words_to_unk() {
+    let options = CorpusOptions::default().with_vocabulary(VocabularyRule::TrainOnly);
+    let corpus = read(&folder(&SMALL), options).unwrap();
+    assert_eq!(
+        corpus.vocabulary().words(),
+        ["the", "cat", "<eos>", "dog", "<unk>"]
+    );
+    assert_eq!(ids(&corpus, Split::Valid), [4, 1, 2]);
+    assert_eq!(ids(&corpus, Split::Test), [0, 4, 2]);
+    // Even a train split cut before its first <eos> leaves an id for it.
+    let cut = read(&folder(&SMALL), options.with_max_tokens(1)).unwrap();
+    assert_eq!(cut.vocabulary().words(), ["the", "<eos>", "<unk>"]);
+    assert_eq!(ids(&cut, Split::Test), [0, 2, 1]);
+}
+
+#[test]
+fn limits_keep_the_first_tokens() {
+    let options = CorpusOptions::default()
+        .with_max_tokens(3)
+        .with_max_eval_tokens(2);
+    let corpus = read(&folder(&SMALL), options).unwrap();
+    assert_eq!(ids(&corpus, Split::Train), [0, 1, 2]);
+    assert_eq!(Split::ALL.map(|split| corpus.len(split)), [3, 2, 2]);
+    let none = read(&folder(&SMALL), CorpusOptions::default().with_max_tokens(0));
+    assert!(matches!(none, Err(DataError::ZeroLimit)));
+    // A limit beyond the text is no limit.
+    let all = read(
+        &folder(&SMALL),
+        CorpusOptions::default().with_max_tokens(100),
+    )
+    .unwrap();
+    assert_eq!(all.len(Split::Train), 7);
+}
+
+#[test]
+fn fingerprints_follow_the_content() {
+    let first = read(&folder(&SMALL), CorpusOptions::default()).unwrap();
+    assert_eq!(first.fingerprint().len(), 64);
+    let cut = read(&folder(&SMALL), CorpusOptions::default().with_max_tokens(6)).unwrap();
+    assert_ne!(cut.fingerprint(), first.fingerprint());
+    // Same ids, other word.
+    let mut renamed = SMALL;
+    renamed[0].1 = b" the cow \n\nthe dog";
+    renamed[1].1 = b"a cow\n";
+    let renamed = read(&folder(&renamed), CorpusOptions::default()).unwrap();
+    assert_eq!(ids(&renamed, Split::Train), ids(&first, Split::Train));
+    assert_ne!(renamed.fingerprint(), first.fingerprint());
+}
+
+#[test]
+fn a_missing_folder_or_file_is_named_with_what_was_tried() {
+    let nowhere = Corpus::from_folder("/no/such/folder", &CorpusOptions::default());
+    assert!(matches!(nowhere, Err(DataError::FolderMissing { .. })));
+    let found = read(&folder(&SMALL[..2]), CorpusOptions::default()).unwrap_err();
+    assert!(matches!(
+        found,
+        DataError::SplitMissing { split: "test", .. }
+    ));
+    assert!(
+        found
+            .to_string()
+            .contains("tried test.txt, wiki.test.tokens, ptb.test.txt"),
+        "{found}"
+    );
+}
+
+#[test]
+fn an_empty_file_is_an_error_and_a_blank_line_is_not() {
+    let mut files = SMALL;
+    files[1].1 = b"";
+    let found = read(&folder(&files), CorpusOptions::default());
+    assert!(
+        matches!(found, Err(DataError::EmptySplit { ref origin }) if origin.ends_with("valid.txt")),
+        "{found:?}"
+    );
+    files[1].1 = b"\n";
+    assert_eq!(
+        read(&folder(&files), CorpusOptions::default())
+            .unwrap()
+            .len(Split::Valid),
+        1
+    );
+}
+
+/// "one\n" is 4 bytes, "two\n" ends at 8, so the 0xe9 after "caf" is byte 11, on line 3.
+#[test]
+fn latin_1_is_refused_with_file_line_and_byte() {
+    let mut files = SMALL;
+    files[2].1 = b"one\ntwo\ncaf\xe9 noir\n";
+    let found = read(&folder(&files), CorpusOptions::default()).unwrap_err();
+    assert!(
+        matches!(&found, DataError::NotUtf8 { origin, line: 3, byte: 11 } if origin.ends_with("test.txt")),
+        "{found:?}"
+    );
+    assert!(found.to_string().contains("re-encode"));
+}
+
+#[test]
+fn the_built_in_corpus_says_that_it_is_not_real_text() {
+    let corpus = Corpus::synthetic(&SyntheticConfig::default()).unwrap();
+    let said = corpus.description();
+    assert!(
+        said.starts_with("built-in synthetic corpus (seed 1, agreement over 4, 8, 16, 32 steps"),
+        "{said}"
+    );
+    assert!(said.ends_with("NOT real text"), "{said}");
+    assert!(corpus.source_entropy(Split::Test).is_some());
+}
+
+/// The generated lines, written as files, come back as the same corpus: one reader serves both.
+#[test]
+fn the_built_in_corpus_survives_a_round_through_files() {
+    let config = SyntheticConfig::default().with_tokens(5_000, 1_000, 1_000);
+    let target = tempfile::tempdir().unwrap();
+    for split in Split::ALL {
+        let lines: Vec<String> = config.text(split).unwrap().collect();
+        fs::write(
+            target.path().join(format!("{}.txt", split.name())),
+            lines.join("\n"),
+        )
+        .unwrap();
+    }
+    let direct = Corpus::synthetic(&config).unwrap();
+    assert_eq!(
+        read(&target, CorpusOptions::default())
+            .unwrap()
+            .fingerprint(),
+        direct.fingerprint()
+    );
+}
+
+#[test]
+fn large_numbers_are_grouped_by_three() {
+    assert_eq!(
+        [0, 999, 1_000, 2_088_628].map(grouped),
+        ["0", "999", "1,000", "2,088,628"]
+    );
+}

@@ -1,0 +1,179 @@
+//! What can be wrong with data, said as rule, finding and remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this module. Every message names the rule, what was found instead, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The corpus folder does not exist, or is not a folder.
+    #[error("a corpus is a folder of text files, but {} is not a folder; check the path", path.display())]
+    FolderMissing {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The folder holds no file for one of the splits.
+    #[error(
+        "{} has no file for the {split} split (tried {}); add it or rename yours",
+        folder.display(), tried.join(", ")
+    )]
+    SplitMissing {
+        /// The folder that was searched.
+        folder: PathBuf,
+        /// The split: `train`, `valid` or `test`.
+        split: &'static str,
+        /// The file names that were tried, in order.
+        tried: Vec<String>,
+    },
+    /// A split holds no token.
+    #[error("a split needs at least one line of text, but {origin} is empty; put text into it")]
+    EmptySplit {
+        /// The file, or the name of the generated split.
+        origin: String,
+    },
+    /// A line is not UTF-8.
+    #[error(
+        "text must be UTF-8, but {origin} is not at line {line} (byte {byte} of the file); re-encode it, \
+         for example with `iconv -t UTF-8`"
+    )]
+    NotUtf8 {
+        /// The file.
+        origin: String,
+        /// Line of the offending byte, counted from 1.
+        line: usize,
+        /// Offset of the offending byte from the start of the file, counted from 0.
+        byte: u64,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}: {cause}; check that the path exists and is permitted", path.display())]
+    Io {
+        /// What was being done: `read`, `create`, …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        #[source]
+        cause: io::Error,
+    },
+    /// A vocabulary outgrew its 32-bit ids.
+    #[error(
+        "a vocabulary holds at most {limit} words, and this text has more; map rare words to `<unk>` first"
+    )]
+    VocabularyFull {
+        /// The largest possible number of words.
+        limit: usize,
+    },
+    /// A stored vocabulary lists a word twice.
+    #[error(
+        "a vocabulary lists every word once, but {word:?} stands at {first} and at {second}; \
+         restore the file from where it was saved"
+    )]
+    DuplicateWord {
+        /// The word.
+        word: String,
+        /// Its first position.
+        first: usize,
+        /// Its second position.
+        second: usize,
+    },
+    /// A limit that keeps no token.
+    #[error(
+        "a token limit keeps at least one token, got 0; leave the limit out to keep the whole split"
+    )]
+    ZeroLimit,
+    /// A batch of zero sequences.
+    #[error("a batch needs at least one sequence, got 0; set the batch size to 1 or more")]
+    EmptyBatch,
+    /// The text is too short to give every sequence one input and one target.
+    #[error(
+        "{batch} sequences need at least {needed} tokens, and the text has {tokens}; \
+         use a smaller batch or a longer text"
+    )]
+    BatchTooLarge {
+        /// Sequences asked for.
+        batch: usize,
+        /// Tokens they need at least.
+        needed: usize,
+        /// Tokens there are.
+        tokens: usize,
+    },
+    /// A window of zero steps.
+    #[error("a window needs at least one step, got 0; set its length to 1 or more")]
+    EmptyWindow,
+    /// A window reaches past the end of the sequences.
+    #[error(
+        "a window of {len} steps from step {start} needs sequences of {} steps, and they have {steps}; \
+         use a shorter window, a smaller batch or a longer text", start.saturating_add(*len)
+    )]
+    WindowTooLong {
+        /// First step of the window.
+        start: usize,
+        /// Length of the window.
+        len: usize,
+        /// Steps of the longest sequence.
+        steps: usize,
+    },
+    /// The number of window starts differs from the number of sequences.
+    #[error("gathering needs one start per sequence ({batch}), got {got}; pass {batch} starts")]
+    StartCount {
+        /// Sequences of the stream.
+        batch: usize,
+        /// Starts given.
+        got: usize,
+    },
+    /// A read past the end of a token store.
+    #[error("tokens {start}..{} were asked of a store of {len}; read within it", start.saturating_add(*count))]
+    OutOfRange {
+        /// First token asked for.
+        start: usize,
+        /// Tokens asked for.
+        count: usize,
+        /// Tokens there are.
+        len: usize,
+    },
+    /// A setting of the built-in language is out of its range.
+    #[error("built-in corpus: {rule}, got {got}; {remedy}")]
+    Synthetic {
+        /// The rule that was broken.
+        rule: &'static str,
+        /// What was found.
+        got: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// No user cache folder is known on this system.
+    #[error("no cache folder: none of {} is set; set one of them, or choose a cache folder yourself", tried.join(", "))]
+    NoCacheFolder {
+        /// The environment variables that were tried.
+        tried: Vec<&'static str>,
+    },
+    /// A download did not come through.
+    #[error(
+        "cannot download {url}: {cause}; check the network, put the files into {} yourself, \
+         or train on the built-in corpus", cache.display()
+    )]
+    Download {
+        /// The address.
+        url: String,
+        /// The folder where the file would have gone.
+        cache: PathBuf,
+        /// What the network answered.
+        cause: String,
+    },
+    /// A download came through, with other content than expected.
+    #[error(
+        "{url} should have git blob id {expected}, but what arrived has {got} ({bytes} bytes); \
+         try again, or choose another mirror"
+    )]
+    Checksum {
+        /// The address.
+        url: String,
+        /// Expected git blob id.
+        expected: String,
+        /// Git blob id of what arrived.
+        got: String,
+        /// Bytes that arrived.
+        bytes: u64,
+    },
+}

@@ -1,0 +1,71 @@
+//! From text to batches: the head of the training data flow.
+//!
+//! ```text
+//! folder ────┐
+//! download ──┼─► corpus ──► token store ──► stream ──► windows [batch, time] ──► training
+//! synthetic ─┘      └─► vocabulary
+//! ```
+//!
+//! - [`corpus`]: three splits of one text as token ids, from a folder or from the built-in language;
+//! - [`vocabulary`]: word ↔ id, with a content hash;
+//! - [`store`]: where token ids lie ([`TokenStore`]), so that a split need not fit in memory one day;
+//! - [`stream`]: a split cut into parallel sequences, read in windows;
+//! - [`synthetic`]: a language with known dependency lengths and a known perplexity floor;
+//! - `download` (feature `download`): WikiText-2, cached and checked.
+//!
+//! Shapes use the crate's words: `batch` sequences in parallel, `time` steps of a window. Flat vectors are
+//! row-major `[batch, time]`.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+//!
+//! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(20_000, 2_000, 2_000))?;
+//! let stream = TokenStream::for_training(corpus.tokens(Split::Train), 8)?;
+//! let window = stream.window(0, 35)?;
+//! assert_eq!(window.inputs.len(), 8 * 35);
+//! // Next-word prediction: what is a target now is the input one step later.
+//! assert_eq!(window.inputs[1], window.targets[0]);
+//! # Ok::<(), atbptt_train::data::DataError>(())
+//! ```
+
+pub mod corpus;
+#[cfg(feature = "download")]
+pub mod download;
+mod error;
+mod split;
+pub mod store;
+pub mod stream;
+pub mod synthetic;
+mod text;
+pub mod vocabulary;
+
+pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
+#[cfg(feature = "download")]
+pub use download::WikiText2;
+pub use error::DataError;
+pub use split::Split;
+pub use store::{MemoryTokens, TokenStore};
+pub use stream::{TokenStream, Window};
+pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
+pub use vocabulary::{Vocabulary, VocabularyRule};
+
+/// Folder of the real test data: `ATBPTT_DATA`, or `../shared/data` beside the workspace.
+///
+/// `None`, with the reason on standard error, when the dataset is not there: the test then has nothing to check.
+#[cfg(test)]
+pub(crate) fn real_data(dataset: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var_os("ATBPTT_DATA").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let folder = root.join(dataset);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!(
+        "skipped: no folder {}; set ATBPTT_DATA to run this test",
+        folder.display()
+    );
+    None
+}
