@@ -37,10 +37,10 @@ impl TokenBatch {
     /// # Errors
     ///
     /// [`ModelError::Shape`] when the lengths do not fit, [`ModelError::Empty`] when there is nothing,
-    /// [`ModelError::Token`] for an id outside `0..=i32::MAX`.
+    /// [`ModelError::Token`] for an id that does not fit 32 bits.
     pub fn from_host(
-        inputs: &[u32],
-        targets: &[u32],
+        inputs: &[i64],
+        targets: &[i64],
         batch: usize,
         time: usize,
         device: &Device,
@@ -63,23 +63,25 @@ impl TokenBatch {
                 ));
             }
         }
-        let largest = inputs.iter().chain(targets).copied().max().unwrap_or(0);
-        if largest > i32::MAX as u32 {
-            return Err(ModelError::Token {
-                token: largest.into(),
-                vocabulary: i32::MAX as usize,
-            });
+        let ids = || inputs.iter().chain(targets).copied();
+        let (smallest, largest) = (ids().min().unwrap_or(0), ids().max().unwrap_or(0));
+        for token in [smallest, largest] {
+            if i32::try_from(token).is_err() {
+                return Err(ModelError::Token {
+                    token,
+                    vocabulary: i32::MAX as usize,
+                });
+            }
         }
-        let tensor = |ids: &[u32]| {
-            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-            Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, time]), device)
+        let tensor = |ids: &[i64]| {
+            Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [batch, time]), device)
         };
         Ok(Self {
             inputs: tensor(inputs),
             targets: tensor(targets),
             reset: None,
-            smallest: 0,
-            largest: largest.into(),
+            smallest,
+            largest,
         })
     }
 

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use crate::batch::{SequenceBatch, TokenBatch};
 use crate::layer::RecurrentLayer;
 use crate::ops;
-use crate::probe::{LagGradients, autodiff_device};
+use crate::probe::{StateGradients, autodiff_device};
 use crate::recurrent::{self, RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 use crate::stack::{Stack, StackConfig, UnrollOptions, Unrolled, dropout};
 use crate::state::RecurrentState;
@@ -255,11 +255,11 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
     }
 
     /// State taps of the sequence operations: one backward pass over the window yields all lags.
-    fn lag_gradients(
+    fn state_gradients(
         &self,
         batch: &TokenBatch,
         state: Option<Vec<L::State>>,
-    ) -> Result<LagGradients, ModelError> {
+    ) -> Result<StateGradients, ModelError> {
         let steps = batch.steps();
         let device = autodiff_device(self)?;
         let model = self.clone().no_grad();
@@ -311,14 +311,13 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
                 ],
                 0,
             );
-            let by_lag = entering.flip([0]);
             let width = model.layers.d_hidden();
-            parts.extend((0..L::PARTS).map(|p| by_lag.clone().narrow(2, p * width, width)));
+            parts.extend((0..L::PARTS).map(|p| entering.clone().narrow(2, p * width, width)));
         }
         let features = feature_tap
             .grad(&grads)
             .unwrap_or_else(|| feature_tap.clone().inner().zeros_like());
-        Ok(LagGradients {
+        Ok(StateGradients {
             features: features.reshape([sequences, model.layers.d_hidden()]),
             parts,
         })

@@ -16,7 +16,7 @@ pub use error::ModelError;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};
 pub use layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
-pub use probe::LagGradients;
+pub use probe::StateGradients;
 pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 pub use stack::{
     Gru, GruConfig, Lstm, LstmConfig, Rnn, RnnConfig, Stack, StackConfig, UnrollOptions, Unrolled,

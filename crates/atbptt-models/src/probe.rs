@@ -4,6 +4,7 @@
 //! enters step s − k + 1, so lag 1 enters the last step and lag W is the state the window started from. Lag 0 is the
 //! feature vector that the loss of step s reads.
 
+use atbptt_core::{LagGradients, LagNorms, RowOrder};
 use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
@@ -15,19 +16,35 @@ use crate::state::RecurrentState;
 ///
 /// The sum over sequences does not mix them: a sequence's states touch only its own loss.
 #[derive(Clone, Debug)]
-pub struct LagGradients {
+pub struct StateGradients {
     /// Lag 0: at the features of the last step, `[batch, features]`.
     pub features: Tensor<2>,
-    /// Lags 1..=W, lag 1 first, per part of the state (hidden and cell of every layer), each `[W, batch, part]`.
+    /// At the states entering steps 0..W, in time order (lags W..=1), per part of the state (hidden and cell of every
+    /// layer), each `[W, batch, part]`.
     pub parts: Vec<Tensor<3>>,
 }
 
+impl StateGradients {
+    /// Norms per lag and sequence, reduced on the device and read back at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Estimate`] when a gradient is not finite or the read-back fails.
+    pub fn lag_norms(self) -> Result<LagNorms, ModelError> {
+        let mut norms = LagGradients::new(self.features, None)?;
+        for part in self.parts {
+            norms = norms.part(part, None, RowOrder::Time)?;
+        }
+        Ok(norms.read()?)
+    }
+}
+
 /// Gradients by stepping: any model, through autodiff.
-pub(crate) fn lag_gradients_stepwise<M: RecurrentModel>(
+pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
     model: &M,
     batch: &M::Batch,
     state: Option<M::State>,
-) -> Result<LagGradients, ModelError> {
+) -> Result<StateGradients, ModelError> {
     let steps = batch.steps();
     if steps == 0 {
         return Err(ModelError::Empty {
@@ -76,15 +93,15 @@ pub(crate) fn lag_gradients_stepwise<M: RecurrentModel>(
     let parts = taps.first().map_or(0, Vec::len);
     let parts = (0..parts)
         .map(|part| {
-            let lags = taps.iter().rev().map(|step| grad_or_zeros(&step[part]));
-            Tensor::stack::<3>(lags.collect(), 0)
+            let steps = taps.iter().map(|step| grad_or_zeros(&step[part]));
+            Tensor::stack::<3>(steps.collect(), 0)
         })
         .collect();
     let [a, b, width] = feature_tap.dims();
     let features = feature_tap
         .grad(&grads)
         .unwrap_or_else(|| feature_tap.clone().inner().zeros_like());
-    Ok(LagGradients {
+    Ok(StateGradients {
         features: features.reshape([a * b, width]),
         parts,
     })

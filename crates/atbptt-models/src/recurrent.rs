@@ -1,22 +1,22 @@
 //! What a user implements to train a model of their own: [`RecurrentModel`].
 //!
 //! Place in the flow: training asks a model for the loss of a window ([`RecurrentModel::window`]) and for the gradient
-//! of the last step's loss at every earlier state ([`RecurrentModel::lag_gradients`]). Both have default bodies made
+//! of the last step's loss at every earlier state ([`RecurrentModel::state_gradients`]). Both have default bodies made
 //! of the two methods a user writes; models of this crate override them with faster ones.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
 
 use crate::ModelError;
 use crate::batch::SequenceBatch;
-use crate::probe::{self, LagGradients};
+use crate::probe::{self, StateGradients};
 use crate::state::RecurrentState;
 
 /// A model that reads a window step after step and pays a loss.
 ///
 /// Implement [`forward`](Self::forward) and [`loss`](Self::loss); the law they must keep is that running a window in
 /// pieces, the state handed on, gives the features of one run. `examples/plug_in.rs` shows it for Burn's `nn::Lstm`.
-pub trait RecurrentModel: Module + Sync + 'static {
+pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
     /// A window of inputs and targets.
     type Batch: SequenceBatch;
     /// What is carried from window to window.
@@ -66,12 +66,12 @@ pub trait RecurrentModel: Module + Sync + 'static {
     /// # Errors
     ///
     /// As [`forward`](Self::forward) and [`loss`](Self::loss); [`ModelError::NoAutodiff`] on a device without autodiff.
-    fn lag_gradients(
+    fn state_gradients(
         &self,
         batch: &Self::Batch,
         state: Option<Self::State>,
-    ) -> Result<LagGradients, ModelError> {
-        probe::lag_gradients_stepwise(self, batch, state)
+    ) -> Result<StateGradients, ModelError> {
+        probe::state_gradients_stepwise(self, batch, state)
     }
 }
 

@@ -1,0 +1,110 @@
+//! Errors of training.
+
+use std::path::PathBuf;
+
+use atbptt_core::EstimateError;
+use atbptt_models::ModelError;
+
+use crate::data::DataError;
+
+/// What can stop a training run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The data could not be read, or do not fit the run.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model refused its input.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The estimator or the policy refused its input.
+    #[error(transparent)]
+    Estimate(#[from] EstimateError),
+    /// A setting is outside its range.
+    #[error("{field} must be {rule}, got {got}; {remedy}")]
+    Config {
+        /// Name of the setting.
+        field: &'static str,
+        /// The range it must lie in.
+        rule: &'static str,
+        /// The value received.
+        got: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A probe needs a longer stream than there is.
+    #[error(
+        "a probe reads {needed} steps (window {window} and burn-in {burn_in}), but the training stream has {steps} \
+         steps per sequence; use a shorter window, a smaller batch or more text"
+    )]
+    ProbeTooLong {
+        /// Steps a probe reads.
+        needed: usize,
+        /// Its window W.
+        window: usize,
+        /// Its burn-in.
+        burn_in: usize,
+        /// Steps of the stream.
+        steps: usize,
+    },
+    /// The longest window does not fit the training stream.
+    #[error(
+        "the truncation length may reach {k_max} steps, but the training stream has {steps} steps per sequence; \
+         lower the largest K, use a smaller batch or more text"
+    )]
+    StreamTooShort {
+        /// Longest truncation length of the policy.
+        k_max: usize,
+        /// Steps of the stream.
+        steps: usize,
+    },
+    /// The loss or the gradient became NaN or infinite.
+    #[error(
+        "the {what} became {value} in epoch {epoch}, at optimiser step {step} (K = {k}); the weights of the step before \
+         are untouched{checkpoint}; lower the step size or clip harder, and resume"
+    )]
+    NonFinite {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+        /// Epoch, counted from one.
+        epoch: usize,
+        /// Optimiser steps taken before this one.
+        step: u64,
+        /// Truncation length in use.
+        k: usize,
+        /// Which checkpoint is the last good one, as a clause.
+        checkpoint: String,
+    },
+    /// A data loader gave no stream, or a window where a stream is expected.
+    #[error(
+        "the {split} data loader gave no stream; build it with `StreamLoader` and train with the `AdaptiveTbptt` strategy"
+    )]
+    NoStream {
+        /// `training` or `validation`.
+        split: &'static str,
+    },
+    /// The state of the training loop could not be written or read.
+    #[error("checkpoint {path}: {reason}; {remedy}")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A tensor could not be read back from its device.
+    #[error("could not read a result from the device: {reason}; check the device's memory and driver")]
+    Read {
+        /// The device's own words.
+        reason: String,
+    },
+    /// Burn's training stopped with an error of its own.
+    #[error("training stopped: {reason}")]
+    Training {
+        /// Burn's words.
+        reason: String,
+    },
+}

@@ -1,0 +1,300 @@
+//! The model as Burn's learner sees it: [`Tbptt`], its inputs and outputs.
+//!
+//! Place in the flow: `Tbptt` wraps a [`RecurrentModel`] and implements Burn's `TrainStep` and `InferenceStep`. The carried
+//! state travels in with the window and comes back with the output; the training strategy takes it out.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atbptt_models::{RecurrentModel, WindowLoss, WindowPlan};
+use burn::backend::ExecutionError;
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use burn::train::metric::{Adaptor, LossInput};
+use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+
+use crate::TrainError;
+use crate::metrics::{EstimateInput, SummedLoss, ThroughputInput, TruncationInput};
+use crate::source::SequenceSource;
+
+/// A [`RecurrentModel`] that Burn's `Learner` can train.
+///
+/// Wrap the model before it goes into the learner; [`inner`](Self::inner) gives it back.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct Tbptt<M: Module> {
+    model: M,
+    #[module(skip)]
+    step_scale: StepScale,
+}
+
+impl<M: Module + ModuleDisplay> ModuleDisplay for Tbptt<M> {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new().with_new_line_after_attribute(true).optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content.add_debug_attribute("model", &self.model).optional()
+    }
+}
+
+/// Factor on the learning rate, set by the strategy before each optimiser step and shared by all copies of a model.
+///
+/// Scaling the gradient instead would leave weight decay unscaled, and do nothing under Adam.
+#[derive(Clone)]
+pub(crate) struct StepScale(Arc<AtomicU64>);
+
+impl StepScale {
+    fn one() -> Self {
+        Self(Arc::new(AtomicU64::new(1f64.to_bits())))
+    }
+
+    pub(crate) fn set(&self, factor: f64) {
+        self.0.store(factor.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Debug for StepScale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+impl<M: Module> Tbptt<M> {
+    /// Wraps `model`.
+    pub fn new(model: M) -> Self {
+        Self {
+            model,
+            step_scale: StepScale::one(),
+        }
+    }
+
+    /// The wrapped model.
+    pub fn inner(&self) -> &M {
+        &self.model
+    }
+
+    /// Takes the model out again.
+    pub fn into_inner(self) -> M {
+        self.model
+    }
+
+    pub(crate) fn step_scale(&self) -> &StepScale {
+        &self.step_scale
+    }
+}
+
+/// What a data loader yields, and what the strategy makes of it.
+pub enum TbpttInput<M: RecurrentModel> {
+    /// From a loader: sequences to cut windows from.
+    Stream(Arc<dyn SequenceSource<Batch = M::Batch>>),
+    /// From the strategy: one window.
+    Window {
+        /// Inputs and targets.
+        batch: M::Batch,
+        /// The state carried into the window; `None` at the start of the stream.
+        state: Option<M::State>,
+        /// Which steps carry a loss, and which state is handed on.
+        plan: WindowPlan,
+    },
+}
+
+/// What a training or evaluation window gave.
+pub struct TbpttOutput<M: RecurrentModel> {
+    /// Loss and carried state, or why there is none. The strategy takes it.
+    pub(crate) window: Option<Result<WindowLoss<M::State>, TrainError>>,
+    /// What Burn's metrics read, filled in by the strategy.
+    pub report: StepReport,
+}
+
+/// Numbers of one window, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Summed loss, in nats.
+    pub loss_sum: f64,
+    /// Number of losses in it.
+    pub count: usize,
+    /// Truncation length in use, in steps; zero in evaluation.
+    pub k: usize,
+    /// Relative bias estimated at that length; `None` while unknown or unbounded.
+    pub relative_bias: Option<f64>,
+    /// Decay β of the lag profile per step; `None` while unknown.
+    pub decay: Option<f64>,
+    /// Time the window took, in seconds.
+    pub seconds: f64,
+}
+
+impl StepReport {
+    /// Mean loss, in nats.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss_sum / self.count as f64
+    }
+}
+
+impl<M: RecurrentModel> TbpttOutput<M> {
+    fn new(window: Result<WindowLoss<M::State>, TrainError>) -> Self {
+        Self {
+            window: Some(window),
+            report: StepReport {
+                loss_sum: f64::NAN,
+                ..StepReport::default()
+            },
+        }
+    }
+
+    /// The window's loss and state, taken once.
+    pub(crate) fn take(&mut self) -> Result<WindowLoss<M::State>, TrainError> {
+        self.window
+            .take()
+            .unwrap_or(Err(TrainError::NoStream { split: "training" }))
+    }
+}
+
+impl<M: RecurrentModel> ItemLazy for TbpttOutput<M> {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl<M: RecurrentModel> TrainStep for Tbptt<M> {
+    type Input = TbpttInput<M>;
+    type Output = TbpttOutput<M>;
+
+    /// Loss and gradients of one window; the gradient is that of the mean loss.
+    ///
+    /// Given a whole stream (by a strategy other than [`AdaptiveTbptt`](crate::AdaptiveTbptt)), nothing is trained and the
+    /// loss is NaN.
+    fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
+        let window = match input {
+            TbpttInput::Window { batch, state, plan } => {
+                self.model.window(&batch, state, plan).map_err(TrainError::from)
+            }
+            TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "training" }),
+        };
+        let grads = match &window {
+            Ok(window) => {
+                let mean = window.loss.sum.clone() / window.loss.count as f64;
+                GradientsParams::from_grads(mean.backward(), self)
+            }
+            Err(error) => {
+                log::error!("{error}");
+                GradientsParams::new()
+            }
+        };
+        TrainOutput {
+            grads,
+            item: TbpttOutput::new(window.map(|mut window| {
+                window.loss.sum = window.loss.sum.inner();
+                window
+            })),
+        }
+    }
+
+    fn optimize(
+        self,
+        optim: &mut ModuleOptimizer,
+        lr: ModuleLearningRate,
+        grads: GradientsParams,
+    ) -> Self {
+        let lr = scaled(&self, &lr, self.step_scale.get());
+        optim.step(lr, self, grads)
+    }
+}
+
+impl<M: RecurrentModel> InferenceStep for Tbptt<M> {
+    type Input = TbpttInput<M>;
+    type Output = TbpttOutput<M>;
+
+    fn step(&self, input: TbpttInput<M>) -> TbpttOutput<M> {
+        TbpttOutput::new(match input {
+            TbpttInput::Window { batch, state, plan } => {
+                self.model.window(&batch, state, plan).map_err(TrainError::from)
+            }
+            TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "validation" }),
+        })
+    }
+}
+
+/// `lr` times `factor`, parameter group by parameter group.
+fn scaled<M: Module>(module: &M, lr: &ModuleLearningRate, factor: f64) -> ModuleLearningRate {
+    if factor == 1.0 {
+        return lr.clone();
+    }
+    struct Rates<'a> {
+        lr: &'a ModuleLearningRate,
+        path: Vec<String>,
+        found: Vec<(ParamId, f64)>,
+    }
+    impl ModuleVisitor for Rates<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let rate = self.lr.lr_from_param(param.id, Some(&self.path.join(".")));
+            self.found.push((param.id, rate));
+        }
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+    }
+    let mut rates = Rates { lr, path: Vec::new(), found: Vec::new() };
+    module.visit(&mut rates);
+    let base = lr.base();
+    let mut scheduler = ModuleLrScheduler::new(base * factor);
+    for (id, rate) in rates.found.into_iter().filter(|&(_, rate)| rate != base) {
+        scheduler = scheduler.with_group(ParamGroup::from_ids(vec![id]), rate * factor);
+    }
+    scheduler.step()
+}
+
+impl<M: RecurrentModel> Adaptor<LossInput> for TbpttOutput<M> {
+    fn adapt(&self) -> LossInput {
+        let mean = self.report.mean_loss() as f32;
+        LossInput::new(Tensor::from_data([mean], &metric_device()))
+    }
+}
+
+/// Host-side numbers go through the cheapest device that is compiled in.
+fn metric_device() -> burn::tensor::Device {
+    #[cfg(feature = "flex")]
+    return burn::tensor::Device::flex();
+    #[cfg(not(feature = "flex"))]
+    burn::tensor::Device::default()
+}
+
+impl<M: RecurrentModel> Adaptor<SummedLoss> for TbpttOutput<M> {
+    fn adapt(&self) -> SummedLoss {
+        SummedLoss { sum: self.report.loss_sum, count: self.report.count }
+    }
+}
+
+impl<M: RecurrentModel> Adaptor<TruncationInput> for TbpttOutput<M> {
+    fn adapt(&self) -> TruncationInput {
+        TruncationInput { k: self.report.k }
+    }
+}
+
+impl<M: RecurrentModel> Adaptor<EstimateInput> for TbpttOutput<M> {
+    fn adapt(&self) -> EstimateInput {
+        EstimateInput {
+            relative_bias: self.report.relative_bias,
+            decay: self.report.decay,
+        }
+    }
+}
+
+impl<M: RecurrentModel> Adaptor<ThroughputInput> for TbpttOutput<M> {
+    fn adapt(&self) -> ThroughputInput {
+        ThroughputInput {
+            tokens: self.report.count,
+            seconds: self.report.seconds,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What happened per epoch: for progress lines, files and plots.
+
+use atbptt_core::{BiasEstimate, Decision};
+use serde::{Deserialize, Serialize};
+
+/// One epoch of training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// Counted from one.
+    pub epoch: usize,
+    /// Optimiser steps taken since the start of the run.
+    pub step: u64,
+    /// Mean training loss per token, in nats, while the weights moved.
+    pub train_loss: f64,
+    /// exp of [`train_loss`](Self::train_loss).
+    pub train_perplexity: f64,
+    /// Mean validation loss per token, in nats; `None` when the epoch was interrupted.
+    pub valid_loss: Option<f64>,
+    /// exp of [`valid_loss`](Self::valid_loss).
+    pub valid_perplexity: Option<f64>,
+    /// Truncation length at the end of the epoch, in steps.
+    pub k: usize,
+    /// Mean truncation length over the epoch's windows, in steps.
+    pub mean_k: f64,
+    /// Relative bias estimated at `k`; `None` while unknown or unbounded.
+    pub relative_bias: Option<f64>,
+    /// Decay β of the lag profile per step; `None` while unknown.
+    pub decay: Option<f64>,
+    /// Why K is what it is; `None` before the first decision.
+    pub reason: Option<String>,
+    /// Losses paid in training.
+    pub tokens: usize,
+    /// Time spent on training windows, in seconds.
+    pub train_seconds: f64,
+    /// Time spent on probes, in seconds.
+    pub probe_seconds: f64,
+    /// Time spent on validation, in seconds.
+    pub valid_seconds: f64,
+    /// Seconds since the run began, interruptions not counted.
+    pub elapsed_seconds: f64,
+}
+
+impl EpochReport {
+    /// Loss tokens per second of training, probes and validation not counted.
+    pub fn tokens_per_second(&self) -> f64 {
+        match self.train_seconds > 0.0 {
+            true => self.tokens as f64 / self.train_seconds,
+            false => 0.0,
+        }
+    }
+
+    /// Share of the epoch's training time that went into probes, in `[0, 1]`.
+    pub fn probe_share(&self) -> f64 {
+        let total = self.train_seconds + self.probe_seconds;
+        match total > 0.0 {
+            true => self.probe_seconds / total,
+            false => 0.0,
+        }
+    }
+}
+
+/// Told what happens while training runs. All methods do nothing by default.
+pub trait TrainingObserver: Send + Sync {
+    /// A decision about K was taken.
+    fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
+
+    /// A training window is done: losses paid of all in this epoch, and the running training loss per token in nats.
+    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {}
+
+    /// An epoch is done.
+    fn on_epoch(&self, _report: &EpochReport) {}
+}

@@ -1,0 +1,246 @@
+//! Where windows come from: a [`SequenceSource`], and the loader that hands it to Burn's training.
+//!
+//! Place in the flow: Burn's `SupervisedTraining` wants a data loader, but only the training strategy knows how long the
+//! next window is. So a loader yields one item, the whole source, and the strategy cuts windows from it: by the current
+//! K for training, at random places for probes, in equal pieces for evaluation.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use atbptt_models::{RecurrentModel, SequenceBatch, TokenBatch};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+
+use crate::TrainError;
+use crate::data::TokenStream;
+use crate::learner::TbpttInput;
+
+/// Parallel sequences that can be read anywhere.
+///
+/// Sequences may differ in length: those that still run at a step come first, so that a window over the rest is a batch
+/// of fewer sequences.
+pub trait SequenceSource: Debug + Send + Sync + 'static {
+    /// A window of inputs and targets.
+    type Batch: SequenceBatch;
+
+    /// Number of sequences.
+    fn sequences(&self) -> usize;
+
+    /// Steps that all sequences have: what training reads.
+    fn common_steps(&self) -> usize;
+
+    /// Number of sequences, counted from the first, that have a step `step`. Never grows with `step`; zero past the end.
+    fn active(&self, step: usize) -> usize;
+
+    /// Steps `start..start + len` of the [`active`](Self::active) sequences, on `device`. As many must be active at the
+    /// last step as at the first.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] when the window does not lie in the data.
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<Self::Batch, TrainError>;
+
+    /// Steps `starts[b]..starts[b] + len` of every sequence b, on `device`: what a probe reads.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] when a window does not lie in the data.
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<Self::Batch, TrainError>;
+}
+
+/// A text as a source of [`TokenBatch`]es.
+#[derive(Clone, Debug)]
+pub struct TokenSource {
+    stream: TokenStream,
+    common: usize,
+}
+
+impl TokenSource {
+    /// Wraps a batchified stream.
+    pub fn new(stream: TokenStream) -> Self {
+        let common = stream.full_starts(1).map_or(0, |starts| starts.end);
+        Self { stream, common }
+    }
+
+    fn batch(
+        window: crate::data::Window,
+        sequences: usize,
+        device: &Device,
+    ) -> Result<TokenBatch, TrainError> {
+        let ids = sequences * window.time;
+        let batch = TokenBatch::from_host(
+            &window.inputs[..ids],
+            &window.targets[..ids],
+            sequences,
+            window.time,
+            device,
+        )?;
+        Ok(batch)
+    }
+}
+
+impl From<TokenStream> for TokenSource {
+    fn from(stream: TokenStream) -> Self {
+        Self::new(stream)
+    }
+}
+
+impl SequenceSource for TokenSource {
+    type Batch = TokenBatch;
+
+    fn sequences(&self) -> usize {
+        self.stream.batch_size()
+    }
+
+    fn common_steps(&self) -> usize {
+        self.common
+    }
+
+    fn active(&self, step: usize) -> usize {
+        if step < self.common {
+            self.stream.batch_size()
+        } else if step < self.stream.steps() {
+            // An exact stream's first sequences have one step more than the others.
+            self.stream.targets() - self.common * self.stream.batch_size()
+        } else {
+            0
+        }
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<TokenBatch, TrainError> {
+        let sequences = self.active(start.saturating_add(len.saturating_sub(1)));
+        Self::batch(self.stream.window(start, len)?, sequences, device)
+    }
+
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<TokenBatch, TrainError> {
+        Self::batch(self.stream.gather(starts, len)?, starts.len(), device)
+    }
+}
+
+/// Burn data loader of one source. See the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct StreamLoader<S> {
+    source: Arc<S>,
+}
+
+impl<S: SequenceSource> StreamLoader<S> {
+    /// A loader of `source`.
+    pub fn new(source: impl Into<S>) -> Self {
+        Self {
+            source: Arc::new(source.into()),
+        }
+    }
+
+    /// The loader as Burn's `SupervisedTraining` takes it.
+    pub fn into_loader<M>(self) -> Arc<dyn DataLoader<TbpttInput<M>>>
+    where
+        M: RecurrentModel<Batch = S::Batch>,
+    {
+        Arc::new(self)
+    }
+}
+
+/// Yields one stream.
+struct OneStream<M: RecurrentModel> {
+    stream: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
+    steps: usize,
+}
+
+impl<M: RecurrentModel> Iterator for OneStream<M> {
+    type Item = Result<TbpttInput<M>, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.stream.take().map(|stream| Ok(TbpttInput::Stream(stream)))
+    }
+}
+
+impl<M: RecurrentModel> DataLoaderIterator<TbpttInput<M>> for OneStream<M> {
+    fn progress(&self) -> Progress {
+        let done = if self.stream.is_none() { self.steps } else { 0 };
+        Progress::new(done, self.steps, Some("steps".into()))
+    }
+}
+
+impl<S, M> DataLoader<TbpttInput<M>> for StreamLoader<S>
+where
+    S: SequenceSource,
+    M: RecurrentModel<Batch = S::Batch>,
+{
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TbpttInput<M>> + 'a> {
+        Box::new(OneStream::<M> {
+            stream: Some(self.source.clone()),
+            steps: self.source.common_steps(),
+        })
+    }
+
+    /// Time steps per sequence.
+    fn num_items(&self) -> usize {
+        self.source.common_steps()
+    }
+
+    /// Windows are put on the strategy's device as they are read; there is nothing to move.
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<TbpttInput<M>>> {
+        Arc::new(Self {
+            source: self.source.clone(),
+        })
+    }
+
+    /// Steps `start..end` of the source.
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<TbpttInput<M>>> {
+        let end = end.min(self.source.common_steps());
+        Arc::new(StreamLoader {
+            source: Arc::new(Section {
+                source: self.source.clone(),
+                start: start.min(end),
+                end,
+            }),
+        })
+    }
+}
+
+/// Some steps of a source.
+#[derive(Debug)]
+struct Section<S> {
+    source: Arc<S>,
+    start: usize,
+    end: usize,
+}
+
+impl<S: SequenceSource> SequenceSource for Section<S> {
+    type Batch = S::Batch;
+
+    fn sequences(&self) -> usize {
+        self.source.sequences()
+    }
+
+    fn common_steps(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn active(&self, step: usize) -> usize {
+        match step < self.common_steps() {
+            true => self.source.active(self.start + step),
+            false => 0,
+        }
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+        self.source.window(self.start + start, len, device)
+    }
+
+    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+        let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
+        self.source.gather(&starts, len, device)
+    }
+}

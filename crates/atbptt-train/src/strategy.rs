@@ -1,0 +1,245 @@
+//! [`AdaptiveTbptt`]: truncated backpropagation with a policy for K, as a training strategy of Burn's.
+//!
+//! Place in the flow: Burn's `SupervisedTraining` is built as always, with its metrics, renderer, checkpointers, scheduler,
+//! early stopping and interrupter; the strategy runs the loop. Per optimiser step: probes if the policy wants them, a
+//! window by the current K with the carried state, backward pass, clipping, a step scaled with K.
+
+mod run;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atbptt_core::{BiasEstimate, Decision, PolicyState, TruncationPolicy};
+use atbptt_models::RecurrentModel;
+use burn::data::dataset::DatasetError;
+use burn::train::{
+    Learner, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
+    TrainingComponents, TrainingError, TrainingStrategy, ValidLoader,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::cursor::Scheme;
+use crate::learner::Tbptt;
+use crate::probe::ProbeConfig;
+use crate::report::{EpochReport, TrainingObserver};
+use crate::step::{Clip, StepScaling};
+use crate::TrainError;
+
+/// Settings of the training loop, apart from the policy for K.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TbpttConfig {
+    /// How windows follow each other.
+    pub scheme: Scheme,
+    /// How the step size grows with K.
+    pub step_scaling: StepScaling,
+    /// Clipping of the global gradient norm.
+    pub clip: Clip,
+    /// Length of a probe.
+    pub probe: ProbeConfig,
+    /// Seed of probe windows and dropout. Together with the step number it fixes every draw of the run.
+    pub seed: u64,
+    /// Steps of a validation chunk: memory and speed, not the result.
+    pub eval_chunk: usize,
+}
+
+impl Default for TbpttConfig {
+    /// The paper's PTB settings: BPTT(2K−1; K), √K, clip 1/K, W = 400 with a burn-in of 40.
+    fn default() -> Self {
+        Self {
+            scheme: Scheme::Overlapping,
+            step_scaling: StepScaling::SqrtK,
+            clip: Clip::PerK(1.0),
+            probe: ProbeConfig::new(400),
+            seed: 0,
+            eval_chunk: 100,
+        }
+    }
+}
+
+/// Truncated backpropagation through time with a policy for the truncation length.
+///
+/// ```no_run
+/// use atbptt_core::AdaptiveConfig;
+/// use atbptt_train::{AdaptiveTbptt, TbpttConfig};
+/// # use atbptt_models::{LanguageModel, LstmLayer};
+/// # use atbptt_train::{Tbptt, TbpttInput};
+/// # use burn::{data::dataloader::DataLoader, optim::ModuleOptimizer, train::{Learner, SupervisedTraining}};
+/// # use std::sync::Arc;
+/// # type Model = LanguageModel<LstmLayer>;
+/// # fn run(
+/// #     model: Model, optimizer: ModuleOptimizer,
+/// #     train: Arc<dyn DataLoader<TbpttInput<Model>>>, valid: Arc<dyn DataLoader<TbpttInput<Model>>>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let policy = AdaptiveConfig::new(0.5).with_k0(100).init()?;
+/// let strategy = AdaptiveTbptt::new(policy, TbpttConfig::default())?;
+/// let handle = strategy.handle();
+/// let result = SupervisedTraining::new("runs/1", train, valid)
+///     .num_epochs(10)
+///     .with_training_strategy(strategy.into_strategy())
+///     .launch(Learner::new(Tbptt::new(model), optimizer, 10.0));
+/// handle.finish(&result)?;
+/// for report in handle.reports() {
+///     println!("{}: perplexity {:.1}, K = {}", report.epoch, report.train_perplexity, report.k);
+/// }
+/// # Ok(()) }
+/// ```
+pub struct AdaptiveTbptt {
+    config: TbpttConfig,
+    run_folder: Option<PathBuf>,
+    observer: Option<Arc<dyn TrainingObserver>>,
+    shared: Arc<Shared>,
+}
+
+/// What strategy and handle share.
+struct Shared {
+    policy: Mutex<Box<dyn TruncationPolicy>>,
+    reports: Mutex<Vec<EpochReport>>,
+    error: Mutex<Option<TrainError>>,
+}
+
+/// Locks even after a panic elsewhere: the data are plain values, whole after every assignment.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A view of a run, during and after it.
+#[derive(Clone)]
+pub struct TbpttHandle {
+    shared: Arc<Shared>,
+}
+
+impl AdaptiveTbptt {
+    /// A strategy with a policy: [`KController`](atbptt_core::KController) for adaptive truncation,
+    /// [`FixedK`](atbptt_core::FixedK) for a fixed length.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Config`] when a setting is outside its range.
+    pub fn new(
+        policy: impl TruncationPolicy + 'static,
+        config: TbpttConfig,
+    ) -> Result<Self, TrainError> {
+        Self::with_boxed_policy(Box::new(policy), config)
+    }
+
+    /// [`new`](Self::new) with a policy chosen at run time.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_boxed_policy(
+        policy: Box<dyn TruncationPolicy>,
+        config: TbpttConfig,
+    ) -> Result<Self, TrainError> {
+        config.clip.validate()?;
+        config.probe.check(usize::MAX)?;
+        if config.eval_chunk == 0 {
+            return Err(TrainError::Config {
+                field: "eval_chunk",
+                rule: "at least 1 step",
+                got: "0".into(),
+                remedy: "100 is a good choice",
+            });
+        }
+        Ok(Self {
+            config,
+            run_folder: None,
+            observer: None,
+            shared: Arc::new(Shared {
+                policy: Mutex::new(policy),
+                reports: Mutex::new(Vec::new()),
+                error: Mutex::new(None),
+            }),
+        })
+    }
+
+    /// Writes the loop's state beside Burn's checkpoints in `folder` (the folder given to `SupervisedTraining::new`), and
+    /// reads it when training resumes from a checkpoint.
+    pub fn with_run_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.run_folder = Some(folder.into());
+        self
+    }
+
+    /// Tells `observer` what happens.
+    pub fn with_observer(mut self, observer: Arc<dyn TrainingObserver>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// A view of the run, to keep when the strategy moves into the training.
+    pub fn handle(&self) -> TbpttHandle {
+        TbpttHandle { shared: self.shared.clone() }
+    }
+
+    /// The strategy as `SupervisedTraining::with_training_strategy` takes it.
+    pub fn into_strategy<M: RecurrentModel>(self) -> TrainingStrategy<Tbptt<M>> {
+        TrainingStrategy::Custom(Arc::new(self))
+    }
+}
+
+impl TbpttHandle {
+    /// Epochs finished so far, with those of the run that was resumed.
+    pub fn reports(&self) -> Vec<EpochReport> {
+        lock(&self.shared.reports).clone()
+    }
+
+    /// All decisions about K so far, oldest first.
+    pub fn history(&self) -> Vec<Decision> {
+        lock(&self.shared.policy).history().to_vec()
+    }
+
+    /// The last usable estimate.
+    pub fn last_estimate(&self) -> Option<BiasEstimate> {
+        lock(&self.shared.policy).last_estimate().cloned()
+    }
+
+    /// The policy's state.
+    pub fn policy_state(&self) -> PolicyState {
+        lock(&self.shared.policy).save()
+    }
+
+    /// The error that stopped the run, taken once.
+    pub fn take_error(&self) -> Option<TrainError> {
+        lock(&self.shared.error).take()
+    }
+
+    /// Turns the end of a run into a result: the error of the training loop, else the one Burn met.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`] when the run was stopped by one.
+    pub fn finish<M>(&self, result: &burn::train::LearningResult<M>) -> Result<(), TrainError> {
+        if let Some(error) = self.take_error() {
+            return Err(error);
+        }
+        match &result.error {
+            Some(error) => Err(TrainError::Training { reason: error.to_string() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<M: RecurrentModel> SupervisedLearningStrategy<Tbptt<M>> for AdaptiveTbptt
+{
+    fn fit(
+        &self,
+        components: TrainingComponents<Tbptt<M>>,
+        learner: Learner<Tbptt<M>>,
+        train: TrainLoader<Tbptt<M>>,
+        valid: ValidLoader<Tbptt<M>>,
+        starting_epoch: usize,
+    ) -> (Tbptt<M>, SupervisedTrainingEventProcessor<Tbptt<M>>) {
+        let interrupter = components.interrupter.clone();
+        let mut run = run::Run::new(self, components, learner);
+        if let Err(error) = run.train(train, valid, starting_epoch) {
+            interrupter.fail(TrainingError::Dataset(DatasetError::new(Stopped(error.to_string()))));
+            *lock(&self.shared.error) = Some(error);
+        }
+        run.finish()
+    }
+}
+
+/// A [`TrainError`]'s text, as Burn's error type carries it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Stopped(String);

@@ -1,0 +1,464 @@
+//! The loop itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use atbptt_core::{EstimateError, LagNorms, Position};
+use atbptt_models::{RecurrentModel, WindowPlan};
+use burn::data::dataloader::{DataLoader, Progress};
+use burn::module::Module;
+use burn::optim::GradientsAccumulator;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::tensor::Device;
+use burn::train::{
+    EventProcessorTraining, InferenceStep, Learner, LearnerEvent,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+};
+
+use super::{AdaptiveTbptt, lock};
+use crate::TrainError;
+use crate::checkpoint::{EpochSums, LoopState};
+use crate::cursor::{Cursor, WindowSpan};
+use crate::evaluate::{keep_first, next_chunk, read_scalar};
+use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
+use crate::metrics::SummedLoss;
+use crate::probe::probe;
+use crate::report::EpochReport;
+use crate::source::SequenceSource;
+use crate::step;
+
+type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
+
+/// One training run.
+pub(super) struct Run<'a, M: RecurrentModel>
+{
+    strategy: &'a AdaptiveTbptt,
+    parts: TrainingComponents<Tbptt<M>>,
+    learner: Learner<Tbptt<M>>,
+    device: Device,
+    /// Optimiser steps since the start of the run.
+    step: u64,
+    cursor: Cursor,
+    state: Option<M::State>,
+    sums: EpochSums,
+    /// The newest checkpoint that was written or resumed from.
+    last_checkpoint: Option<usize>,
+}
+
+impl<'a, M: RecurrentModel> Run<'a, M>
+{
+    pub(super) fn new(
+        strategy: &'a AdaptiveTbptt,
+        parts: TrainingComponents<Tbptt<M>>,
+        mut learner: Learner<Tbptt<M>>,
+    ) -> Self {
+        let device = learner.model().devices().into_iter().next().unwrap_or_default();
+        let device = match device.is_autodiff() {
+            true => device,
+            false => device.autodiff(),
+        };
+        learner.fork(&device);
+        Self {
+            strategy,
+            parts,
+            learner,
+            device,
+            step: 0,
+            cursor: Cursor::default(),
+            state: None,
+            sums: EpochSums::default(),
+            last_checkpoint: None,
+        }
+    }
+
+    pub(super) fn finish(self) -> (Tbptt<M>, SupervisedTrainingEventProcessor<Tbptt<M>>) {
+        (self.learner.model(), self.parts.event_processor)
+    }
+
+    /// All epochs.
+    pub(super) fn train(
+        &mut self,
+        train: TrainLoader<Tbptt<M>>,
+        valid: ValidLoader<Tbptt<M>>,
+        starting_epoch: usize,
+    ) -> Result<(), TrainError> {
+        let train = stream::<M>(&train, "training")?;
+        let valid = stream::<M>(&valid, "validation")?;
+        let steps = train.common_steps();
+        let policy = &self.strategy.shared.policy;
+        let k_max = lock(policy).k_max();
+        if k_max > steps {
+            return Err(TrainError::StreamTooShort { k_max, steps });
+        }
+        let probes = lock(policy).probes_due(Position { epoch: usize::MAX, step: u64::MAX });
+        if probes > 0 {
+            self.strategy.config.probe.check(steps)?;
+        }
+
+        let mut epoch = starting_epoch;
+        if let Some(resumed) = self.parts.checkpoint {
+            epoch = self.resume(resumed, &train)?;
+        }
+        while epoch <= self.parts.num_epochs {
+            self.train_epoch(epoch, &train)?;
+            if self.parts.interrupter.should_stop() {
+                if self.parts.interrupter.error().is_none() {
+                    self.checkpoint(epoch, false)?;
+                }
+                break;
+            }
+            let loss = self.valid_epoch(epoch, &valid)?;
+            if self.parts.interrupter.should_stop() {
+                if self.parts.interrupter.error().is_none() {
+                    self.checkpoint(epoch, false)?;
+                }
+                break;
+            }
+            self.report(epoch, loss.0, loss.1);
+            self.cursor = Cursor::default();
+            self.state = None;
+            self.sums = EpochSums::default();
+            self.checkpoint(epoch, true)?;
+            let store = &self.parts.event_store;
+            if let Some(early) = &mut self.parts.early_stopping
+                && early.should_stop(epoch, store)
+            {
+                break;
+            }
+            epoch += 1;
+        }
+        Ok(())
+    }
+
+    /// Continues from the checkpoint of `epoch`; returns the epoch to train next.
+    fn resume(&mut self, epoch: usize, train: &Source<M>) -> Result<usize, TrainError> {
+        self.last_checkpoint = Some(epoch);
+        let Some(folder) = &self.strategy.run_folder else {
+            log::warn!("no run folder given: weights are resumed, but K and the position in the stream start afresh");
+            return Ok(epoch + 1);
+        };
+        let saved = LoopState::read(folder, epoch)?;
+        lock(&self.strategy.shared.policy).restore(saved.policy.clone())?;
+        *lock(&self.strategy.shared.reports) = saved.reports.clone();
+        self.step = saved.step;
+        if saved.complete {
+            return Ok(epoch + 1);
+        }
+        self.cursor = saved.cursor;
+        self.sums = saved.partial;
+        if saved.has_state() {
+            let batch = train.window(0, 1, &self.device)?;
+            let model = self.learner.model().into_inner().no_grad();
+            let (_, template) = model.forward(&batch, None)?;
+            let state = saved.state(template, &self.device);
+            self.state = Some(state.ok_or_else(|| TrainError::Checkpoint {
+                path: LoopState::path(folder, epoch),
+                reason: "the carried state does not fit the model or the batch size".into(),
+                remedy: "resume with the sizes the run was started with",
+            })?);
+        }
+        Ok(epoch)
+    }
+
+    /// One pass over the training stream, or the rest of one.
+    fn train_epoch(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
+        let steps = source.common_steps();
+        self.train_event(LearnerEvent::StartSplit { epoch_number: epoch, total_items: steps });
+        let mut accumulator = GradientsAccumulator::new();
+        let mut accumulated = 0;
+        let mut iteration = self.sums.windows;
+        while self.cursor.next_loss < steps {
+            self.run_probes(epoch, source)?;
+            let (k, next_k) = {
+                let mut policy = lock(&self.strategy.shared.policy);
+                let k = policy.next_k();
+                (k, policy.k())
+            };
+            let Some(span) = self.cursor.window(self.strategy.config.scheme, k, next_k, steps) else {
+                break;
+            };
+            let started = Instant::now();
+            let (mut output, loss, mut grads) = self.window(epoch, k, &span, source)?;
+            let model = self.learner.model();
+            let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads)?;
+            self.check_finite("loss", loss, epoch, k)?;
+            self.check_finite("gradient norm", norm, epoch, k)?;
+            step::clip(&model, &mut grads, norm, self.strategy.config.clip.limit(k));
+            let factor = self.strategy.config.step_scaling.factor(k);
+            model.step_scale().set(factor);
+
+            accumulated += 1;
+            let last = span.next.next_loss >= steps;
+            match self.parts.grad_accumulation {
+                Some(every) => {
+                    accumulator.accumulate(&model, grads);
+                    drop(model);
+                    if accumulated >= every || last {
+                        accumulated = 0;
+                        self.learner.lr_step();
+                        self.learner.optimizer_step(accumulator.grads());
+                    }
+                }
+                None => {
+                    drop(model);
+                    self.learner.lr_step();
+                    self.learner.optimizer_step(grads);
+                }
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            iteration += 1;
+            self.step += 1;
+            self.cursor = span.next;
+            output.report = self.account(k, loss, span.loss_steps() * source.sequences(), seconds);
+            if let Some(observer) = &self.strategy.observer {
+                let running = self.sums.loss / self.sums.tokens as f64;
+                let sequences = source.sequences();
+                observer.on_window(epoch, self.cursor.next_loss * sequences, steps * sequences, running);
+            }
+            let progress = Progress::new(self.cursor.next_loss, steps, Some("steps".into()));
+            let lr = ModuleLearningRate::from(self.learner.lr_current().base() * factor);
+            let item = TrainingItem::new(output, progress, Some(iteration), Some(lr));
+            self.train_event(LearnerEvent::ProcessedItem(item));
+            if self.parts.interrupter.should_stop() {
+                break;
+            }
+        }
+        self.train_event(LearnerEvent::EndSplit(epoch));
+        Ok(())
+    }
+
+    /// Forward and backward pass of one window; the carried state moves on.
+    #[allow(clippy::type_complexity)]
+    fn window(
+        &mut self,
+        epoch: usize,
+        k: usize,
+        span: &WindowSpan,
+        source: &Source<M>,
+    ) -> Result<(TbpttOutput<M>, burn::tensor::Tensor<1>, burn::optim::GradientsParams), TrainError> {
+        log::trace!("epoch {epoch}, step {}, K = {k}, {span:?}", self.step);
+        self.device.seed(mix(self.strategy.config.seed, self.step, Draw::Dropout));
+        let batch = source.window(span.start, span.len, &self.device)?;
+        let state = self.state.take();
+        let out = self.learner.train_step(TbpttInput::Window { batch, state, plan: span.plan });
+        let mut output = out.item;
+        let window = output.take()?;
+        self.state = window.state;
+        Ok((output, window.loss.sum, out.grads))
+    }
+
+    /// Adds a window to the epoch's sums.
+    fn account(&mut self, k: usize, loss: f64, tokens: usize, seconds: f64) -> StepReport {
+        self.sums.loss += loss;
+        self.sums.tokens += tokens;
+        self.sums.k += k as f64;
+        self.sums.windows += 1;
+        self.sums.train_seconds += seconds;
+        let (relative_bias, decay) = self.estimate(k);
+        StepReport { loss_sum: loss, count: tokens, k, relative_bias, decay, seconds }
+    }
+
+    /// Relative bias at `k` and decay β of the last usable estimate.
+    fn estimate(&self, k: usize) -> (Option<f64>, Option<f64>) {
+        let policy = lock(&self.strategy.shared.policy);
+        let estimate = policy.last_estimate();
+        let finite = |value: f64| value.is_finite().then_some(value);
+        (
+            estimate.and_then(|estimate| finite(estimate.relative_bias(k))),
+            estimate.and_then(|estimate| finite(estimate.beta())),
+        )
+    }
+
+    /// Runs the probes that are due and lets the policy decide.
+    fn run_probes(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
+        let at = Position { epoch: epoch - 1, step: self.step };
+        let due = lock(&self.strategy.shared.policy).probes_due(at);
+        if due == 0 {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let config = &self.strategy.config;
+        let model = self.learner.model().into_inner();
+        let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::with_capacity(due);
+        for index in 0..due {
+            let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
+            self.device.seed(seed);
+            match probe(&model, source.as_ref(), config.probe, seed, &self.device) {
+                Ok(norms) => probes.push(Ok(norms)),
+                Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
+                    log::warn!("probe {index} after {} steps is not usable: {error}", self.step);
+                    probes.push(Err(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut policy = lock(&self.strategy.shared.policy);
+        let decision = policy.update(at, &probes);
+        log::info!("{decision}");
+        if let Some(observer) = &self.strategy.observer {
+            observer.on_decision(&decision, policy.last_estimate());
+        }
+        drop(policy);
+        self.sums.probe_seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Exact validation; returns the summed loss and the time it took.
+    fn valid_epoch(
+        &mut self,
+        epoch: usize,
+        source: &Source<M>,
+    ) -> Result<(SummedLoss, f64), TrainError> {
+        let started = Instant::now();
+        let model = self.learner.model().valid();
+        let device = self.device.clone().inner();
+        let steps = source.common_steps();
+        self.valid_event(LearnerEvent::StartSplit { epoch_number: epoch, total_items: steps });
+        let mut total = SummedLoss { sum: 0.0, count: 0 };
+        let mut state: Option<M::State> = None;
+        let (mut start, mut iteration) = (0, 0);
+        while let Some((sequences, len)) =
+            next_chunk(source.as_ref(), start, self.strategy.config.eval_chunk)
+        {
+            let chunk_started = Instant::now();
+            let batch = source.window(start, len, &device)?;
+            let state_in = state.take().map(|state| keep_first(state, sequences, &device));
+            let plan = WindowPlan { warm_up: 0, loss_from: 0, carry: len };
+            let mut output = InferenceStep::step(&model, TbpttInput::Window { batch, state: state_in, plan });
+            let window = output.take()?;
+            let (sum, count) = (read_scalar(window.loss.sum)?, window.loss.count);
+            total.sum += sum;
+            total.count += count;
+            state = window.state;
+            start += len;
+            iteration += 1;
+            output.report = StepReport {
+                loss_sum: sum,
+                count,
+                seconds: chunk_started.elapsed().as_secs_f64(),
+                ..StepReport::default()
+            };
+            let progress = Progress::new(start.min(steps), steps, Some("steps".into()));
+            let item = TrainingItem::new(output, progress, Some(iteration), None);
+            self.valid_event(LearnerEvent::ProcessedItem(item));
+            if self.parts.interrupter.should_stop() {
+                break;
+            }
+        }
+        self.valid_event(LearnerEvent::EndSplit(epoch));
+        self.train_event(LearnerEvent::EndEpoch(epoch));
+        // Checkpoint strategies and early stopping read this epoch's metrics.
+        let flushed = self.parts.event_processor.flush();
+        self.parts.interrupter.fail_on_error(flushed);
+        Ok((total, started.elapsed().as_secs_f64()))
+    }
+
+    fn report(&self, epoch: usize, valid: SummedLoss, valid_seconds: f64) {
+        let policy = lock(&self.strategy.shared.policy);
+        let (k, reason) = (policy.k(), policy.history().last().map(|d| d.reason.to_string()));
+        drop(policy);
+        let (relative_bias, decay) = self.estimate(k);
+        let sums = &self.sums;
+        let train_loss = sums.loss / sums.tokens as f64;
+        let valid_loss = (valid.count > 0).then(|| valid.sum / valid.count as f64);
+        let mut reports = lock(&self.strategy.shared.reports);
+        let before = reports.last().map_or(0.0, |report| report.elapsed_seconds);
+        let report = EpochReport {
+            epoch,
+            step: self.step,
+            train_loss,
+            train_perplexity: train_loss.exp(),
+            valid_loss,
+            valid_perplexity: valid_loss.map(f64::exp),
+            k,
+            mean_k: sums.k / sums.windows.max(1) as f64,
+            relative_bias,
+            decay,
+            reason,
+            tokens: sums.tokens,
+            train_seconds: sums.train_seconds,
+            probe_seconds: sums.probe_seconds,
+            valid_seconds,
+            elapsed_seconds: before + sums.train_seconds + sums.probe_seconds + valid_seconds,
+        };
+        reports.push(report.clone());
+        drop(reports);
+        if let Some(observer) = &self.strategy.observer {
+            observer.on_epoch(&report);
+        }
+    }
+
+    /// Writes the loop's state, then has Burn write weights, optimiser and scheduler.
+    fn checkpoint(&mut self, epoch: usize, complete: bool) -> Result<(), TrainError> {
+        let Some(checkpointer) = &mut self.parts.checkpointer else { return Ok(()) };
+        let flushed = self.parts.event_processor.flush();
+        self.parts.interrupter.fail_on_error(flushed);
+        if let Some(folder) = &self.strategy.run_folder {
+            let policy = lock(&self.strategy.shared.policy).save();
+            let reports = lock(&self.strategy.shared.reports).clone();
+            LoopState::new(epoch, complete, self.step, self.cursor, policy, self.sums, reports)
+                .with_state(self.state.as_ref())?
+                .write(folder)?;
+        }
+        checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
+        self.last_checkpoint = Some(epoch);
+        Ok(())
+    }
+
+    /// Stops before a value that is not finite reaches the weights.
+    fn check_finite(&self, what: &'static str, value: f64, epoch: usize, k: usize) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let checkpoint = match self.last_checkpoint {
+            Some(epoch) => format!(" and the checkpoint of epoch {epoch} is kept"),
+            None => String::new(),
+        };
+        Err(TrainError::NonFinite { what, value, epoch, step: self.step, k, checkpoint })
+    }
+
+    fn train_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {
+        let result = self.parts.event_processor.process_train(event);
+        self.parts.interrupter.fail_on_error(result);
+    }
+
+    fn valid_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {
+        let result = self.parts.event_processor.process_valid(event);
+        self.parts.interrupter.fail_on_error(result);
+    }
+}
+
+/// The stream behind a data loader.
+fn stream<M: RecurrentModel>(
+    loader: &Arc<dyn DataLoader<TbpttInput<M>>>,
+    split: &'static str,
+) -> Result<Source<M>, TrainError> {
+    match loader.iter().next() {
+        Some(Ok(TbpttInput::Stream(source))) if source.sequences() > 0 => Ok(source),
+        _ => Err(TrainError::NoStream { split }),
+    }
+}
+
+/// What a seed is drawn for.
+#[derive(Clone, Copy)]
+enum Draw {
+    Dropout,
+    Probe(u64),
+}
+
+/// A seed of its own for every draw of a run (SplitMix64's finaliser over seed, step and purpose): no generator's state
+/// needs saving, and a resumed run draws what the uninterrupted one would have.
+fn mix(seed: u64, step: u64, draw: Draw) -> u64 {
+    let purpose = match draw {
+        Draw::Dropout => 0,
+        Draw::Probe(index) => index + 1,
+    };
+    let mut z = seed;
+    for word in [step, purpose] {
+        z = z.wrapping_add(word).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+    }
+    z
+}
