@@ -9,8 +9,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decay::DecayFit;
-use crate::profile::{Averaging, LOG_VANISHED, LagNorms, LagProfile};
-use crate::{EstimateError, logs};
+use crate::profile::{Averaging, LOG_VANISHED, LagProfile};
+use crate::{EstimateError, LagNorms, logs};
 
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -185,7 +185,8 @@ impl BiasEstimate {
                 log_sum: log_phi[tau] - (-log_beta.exp_m1()).ln(),
             }
         } else if log_phi[tau] < LOG_VANISHED {
-            // A zero gradient at τ is zero further back: what flows back flows through the state. (golden rule)
+            // Edge rule of the reference values. Sound, because a gradient that is zero at lag τ is zero at every
+            // longer lag: what flows back flows through the state.
             Tail::Vanished
         } else {
             Tail::Unbounded

@@ -88,13 +88,10 @@ impl DecayFit {
 /// Slopes from lag `i` to every later lag.
 fn slopes_from(log_phi: &[f64], i: usize) -> impl Iterator<Item = f64> + '_ {
     let start = log_phi[i];
-    log_phi
-        .iter()
-        .enumerate()
-        .skip(i + 1)
-        .filter_map(move |(k, &x)| {
-            (start > LOG_ZERO || x > LOG_ZERO).then(|| (x - start) / (k - i) as f64)
-        })
+    let later = log_phi.iter().enumerate().skip(i + 1);
+    later
+        .filter(move |(_, x)| start > LOG_ZERO || **x > LOG_ZERO)
+        .map(move |(k, x)| (x - start) / (k - i) as f64)
 }
 
 /// Slope of log φ over the lag, from lag `from` on, lags that vanished left out.

@@ -9,8 +9,8 @@
 //! The flow, one module per stage:
 //!
 //! ```text
-//! lag_norms ──► profile ──► decay ──► bias ──► policy
-//! (device)      φ_k         β         δ(K)     K
+//! lag_norms ──► norms ──► profile ──► decay ──► bias ──► policy
+//! (device)                φ_k         β         δ(K)     K
 //! ```
 //!
 //! The mathematics is plain `f64` on small vectors and knows no model; [`LagGradients`] is the one place where device
@@ -56,6 +56,7 @@ mod error;
 pub mod interval;
 pub mod lag_norms;
 mod logs;
+mod norms;
 pub mod policy;
 pub mod profile;
 
@@ -64,8 +65,9 @@ pub use decay::{DecayFit, FitLags};
 pub use error::EstimateError;
 pub use interval::{KInterval, k_interval};
 pub use lag_norms::{LagGradients, LagNormOps, RowOrder};
+pub use norms::LagNorms;
 pub use policy::{
     AdaptiveConfig, Decision, FixedK, KController, Monitor, PolicyState, Position, Reason,
     TruncationPolicy, UpdateEvery,
 };
-pub use profile::{Averaging, LagNorms, LagProfile};
+pub use profile::{Averaging, LagProfile};

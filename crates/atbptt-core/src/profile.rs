@@ -1,14 +1,10 @@
-//! The lag profile: how large the gradient is that reaches the state `k` steps back.
+//! The lag profile: how large the gradient is that reaches the state `k` steps back, on average.
 //!
-//! [`LagNorms`] holds what a probe measured, [`LagProfile`] its average over sequences in logs. Filled by `lag_norms`
-//! or by hand; read by `decay` and `bias`.
+//! Averages [`LagNorms`](crate::LagNorms) over sequences, in logs; read by `decay` and `bias`.
 //!
-//! `norms[k][b]`: ‖∂L_s/∂h_{s−k}‖ of sequence `b`, `k = 0..=W`; `phi[k]` (φ_k): its mean over sequences;
-//! `G(j)`: ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖, the size of the gradient that `j` kept lags give.
+//! `phi[k]` (φ_k): mean over sequences of ‖∂L_s/∂h_{s−k}‖, `k = 0..=W`.
 
 use serde::{Deserialize, Serialize};
-
-use crate::EstimateError;
 
 /// Logarithm that stands for an exactly zero norm: that of the smallest positive `f64`, so that every log is finite.
 pub const LOG_ZERO: f64 = -744.440_071_921_381_2;
@@ -18,308 +14,6 @@ pub const LOG_ZERO: f64 = -744.440_071_921_381_2;
 /// The rule of the released code: such lags take no part in a least-squares fit, and a bias whose onset lag vanished is
 /// taken as zero when the fit sees no decay.
 pub const LOG_VANISHED: f64 = -50.0;
-
-/// Gradient norms of one probe, one per lag and sequence.
-///
-/// A window of `W` steps gives `W + 1` lags, `0..=W`. Every number is finite and at least 0, whatever way the value
-/// was built, deserialisation included.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
-pub struct LagNorms {
-    sequences: usize,
-    norms: Vec<f64>,
-    mean_sum_norms: Option<Vec<f64>>,
-    parts: usize,
-    part_norms: Vec<f64>,
-}
-
-impl LagNorms {
-    /// Norms as rows, `rows[lag][sequence]`.
-    ///
-    /// # Errors
-    /// [`EstimateError::Empty`], [`EstimateError::Ragged`] or [`EstimateError::NotANorm`].
-    pub fn new(rows: Vec<Vec<f64>>) -> Result<Self, EstimateError> {
-        let expected = rows.first().map_or(0, Vec::len);
-        if let Some((lag, row)) = rows
-            .iter()
-            .enumerate()
-            .find(|(_, row)| row.len() != expected)
-        {
-            return Err(EstimateError::Ragged {
-                lag,
-                expected,
-                got: row.len(),
-            });
-        }
-        Self::checked(rows.len(), expected, rows.concat())
-    }
-
-    /// Norms as one slice of `f32` or `f64`, sequences fastest: `values[lag · sequences + sequence]`.
-    ///
-    /// # Errors
-    /// [`EstimateError::Empty`], [`EstimateError::Length`] or [`EstimateError::NotANorm`].
-    pub fn from_flat<T: Copy + Into<f64>>(
-        lags: usize,
-        sequences: usize,
-        values: &[T],
-    ) -> Result<Self, EstimateError> {
-        Self::checked(lags, sequences, values.iter().map(|&v| v.into()).collect())
-    }
-
-    /// Norms of each state part, `values[(lag · parts + part) · sequences + sequence]`.
-    ///
-    /// Parts are independent coordinates (hidden and cell of each layer), so the norm over all of them is the root of
-    /// the sum of squares. At lag 0, where only the top layer's output receives a gradient, the other parts are 0.
-    ///
-    /// # Errors
-    /// [`EstimateError::Empty`], [`EstimateError::Length`] or [`EstimateError::NotANorm`].
-    pub fn from_parts<T: Copy + Into<f64>>(
-        lags: usize,
-        parts: usize,
-        sequences: usize,
-        values: &[T],
-    ) -> Result<Self, EstimateError> {
-        let rows = lags.saturating_mul(parts);
-        let breakdown =
-            Self::checked(rows, sequences, values.iter().map(|&v| v.into()).collect())?.norms;
-        let total = breakdown
-            .chunks(parts * sequences)
-            .flat_map(|lag| {
-                (0..sequences).map(|b| {
-                    lag.iter()
-                        .skip(b)
-                        .step_by(sequences)
-                        .fold(0.0f64, |n, x| n.hypot(*x))
-                })
-            })
-            .collect();
-        let mut norms = Self::checked(lags, sequences, total)?;
-        norms.parts = parts;
-        norms.part_norms = breakdown;
-        Ok(norms)
-    }
-
-    /// Adds the cumulative sizes `G(j)`, `j = 0..=lags`, that [`crate::GradientSize::NormOfMeanSum`] needs; `G(0) = 0`.
-    ///
-    /// # Errors
-    /// [`EstimateError::Length`] or [`EstimateError::NotASize`].
-    pub fn with_mean_sum_norms(mut self, sizes: Vec<f64>) -> Result<Self, EstimateError> {
-        let expected = self.lags() + 1;
-        if sizes.len() != expected {
-            return Err(EstimateError::Length {
-                what: "cumulative gradient sizes",
-                expected,
-                got: sizes.len(),
-            });
-        }
-        for (kept, &value) in sizes.iter().enumerate() {
-            let ok = if kept == 0 {
-                value == 0.0
-            } else {
-                is_norm(value)
-            };
-            if !ok {
-                return Err(EstimateError::NotASize { kept, value });
-            }
-        }
-        self.mean_sum_norms = Some(sizes);
-        Ok(self)
-    }
-
-    /// The norms of several probes as if their sequences had been one batch.
-    ///
-    /// The cumulative sizes of the result are the probes' mean (each probe knows only its own batch mean), the
-    /// breakdown is dropped. Weights every sequence alike.
-    ///
-    /// # Errors
-    /// [`EstimateError::Empty`] for no probe, [`EstimateError::UnequalWindows`].
-    pub fn pool(probes: &[&Self]) -> Result<Self, EstimateError> {
-        let Some(first) = probes.first() else {
-            return Err(EstimateError::Empty {
-                lags: 0,
-                sequences: 0,
-            });
-        };
-        if let Some(other) = probes.iter().find(|p| p.lags() != first.lags()) {
-            return Err(EstimateError::UnequalWindows {
-                first: first.lags(),
-                other: other.lags(),
-            });
-        }
-        let rows = (0..first.lags())
-            .map(|k| probes.iter().flat_map(|p| p.row(k)).copied().collect())
-            .collect();
-        let sums: Option<Vec<&Vec<f64>>> =
-            probes.iter().map(|p| p.mean_sum_norms.as_ref()).collect();
-        let mut pooled = Self::new(rows)?;
-        pooled.mean_sum_norms = sums.map(|sums| {
-            let count = sums.len() as f64;
-            (0..=first.lags())
-                .map(|j| sums.iter().map(|s| s[j] / count).sum())
-                .collect()
-        });
-        Ok(pooled)
-    }
-
-    /// One state part's norms, for the profile of that part alone. Carries no cumulative sizes.
-    ///
-    /// # Errors
-    /// [`EstimateError::NoSuchPart`].
-    pub fn part(&self, part: usize) -> Result<Self, EstimateError> {
-        if part >= self.parts {
-            return Err(EstimateError::NoSuchPart {
-                part,
-                parts: self.parts,
-            });
-        }
-        let rows = self
-            .part_norms
-            .chunks(self.sequences)
-            .skip(part)
-            .step_by(self.parts);
-        Self::new(rows.map(<[f64]>::to_vec).collect())
-    }
-
-    /// The norms without one sequence, or `None` if it is not there or the only one.
-    ///
-    /// The cumulative sizes stay as they are: without the gradient vectors the mean over fewer sequences is unknown.
-    pub(crate) fn without_sequence(&self, sequence: usize) -> Option<Self> {
-        if sequence >= self.sequences || self.sequences < 2 {
-            return None;
-        }
-        let keep = |(i, x): (usize, &f64)| (i % self.sequences != sequence).then_some(*x);
-        Some(Self {
-            sequences: self.sequences - 1,
-            norms: self.norms.iter().enumerate().filter_map(keep).collect(),
-            mean_sum_norms: self.mean_sum_norms.clone(),
-            parts: 0,
-            part_norms: Vec::new(),
-        })
-    }
-
-    /// Number of lags, `W + 1`.
-    pub fn lags(&self) -> usize {
-        self.norms.len() / self.sequences
-    }
-
-    /// Window length W, in steps.
-    pub fn window(&self) -> usize {
-        self.lags() - 1
-    }
-
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.sequences
-    }
-
-    /// Number of state parts in the breakdown; 0 when none was kept.
-    pub fn parts(&self) -> usize {
-        self.parts
-    }
-
-    /// The norms at one lag, one per sequence; empty past the window.
-    pub fn row(&self, lag: usize) -> &[f64] {
-        self.norms
-            .chunks(self.sequences)
-            .nth(lag)
-            .unwrap_or_default()
-    }
-
-    /// The cumulative sizes `G(0..=lags)`, where the probe kept them.
-    pub fn mean_sum_norms(&self) -> Option<&[f64]> {
-        self.mean_sum_norms.as_deref()
-    }
-
-    /// The profile of these norms.
-    pub fn profile(&self, averaging: Averaging) -> LagProfile {
-        let log = self
-            .norms
-            .chunks(self.sequences)
-            .map(|row| averaging.log_average(row))
-            .collect();
-        LagProfile { log }
-    }
-
-    fn checked(lags: usize, sequences: usize, norms: Vec<f64>) -> Result<Self, EstimateError> {
-        if lags == 0 || sequences == 0 {
-            return Err(EstimateError::Empty { lags, sequences });
-        }
-        let expected = lags.saturating_mul(sequences);
-        if norms.len() != expected {
-            return Err(EstimateError::Length {
-                what: "norms",
-                expected,
-                got: norms.len(),
-            });
-        }
-        if let Some(i) = norms.iter().position(|x| !is_norm(*x)) {
-            return Err(EstimateError::NotANorm {
-                lag: i / sequences,
-                sequence: i % sequences,
-                value: norms[i],
-            });
-        }
-        Ok(Self {
-            sequences,
-            norms,
-            mean_sum_norms: None,
-            parts: 0,
-            part_norms: Vec::new(),
-        })
-    }
-}
-
-fn is_norm(x: f64) -> bool {
-    x.is_finite() && x >= 0.0
-}
-
-/// [`LagNorms`] as stored: checked again when read.
-#[derive(Serialize, Deserialize)]
-struct Raw {
-    lags: usize,
-    sequences: usize,
-    norms: Vec<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    mean_sum_norms: Option<Vec<f64>>,
-    #[serde(default)]
-    parts: usize,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    part_norms: Vec<f64>,
-}
-
-impl From<LagNorms> for Raw {
-    fn from(n: LagNorms) -> Self {
-        Self {
-            lags: n.lags(),
-            sequences: n.sequences,
-            norms: n.norms,
-            mean_sum_norms: n.mean_sum_norms,
-            parts: n.parts,
-            part_norms: n.part_norms,
-        }
-    }
-}
-
-impl TryFrom<Raw> for LagNorms {
-    type Error = EstimateError;
-
-    fn try_from(raw: Raw) -> Result<Self, EstimateError> {
-        let mut norms = Self::checked(raw.lags, raw.sequences, raw.norms)?;
-        if raw.parts > 0 {
-            norms.part_norms = Self::checked(
-                raw.lags.saturating_mul(raw.parts),
-                raw.sequences,
-                raw.part_norms,
-            )?
-            .norms;
-            norms.parts = raw.parts;
-        }
-        match raw.mean_sum_norms {
-            Some(sizes) => norms.with_mean_sum_norms(sizes),
-            None => Ok(norms),
-        }
-    }
-}
 
 /// How the norms of the sequences become one number per lag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -357,6 +51,13 @@ pub struct LagProfile {
 }
 
 impl LagProfile {
+    /// Averages each row, lag by lag.
+    pub(crate) fn of_rows<'a>(rows: impl Iterator<Item = &'a [f64]>, averaging: Averaging) -> Self {
+        Self {
+            log: rows.map(|row| averaging.log_average(row)).collect(),
+        }
+    }
+
     /// log φ_k, lag by lag.
     pub fn log(&self) -> &[f64] {
         &self.log
@@ -384,66 +85,7 @@ impl LagProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rejects_what_is_no_set_of_norms() {
-        let rows = [
-            (
-                vec![],
-                EstimateError::Empty {
-                    lags: 0,
-                    sequences: 0,
-                },
-            ),
-            (
-                vec![vec![]],
-                EstimateError::Empty {
-                    lags: 1,
-                    sequences: 0,
-                },
-            ),
-            (
-                vec![vec![1.0], vec![1.0, 2.0]],
-                EstimateError::Ragged {
-                    lag: 1,
-                    expected: 1,
-                    got: 2,
-                },
-            ),
-            (
-                vec![vec![1.0, -1.0]],
-                EstimateError::NotANorm {
-                    lag: 0,
-                    sequence: 1,
-                    value: -1.0,
-                },
-            ),
-            (
-                vec![vec![1.0], vec![f64::INFINITY]],
-                EstimateError::NotANorm {
-                    lag: 1,
-                    sequence: 0,
-                    value: f64::INFINITY,
-                },
-            ),
-        ];
-        for (norms, error) in rows {
-            assert_eq!(LagNorms::new(norms).unwrap_err(), error);
-        }
-        assert!(matches!(
-            LagNorms::new(vec![vec![f64::NAN]]),
-            Err(EstimateError::NotANorm { .. })
-        ));
-        let short = LagNorms::from_flat(2, 2, &[1.0f32; 3]).unwrap_err();
-        assert_eq!(
-            short,
-            EstimateError::Length {
-                what: "norms",
-                expected: 4,
-                got: 3
-            }
-        );
-    }
+    use crate::LagNorms;
 
     /// Rows (1, 4): mean 2.5, geometric mean 2.
     #[test]
@@ -460,50 +102,5 @@ mod tests {
         assert!((profile.log()[0] - f64::MAX.ln()).abs() < 1e-12);
         assert!((profile.log()[1] - LOG_ZERO).abs() < 1e-12);
         assert_eq!((profile.log()[2], profile.phi()[2]), (LOG_ZERO, 0.0));
-    }
-
-    /// Lag 0: parts (3, 4) and (0, 5) for two sequences: 3² + 0² and 4² + 5²; lag 1: (6, 8) → 10 and (0, 0) → 0.
-    #[test]
-    fn parts_add_up_as_squares_and_can_be_taken_out() {
-        let values = [3.0, 4.0, 0.0, 5.0, 6.0, 0.0, 8.0, 0.0];
-        let norms = LagNorms::from_parts(2, 2, 2, &values).unwrap();
-        assert_eq!(norms.row(0), [3.0, 4f64.hypot(5.0)]);
-        assert_eq!(norms.row(1), [10.0, 0.0]);
-        assert_eq!(norms.part(1).unwrap().row(1), [8.0, 0.0]);
-        assert_eq!(
-            norms.part(2).unwrap_err(),
-            EstimateError::NoSuchPart { part: 2, parts: 2 }
-        );
-        let back: LagNorms = serde_json::from_str(&serde_json::to_string(&norms).unwrap()).unwrap();
-        assert_eq!(back, norms);
-    }
-
-    #[test]
-    fn deserialisation_checks_again() {
-        let bad = r#"{"lags":1,"sequences":1,"norms":[-1.0]}"#;
-        assert!(serde_json::from_str::<LagNorms>(bad).is_err());
-        assert!(
-            serde_json::from_str::<LagNorms>(r#"{"lags":0,"sequences":0,"norms":[]}"#).is_err()
-        );
-    }
-
-    #[test]
-    fn pooling_joins_sequences_and_averages_sizes() {
-        let a = LagNorms::new(vec![vec![1.0], vec![2.0]])
-            .unwrap()
-            .with_mean_sum_norms(vec![0.0, 1.0, 3.0])
-            .unwrap();
-        let b = LagNorms::new(vec![vec![5.0], vec![6.0]])
-            .unwrap()
-            .with_mean_sum_norms(vec![0.0, 3.0, 5.0])
-            .unwrap();
-        let pooled = LagNorms::pool(&[&a, &b]).unwrap();
-        assert_eq!(pooled.row(1), [2.0, 6.0]);
-        assert_eq!(pooled.mean_sum_norms(), Some([0.0, 2.0, 4.0].as_slice()));
-        let c = LagNorms::new(vec![vec![1.0]]).unwrap();
-        assert_eq!(
-            LagNorms::pool(&[&a, &c]).unwrap_err(),
-            EstimateError::UnequalWindows { first: 2, other: 1 }
-        );
     }
 }

@@ -1,5 +1,8 @@
 //! Laws of the bias curve, and values computed by hand or by direct sums.
 
+// Helpers outside of test functions may unwrap too: a panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
 use atbptt_core::{
     Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, GradientSize,
     LagNorms, Tau, k_interval, tail_bound,

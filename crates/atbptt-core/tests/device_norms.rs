@@ -2,12 +2,16 @@
 
 // Burn deprecates its NdArray backend, which stays supported here.
 #![allow(deprecated)]
+// Helpers outside of test functions may unwrap too: a panic is how a test fails.
+#![allow(clippy::unwrap_used)]
 
 use atbptt_core::lag_norms::lag_norms;
 use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-const CPU: [(&str, fn() -> Device); 2] = [("flex", Device::flex), ("ndarray", Device::ndarray)];
+type NamedDevice = (&'static str, fn() -> Device);
+
+const CPU: [NamedDevice; 2] = [("flex", Device::flex), ("ndarray", Device::ndarray)];
 
 /// Gradients `[lag][batch][features]` that shrink with the lag and change sign.
 fn gradients(lags: usize, batch: usize, features: usize, seed: usize) -> Vec<Vec<Vec<f64>>> {
