@@ -7,8 +7,8 @@ mod error;
 mod evaluate;
 mod learner;
 pub mod metrics;
-
-
+#[cfg(feature = "plot")]
+pub mod plot;
 mod probe;
 mod report;
 mod source;
