@@ -87,19 +87,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     ) -> Result<(), TrainError> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
-        let steps = train.common_steps();
-        let policy = &self.strategy.shared.policy;
-        let k_max = lock(policy).k_max();
-        if k_max > steps {
-            return Err(TrainError::StreamTooShort { k_max, steps });
-        }
-        let probes = lock(policy).probes_due(Position {
-            epoch: usize::MAX,
-            step: u64::MAX,
-        });
-        if probes > 0 {
-            self.strategy.config.probe.check(steps)?;
-        }
+        self.strategy.check_stream(train.common_steps())?;
 
         let mut epoch = starting_epoch;
         if let Some(resumed) = self.parts.checkpoint {
@@ -490,7 +478,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             return Ok(());
         }
         let checkpoint = match self.last_checkpoint {
-            Some(epoch) => format!(" and the checkpoint of epoch {epoch} is kept"),
+            Some(epoch) => format!(", and the checkpoint of epoch {epoch} is there to go on from"),
             None => String::new(),
         };
         Err(TrainError::NonFinite {
