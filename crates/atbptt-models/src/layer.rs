@@ -97,13 +97,12 @@ impl RecurrentLayer for LstmLayer {
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
-        let forget_bias = config.forget_bias;
-        let bias = bias_param(4 * h, config.bias, device).map(|bias| match forget_bias {
-            0.0 => bias,
-            value => bias.map(|bias| {
-                let forget = Tensor::full([h], value, (&bias.device(), bias.dtype()));
-                bias.slice_assign([h..2 * h], forget)
-            }),
+        let bias = bias_param(4 * h, config.bias, device).map(|bias| {
+            bias.map(|zeros| {
+                let forget = zeros.clone().narrow(0, 0, h) + config.forget_bias;
+                let (before, after) = (zeros.clone().narrow(0, 0, h), zeros.narrow(0, 0, 2 * h));
+                Tensor::cat(vec![before, forget, after], 0)
+            })
         });
         Self {
             input_weight: config.weights.init([i, 4 * h], h, device),
