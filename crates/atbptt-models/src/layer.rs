@@ -97,12 +97,11 @@ impl RecurrentLayer for LstmLayer {
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
-        let bias = bias_param(4 * h, config.bias, device).map(|bias| {
-            bias.map(|zeros| {
-                let forget = zeros.clone().narrow(0, 0, h) + config.forget_bias;
-                let (before, after) = (zeros.clone().narrow(0, 0, h), zeros.narrow(0, 0, 2 * h));
-                Tensor::cat(vec![before, forget, after], 0)
-            })
+        let bias = config.bias.then(|| {
+            let zeros = |gates: usize| Tensor::zeros([gates * h], device);
+            let forget = zeros(1) + config.forget_bias;
+            // A parameter of its own: mapping one would leave a tensor that is no leaf and gets no gradient.
+            Param::from_tensor(Tensor::cat(vec![zeros(1), forget, zeros(2)], 0))
         });
         Self {
             input_weight: config.weights.init([i, 4 * h], h, device),
