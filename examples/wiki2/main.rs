@@ -89,8 +89,8 @@ fn run(cli: Cli) -> Result<bool> {
     device.seed(settings.training.seed);
     let model: Model = settings.model(corpus.vocabulary().len()).init(&device)?;
     let train = TokenStream::for_training(corpus.tokens(Split::Train), settings.batch)?;
-    let valid = TokenStream::exact(corpus.tokens(Split::Valid), settings.batch)?;
-    let test = TokenStream::exact(corpus.tokens(Split::Test), settings.batch)?;
+    let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), settings.batch)?;
+    let test = TokenStream::exact(corpus.evaluation_tokens(Split::Test), settings.batch)?;
     let strategy = AdaptiveTbptt::with_boxed_policy(policy, settings.training.clone())?;
     strategy.check_stream(train.steps())?;
     let folder = match folder {
@@ -215,8 +215,8 @@ fn introduce(
         model.num_params(),
         settings.batch,
     );
-    println!("device:  {device:?}");
-    println!("policy:  {:?}", settings.policy);
+    println!("device:  {:?}", device.clone().inner());
+    println!("K:       {}", settings.policy_in_words());
     println!("run:     {}", folder.path().display());
     if let Some(epoch) = resumed {
         println!("resumed: from the checkpoint of epoch {epoch}");

@@ -344,6 +344,26 @@ impl Settings {
         })
     }
 
+    /// How K is chosen, for the user.
+    pub fn policy_in_words(&self) -> String {
+        let probe = self.training.probe;
+        let probes = format!(
+            "{} probes of {} steps per epoch, after a burn-in of {}",
+            self.probes, probe.window, probe.burn_in,
+        );
+        match self.policy {
+            Policy::Adaptive {
+                delta,
+                k0,
+                k_min,
+                k_max,
+            } => format!(
+                "adaptive, relative gradient bias at most {delta}; {k0} steps at first, then within {k_min}..={k_max}; {probes}"
+            ),
+            Policy::Fixed { k } => format!("fixed at {k} steps; {probes} measure its bias"),
+        }
+    }
+
     /// The tolerance, for plots.
     pub fn delta(&self) -> Option<f64> {
         match self.policy {

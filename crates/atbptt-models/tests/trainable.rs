@@ -38,7 +38,11 @@ fn untrained<M: Module>(model: &M, grads: &GradientsParams) -> Vec<String> {
             self.path.pop();
         }
     }
-    let mut visit = Visit { grads, path: Vec::new(), missing: Vec::new() };
+    let mut visit = Visit {
+        grads,
+        path: Vec::new(),
+        missing: Vec::new(),
+    };
     model.visit(&mut visit);
     visit.missing
 }
@@ -50,22 +54,43 @@ fn batch(device: &Device) -> TokenBatch {
 
 fn check_language_model<L: TorchCompatible>(device: &Device) {
     for tied in [true, false] {
-        let config = LanguageModelConfig::new(7).with_hidden(6).with_layers(2).with_tied(tied);
+        let config = LanguageModelConfig::new(7)
+            .with_hidden(6)
+            .with_layers(2)
+            .with_tied(tied);
         let fresh: LanguageModel<L> = config.init(device).unwrap();
-        let loaded = config.init(device).unwrap().load_record(fresh.clone().into_record());
+        let loaded = config
+            .init(device)
+            .unwrap()
+            .load_record(fresh.clone().into_record());
         let train_again = fresh.valid().train().fork(device);
-        for (what, model) in [("fresh", fresh), ("loaded", loaded), ("trained again", train_again)] {
-            let plan = WindowPlan { warm_up: 0, loss_from: 3, carry: 4 };
+        for (what, model) in [
+            ("fresh", fresh),
+            ("loaded", loaded),
+            ("trained again", train_again),
+        ] {
+            let plan = WindowPlan {
+                warm_up: 0,
+                loss_from: 3,
+                carry: 4,
+            };
             let window = model.window(&batch(device), None, plan).unwrap();
             let grads = GradientsParams::from_grads(window.loss.sum.backward(), &model);
             let missing = untrained(&model, &grads);
-            assert!(missing.is_empty(), "{} {what}, tied {tied}: no gradient for {missing:?}", L::NAME);
+            assert!(
+                missing.is_empty(),
+                "{} {what}, tied {tied}: no gradient for {missing:?}",
+                L::NAME
+            );
         }
     }
 }
 
 fn check_converted<L: TorchCompatible>(device: &Device) {
-    let fresh = StackConfig::<L>::new(3, 4).with_layers(2).init(device).unwrap();
+    let fresh = StackConfig::<L>::new(3, 4)
+        .with_layers(2)
+        .init(device)
+        .unwrap();
     let layers = fresh.layers.iter().map(TorchCompatible::to_torch).collect();
     let imported = Stack::<L>::from_torch(layers, 0.0).unwrap();
     for (what, model) in [("fresh", fresh), ("imported", imported)] {
@@ -74,7 +99,11 @@ fn check_converted<L: TorchCompatible>(device: &Device) {
         let (output, _) = model.forward(input, Some(state)).unwrap();
         let grads = GradientsParams::from_grads(output.powi_scalar(2).sum().backward(), &model);
         let missing = untrained(&model, &grads);
-        assert!(missing.is_empty(), "{} {what}: no gradient for {missing:?}", L::NAME);
+        assert!(
+            missing.is_empty(),
+            "{} {what}: no gradient for {missing:?}",
+            L::NAME
+        );
     }
 }
 

@@ -418,9 +418,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch,
             step: self.step,
             train_loss,
-            train_perplexity: train_loss.exp(),
+            train_perplexity: perplexity(train_loss),
             valid_loss,
-            valid_perplexity: valid_loss.map(f64::exp),
+            valid_perplexity: valid_loss.map(perplexity),
             k,
             mean_k: sums.k / sums.windows.max(1) as f64,
             relative_bias,
@@ -500,6 +500,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let result = self.parts.event_processor.process_valid(event);
         self.parts.interrupter.fail_on_error(result);
     }
+}
+
+/// exp of a mean loss in nats, kept finite: reports go into JSON, which has no infinity.
+fn perplexity(loss: f64) -> f64 {
+    loss.min(700.0).exp()
 }
 
 /// The stream behind a data loader.
