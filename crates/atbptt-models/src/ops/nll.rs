@@ -113,6 +113,7 @@ pub(crate) fn scale<B: Backend>(value: FloatTensor<B>, factor: FloatTensor<B>) -
 mod tests {
     use super::*;
     use burn::backend::Flex;
+    use burn::backend::ops::{FloatTensorOps, IntTensorOps};
     use burn::tensor::TensorData;
 
     fn run(block_rows: usize) -> Vec<Vec<f64>> {
