@@ -209,16 +209,21 @@ where
     }
 }
 
-/// Some steps of a source.
-#[derive(Debug)]
-struct Section<S> {
-    source: Arc<S>,
+/// Some steps of a source. Holds it behind `dyn`: the type of a section of a section must not grow.
+struct Section<B> {
+    source: Arc<dyn SequenceSource<Batch = B>>,
     start: usize,
     end: usize,
 }
 
-impl<S: SequenceSource> SequenceSource for Section<S> {
-    type Batch = S::Batch;
+impl<B> Debug for Section<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "steps {}..{} of {:?}", self.start, self.end, self.source)
+    }
+}
+
+impl<B: SequenceBatch> SequenceSource for Section<B> {
+    type Batch = B;
 
     fn sequences(&self) -> usize {
         self.source.sequences()
@@ -235,11 +240,11 @@ impl<S: SequenceSource> SequenceSource for Section<S> {
         }
     }
 
-    fn window(&self, start: usize, len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<B, TrainError> {
         self.source.window(self.start + start, len, device)
     }
 
-    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<B, TrainError> {
         let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
         self.source.gather(&starts, len, device)
     }
