@@ -90,8 +90,9 @@ pub trait TorchCompatible: RecurrentLayer {
     fn to_torch(&self) -> TorchLayer;
 }
 
+/// Detached first: what was cut from or glued of tracked weights is no leaf, and a parameter must be one.
 fn param<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::from_tensor(tensor)
+    Param::from_tensor(tensor.detach())
 }
 
 /// LSTM and RNN: all that differs is the number of gates.
