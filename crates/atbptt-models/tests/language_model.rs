@@ -91,8 +91,8 @@ fn state<L: RecurrentLayer>(
     device: &Device,
     dtype: DType,
 ) -> Vec<L::State> {
-    let parts = (0..2 * L::PARTS)
-        .map(|p| noise_tensor(50 + p as u64, [BATCH, HIDDEN], 0.7, device, dtype));
+    let parts =
+        (0..2 * L::PARTS).map(|p| noise_tensor(50 + p as u64, [BATCH, HIDDEN], 0.7, device, dtype));
     model
         .layers
         .zero_state(BATCH, device)
@@ -359,7 +359,11 @@ fn a_saved_language_model_gives_the_same_loss() {
             let bytes = model.into_record().into_bytes().unwrap();
             let loaded = fresh().load_record(ModuleRecord::from_bytes(bytes).unwrap());
             assert_eq!(loss(&loaded), expected, "{backend}");
-            assert_ne!(loss(&fresh()), expected, "{backend}: the test has a model to load");
+            assert_ne!(
+                loss(&fresh()),
+                expected,
+                "{backend}: the test has a model to load"
+            );
         }
     }
 }
@@ -436,7 +440,16 @@ fn states_of_another_model_or_batch_are_refused() {
         let (features, _) = model.forward(&window, None).unwrap();
         let shorter = window.slice(0..3);
         let error = model.loss(features, &shorter).unwrap_err();
-        assert!(matches!(error, ModelError::Shape { what: "features", .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                ModelError::Shape {
+                    what: "features",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }
 
@@ -470,7 +483,13 @@ fn token_batches_refuse_what_does_not_fit() {
     let result = TokenBatch::from_host(&[1, 2], &[2, 3], 1, 2, &device)
         .unwrap()
         .with_reset(marks);
-    assert!(matches!(result.unwrap_err(), ModelError::Shape { what: "reset mask", .. }));
+    assert!(matches!(
+        result.unwrap_err(),
+        ModelError::Shape {
+            what: "reset mask",
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -481,7 +500,10 @@ fn configurations_outside_their_range_are_refused() {
         other => panic!("{config:?} gave {:?}", other.map(|_| ())),
     };
     assert_eq!(field(config().with_layers(0)), "layers");
-    assert_eq!(field(config().with_hidden(0).with_embedding(3).with_tied(false)), "d_hidden");
+    assert_eq!(
+        field(config().with_hidden(0).with_embedding(3).with_tied(false)),
+        "d_hidden"
+    );
     assert_eq!(field(config().with_hidden(0)), "embedding");
     assert_eq!(field(LanguageModelConfig::new(0)), "vocabulary");
     assert_eq!(field(config().with_embedding(HIDDEN + 1)), "embedding");

@@ -60,8 +60,15 @@ impl Sizes {
         device: &Device,
         dtype: DType,
     ) -> Vec<L::State> {
-        let parts = (0..self.layers * L::PARTS)
-            .map(|p| noise_tensor(100 + p as u64, [self.batch, self.hidden], 0.8, device, dtype));
+        let parts = (0..self.layers * L::PARTS).map(|p| {
+            noise_tensor(
+                100 + p as u64,
+                [self.batch, self.hidden],
+                0.8,
+                device,
+                dtype,
+            )
+        });
         stack
             .zero_state(self.batch, device)
             .with_parts(parts.collect())
@@ -283,8 +290,7 @@ fn nothing_flows_back_over_a_reset<L: TorchCompatible>() {
             .unwrap();
         let grads = run.output.narrow(0, 6, 1).sum().backward();
         let grad = x.grad(&grads).unwrap();
-        let before =
-            |index: usize| values(sequence(&grad, index).narrow(1, 0, 3).abs().sum());
+        let before = |index: usize| values(sequence(&grad, index).narrow(1, 0, 3).abs().sum());
         let zero = |v: Vec<f64>, dims: &str| assert_eq!(v, [0.0], "{dims}");
         zero(before(1), "restarted at step 3");
         assert!(before(0)[0] > 0.0 && before(2)[0] > 0.0);
@@ -350,12 +356,7 @@ fn select_reorders_and_repeats_sequences<L: TorchCompatible>() {
         let (some, _) = stack
             .forward(x.select(0, index.clone()), Some(selected))
             .unwrap();
-        assert_close(
-            backend,
-            &values(some),
-            &values(all.select(0, index)),
-            1e-6,
-        );
+        assert_close(backend, &values(some), &values(all.select(0, index)), 1e-6);
     }
 }
 
@@ -380,7 +381,8 @@ fn backends_exchange_models_and_states<L: TorchCompatible>() {
 
 /// Out to PyTorch's layout and back, and through Burn's record: the same outputs, bit for bit.
 fn exports_and_records_keep_outputs<L: TorchCompatible>() {
-    for (backend, device) in devices() {
+    let tracked = devices().into_iter().map(|(name, d)| (name, d.autodiff()));
+    for (backend, device) in devices().into_iter().chain(tracked) {
         for bias in [true, false] {
             let fresh = StackConfig::<L>::new(SMALL.input, SMALL.hidden)
                 .with_layers(SMALL.layers)
@@ -404,6 +406,59 @@ fn exports_and_records_keep_outputs<L: TorchCompatible>() {
             let (output, _) = loaded.forward(x, None).unwrap();
             assert_eq!(values(output), values(expected), "{backend}");
         }
+    }
+}
+
+/// What was converted from tracked weights is a model of its own that can be trained.
+fn converted_models_can_be_trained<L: TorchCompatible>() {
+    for (backend, device) in devices() {
+        let device = device.autodiff();
+        let stack = SMALL.stack::<L>(&device, DType::F32);
+        let layers: Vec<_> = stack.layers.iter().map(L::to_torch).collect();
+        let back = Stack::<L>::from_torch(layers, 0.0).unwrap();
+        let x = SMALL.input(&device, DType::F32);
+        let loss = |stack: &Stack<L>| stack.forward(x.clone(), None).unwrap().0.sum();
+        let expected = weight_gradients(&stack, &loss(&stack).backward());
+        let grads = loss(&back).backward();
+        assert_close(backend, &weight_gradients(&back, &grads), &expected, 1e-6);
+        let original = weight_gradients(&stack, &grads);
+        assert!(
+            original.iter().all(|g| *g == 0.0),
+            "{backend}: no shared graph"
+        );
+    }
+}
+
+/// Burn's `nn::Lstm` from tracked weights and back: leaves of their own, gates where they were.
+#[test]
+fn burns_lstm_made_from_tracked_weights_can_be_trained() {
+    for (backend, device) in devices() {
+        let device = device.autodiff();
+        let sizes = Sizes { layers: 1, ..SMALL };
+        let stack = sizes.stack::<LstmLayer>(&device, DType::F32);
+        let burn = stack.layers[0].to_burn();
+        let x = sizes.input(&device, DType::F32);
+        let (expected, _) = stack.forward(x.clone(), None).unwrap();
+        let (output, _) = burn.forward(x, None);
+        assert_close(
+            backend,
+            &values(output.clone()),
+            &values(expected.clone()),
+            1e-6,
+        );
+        let layer = LstmLayer::from_burn(&burn).unwrap();
+        assert_eq!(weights(&layer), weights(&stack), "{backend}");
+
+        // The gradient at Burn's input gate is the first quarter of the columns of ours.
+        let (ours, burns) = (expected.sum().backward(), output.sum().backward());
+        let gate = burn.input_gate.input_transform.weight.val();
+        let fused = stack.layers[0].input_weight.val().grad(&ours).unwrap();
+        assert_close(
+            backend,
+            &values(gate.grad(&burns).unwrap()),
+            &values(fused.narrow(1, 0, sizes.hidden)),
+            1e-5,
+        );
     }
 }
 
@@ -456,7 +511,13 @@ fn misfits_are_typed_errors<L: TorchCompatible>() {
             reset: Some(mask(&[], 7, 3, &device)),
         };
         let error = unroll(reset);
-        assert!(matches!(&error, ModelError::Shape { what: "reset mask", .. }));
+        assert!(matches!(
+            &error,
+            ModelError::Shape {
+                what: "reset mask",
+                ..
+            }
+        ));
         let size = L::PARTS * SMALL.hidden;
         for (layers, steps) in [(1, 7), (2, 6)] {
             let taps = vec![zeros([steps, 3, size]); layers];
@@ -464,7 +525,10 @@ fn misfits_are_typed_errors<L: TorchCompatible>() {
                 taps: Some(taps),
                 reset: None,
             };
-            assert!(matches!(unroll(options), ModelError::Shape { what: "taps", .. }));
+            assert!(matches!(
+                unroll(options),
+                ModelError::Shape { what: "taps", .. }
+            ));
         }
     }
 }
@@ -484,6 +548,7 @@ macro_rules! cell_contract {
             select_reorders_and_repeats_sequences,
             backends_exchange_models_and_states,
             exports_and_records_keep_outputs,
+            converted_models_can_be_trained,
             misfits_are_typed_errors
         );
     };

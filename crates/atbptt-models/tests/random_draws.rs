@@ -44,7 +44,11 @@ fn dropout_between_layers_is_for_training_only() {
         assert_ne!(first, expected, "{backend}: dropout is on");
         assert_ne!(first, second, "{backend}: every call draws a new mask");
         autodiff.seed(1);
-        assert_eq!(output(&dropped, &x), first, "{backend}: the seed repeats it");
+        assert_eq!(
+            output(&dropped, &x),
+            first,
+            "{backend}: the seed repeats it"
+        );
 
         // One layer has nothing in between.
         let one = LstmConfig::new(4, 16)
@@ -80,7 +84,10 @@ fn dropout_keeps_the_expectation() {
         for unit in 0..8 {
             let error = deviation[unit] / (sequences as f64).sqrt();
             let off = (mean[unit] - expected[unit]).abs();
-            assert!(error > 0.0 && off < 5.0 * error, "{backend}: {off} of {error}");
+            assert!(
+                error > 0.0 && off < 5.0 * error,
+                "{backend}: {off} of {error}"
+            );
         }
     }
 }
@@ -147,8 +154,16 @@ fn weights_start_within_their_bound() {
         let of = |weight: &burn::module::Param<Tensor<2>>| values(weight.val());
         // The larger of 200 inputs and 4·10 gates; of 10 units and 40 gates.
         let bound = |larger: f64| (3.0f64 / larger).sqrt();
-        fills(&what("input"), of(&wide.layers[0].input_weight), bound(200.0));
-        fills(&what("input"), of(&narrow.layers[0].input_weight), bound(40.0));
+        fills(
+            &what("input"),
+            of(&wide.layers[0].input_weight),
+            bound(200.0),
+        );
+        fills(
+            &what("input"),
+            of(&narrow.layers[0].input_weight),
+            bound(40.0),
+        );
         fills(
             &what("recurrent"),
             of(&wide.layers[0].recurrent_weight),
@@ -159,15 +174,27 @@ fn weights_start_within_their_bound() {
             .init(&device)
             .unwrap();
         fills(&what("1/√hidden"), of(&gru.layers[0].input_weight), 0.25);
-        fills(&what("1/√hidden"), of(&gru.layers[0].recurrent_weight), 0.25);
+        fills(
+            &what("1/√hidden"),
+            of(&gru.layers[0].recurrent_weight),
+            0.25,
+        );
 
         let model: LanguageModel<LstmLayer> = LanguageModelConfig::new(300)
             .with_hidden(12)
             .with_tied(false)
             .init(&device)
             .unwrap();
-        fills(&what("embedding"), of(&model.embedding.weight), bound(300.0));
-        fills(&what("softmax"), of(model.softmax.as_ref().unwrap()), bound(300.0));
+        fills(
+            &what("embedding"),
+            of(&model.embedding.weight),
+            bound(300.0),
+        );
+        fills(
+            &what("softmax"),
+            of(model.softmax.as_ref().unwrap()),
+            bound(300.0),
+        );
         assert!(values(model.softmax_bias.val()).iter().all(|b| *b == 0.0));
 
         let zeros = RnnConfig::new(3, 4)
