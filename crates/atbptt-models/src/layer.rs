@@ -102,7 +102,7 @@ impl RecurrentLayer for LstmLayer {
             0.0 => bias,
             value => bias.map(|bias| {
                 let forget = Tensor::full([h], value, (&bias.device(), bias.dtype()));
-                bias.slice_assign([h..2 * h], forget)
+                bias.slice_assign(h..2 * h, forget)
             }),
         });
         Self {

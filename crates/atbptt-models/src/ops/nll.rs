@@ -109,7 +109,8 @@ pub(crate) fn scale<B: Backend>(value: FloatTensor<B>, factor: FloatTensor<B>) -
     B::float_mul(value, B::float_reshape(factor, ones.into()))
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::*;
     use burn::backend::Flex;
