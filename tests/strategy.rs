@@ -3,6 +3,8 @@
 //!
 //! The random generator is one per process, so tests that train take turns.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
 #[path = "../examples/support/quiet.rs"]
 mod quiet;
 

@@ -1,6 +1,8 @@
 //! [`LanguageModel`] against the default bodies of [`RecurrentModel`]: the fused window and the fused state taps must
 //! give what forward and loss alone give. And what a language model refuses.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
 mod common;
 
 use atbptt_core::LagNorms;

@@ -4,6 +4,8 @@
 //! Weights and data are fixed noise, so that no test depends on a random generator. f32 tolerances are about ten
 //! roundings of values of order one; f64 ones leave room for another order of sums.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
 mod common;
 
 use atbptt_models::interop::TorchCompatible;

@@ -1,5 +1,7 @@
 //! Dropout and initial weights: what is drawn at random. The generator is one per process, so tests here take turns.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
 mod common;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
