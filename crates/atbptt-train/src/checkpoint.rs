@@ -91,7 +91,10 @@ impl LoopState {
     }
 
     /// Adds the carried state.
-    pub(crate) fn with_state<S: RecurrentState>(mut self, state: Option<&S>) -> Result<Self, TrainError> {
+    pub(crate) fn with_state<S: RecurrentState>(
+        mut self,
+        state: Option<&S>,
+    ) -> Result<Self, TrainError> {
         let Some(state) = state else { return Ok(self) };
         let mut parts = Vec::new();
         for part in state.parts() {
@@ -100,8 +103,14 @@ impl LoopState {
             let data = part
                 .detach()
                 .try_into_data()
-                .map_err(|error| TrainError::Read { reason: format!("{error:?}") })?;
-            parts.push(Part { shape, double, values: data.iter::<f64>().collect() });
+                .map_err(|error| TrainError::Read {
+                    reason: format!("{error:?}"),
+                })?;
+            parts.push(Part {
+                shape,
+                double,
+                values: data.iter::<f64>().collect(),
+            });
         }
         self.state = Some(parts);
         Ok(self)
@@ -188,7 +197,10 @@ impl LoopState {
             .ok()?
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
-                name.strip_prefix("tbptt-")?.strip_suffix(".json")?.parse().ok()
+                name.strip_prefix("tbptt-")?
+                    .strip_suffix(".json")?
+                    .parse()
+                    .ok()
             })
             .filter(|&epoch| Self::is_whole(run, epoch))
             .max()

@@ -55,7 +55,13 @@ impl Cursor {
     /// between windows, the rules stay: no loss is backpropagated through more than 2K − 1 steps (a longer burn-in, left
     /// over from a longer K, runs without gradient), nor through fewer than K, as far as the carried state reaches back:
     /// right after K has grown, the burn-in is as long as the last window left it.
-    pub fn window(self, scheme: Scheme, k: usize, next_k: usize, steps: usize) -> Option<WindowSpan> {
+    pub fn window(
+        self,
+        scheme: Scheme,
+        k: usize,
+        next_k: usize,
+        steps: usize,
+    ) -> Option<WindowSpan> {
         let (k, next_k) = (k.max(1), next_k.max(1));
         if self.next_loss >= steps {
             return None;
@@ -98,8 +104,17 @@ mod tests {
         all
     }
 
-    fn span(start: usize, len: usize, loss_from: usize, carry: usize) -> (usize, usize, WindowPlan) {
-        let plan = WindowPlan { warm_up: 0, loss_from, carry };
+    fn span(
+        start: usize,
+        len: usize,
+        loss_from: usize,
+        carry: usize,
+    ) -> (usize, usize, WindowPlan) {
+        let plan = WindowPlan {
+            warm_up: 0,
+            loss_from,
+            carry,
+        };
         (start, len, plan)
     }
 
@@ -111,7 +126,15 @@ mod tests {
             .iter()
             .map(|w| (w.start, w.len, w.plan))
             .collect();
-        assert_eq!(got, [span(0, 3, 0, 1), span(1, 5, 2, 3), span(4, 5, 2, 3), span(7, 3, 2, 1)]);
+        assert_eq!(
+            got,
+            [
+                span(0, 3, 0, 1),
+                span(1, 5, 2, 3),
+                span(4, 5, 2, 3),
+                span(7, 3, 2, 1)
+            ]
+        );
     }
 
     #[test]
@@ -125,19 +148,45 @@ mod tests {
 
     #[test]
     fn a_shorter_k_runs_the_left_over_burn_in_without_gradient() {
-        let cursor = Cursor { start: 10, next_loss: 19 }; // left by K = 10
+        let cursor = Cursor {
+            start: 10,
+            next_loss: 19,
+        }; // left by K = 10
         let w = cursor.window(Scheme::Overlapping, 3, 3, 100).unwrap();
         assert_eq!((w.start, w.len), (10, 12));
-        assert_eq!(w.plan, WindowPlan { warm_up: 7, loss_from: 9, carry: 10 });
+        assert_eq!(
+            w.plan,
+            WindowPlan {
+                warm_up: 7,
+                loss_from: 9,
+                carry: 10
+            }
+        );
     }
 
     #[test]
     fn a_longer_k_reaches_back_as_far_as_the_state() {
-        let cursor = Cursor { start: 10, next_loss: 12 }; // left by K = 3
+        let cursor = Cursor {
+            start: 10,
+            next_loss: 12,
+        }; // left by K = 3
         let w = cursor.window(Scheme::Overlapping, 10, 10, 100).unwrap();
         assert_eq!((w.start, w.len), (10, 12));
-        assert_eq!(w.plan, WindowPlan { warm_up: 0, loss_from: 2, carry: 3 });
-        assert_eq!(w.next, Cursor { start: 13, next_loss: 22 });
+        assert_eq!(
+            w.plan,
+            WindowPlan {
+                warm_up: 0,
+                loss_from: 2,
+                carry: 3
+            }
+        );
+        assert_eq!(
+            w.next,
+            Cursor {
+                start: 13,
+                next_loss: 22
+            }
+        );
     }
 
     proptest! {

@@ -96,7 +96,9 @@ pub enum TrainError {
         remedy: &'static str,
     },
     /// A tensor could not be read back from its device.
-    #[error("could not read a result from the device: {reason}; check the device's memory and driver")]
+    #[error(
+        "could not read a result from the device: {reason}; check the device's memory and driver"
+    )]
     Read {
         /// The device's own words.
         reason: String,

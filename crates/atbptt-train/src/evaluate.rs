@@ -64,7 +64,11 @@ pub fn evaluate<M: RecurrentModel>(
     while let Some((sequences, steps)) = next_chunk(source, start, chunk) {
         let batch = source.window(start, steps, device)?;
         let carried = state.map(|state| keep_first(state, sequences, device));
-        let plan = WindowPlan { warm_up: 0, loss_from: 0, carry: steps };
+        let plan = WindowPlan {
+            warm_up: 0,
+            loss_from: 0,
+            carry: steps,
+        };
         let window = model.window(&batch, carried, plan)?;
         let StepLoss { sum, count } = window.loss;
         total.sum += read_scalar(sum)?;
@@ -76,8 +80,8 @@ pub fn evaluate<M: RecurrentModel>(
 }
 
 pub(crate) fn read_scalar(tensor: Tensor<1>) -> Result<f64, TrainError> {
-    let data = tensor
-        .try_into_data()
-        .map_err(|error| TrainError::Read { reason: format!("{error:?}") })?;
+    let data = tensor.try_into_data().map_err(|error| TrainError::Read {
+        reason: format!("{error:?}"),
+    })?;
     Ok(data.iter::<f64>().next().unwrap_or(f64::NAN))
 }

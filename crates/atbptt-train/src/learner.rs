@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atbptt_models::{RecurrentModel, WindowLoss, WindowPlan};
 use burn::backend::ExecutionError;
-use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::module::{
+    Content, DisplaySettings, Module, ModuleDisplay, ModuleVisitor, Param, ParamGroup, ParamId,
+};
 use burn::optim::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
@@ -33,7 +35,9 @@ pub struct Tbptt<M: Module> {
 
 impl<M: Module + ModuleDisplay> ModuleDisplay for Tbptt<M> {
     fn custom_settings(&self) -> Option<DisplaySettings> {
-        DisplaySettings::new().with_new_line_after_attribute(true).optional()
+        DisplaySettings::new()
+            .with_new_line_after_attribute(true)
+            .optional()
     }
 
     fn custom_content(&self, content: Content) -> Option<Content> {
@@ -173,9 +177,10 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
     /// loss is NaN.
     fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
         let window = match input {
-            TbpttInput::Window { batch, state, plan } => {
-                self.model.window(&batch, state, plan).map_err(TrainError::from)
-            }
+            TbpttInput::Window { batch, state, plan } => self
+                .model
+                .window(&batch, state, plan)
+                .map_err(TrainError::from),
             TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "training" }),
         };
         let grads = match &window {
@@ -214,10 +219,13 @@ impl<M: RecurrentModel> InferenceStep for Tbptt<M> {
 
     fn step(&self, input: TbpttInput<M>) -> TbpttOutput<M> {
         TbpttOutput::new(match input {
-            TbpttInput::Window { batch, state, plan } => {
-                self.model.window(&batch, state, plan).map_err(TrainError::from)
-            }
-            TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "validation" }),
+            TbpttInput::Window { batch, state, plan } => self
+                .model
+                .window(&batch, state, plan)
+                .map_err(TrainError::from),
+            TbpttInput::Stream(_) => Err(TrainError::NoStream {
+                split: "validation",
+            }),
         })
     }
 }
@@ -244,7 +252,11 @@ fn scaled<M: Module>(module: &M, lr: &ModuleLearningRate, factor: f64) -> Module
             self.path.pop();
         }
     }
-    let mut rates = Rates { lr, path: Vec::new(), found: Vec::new() };
+    let mut rates = Rates {
+        lr,
+        path: Vec::new(),
+        found: Vec::new(),
+    };
     module.visit(&mut rates);
     let base = lr.base();
     let mut scheduler = ModuleLrScheduler::new(base * factor);
@@ -271,7 +283,10 @@ fn metric_device() -> burn::tensor::Device {
 
 impl<M: RecurrentModel> Adaptor<SummedLoss> for TbpttOutput<M> {
     fn adapt(&self) -> SummedLoss {
-        SummedLoss { sum: self.report.loss_sum, count: self.report.count }
+        SummedLoss {
+            sum: self.report.loss_sum,
+            count: self.report.count,
+        }
     }
 }
 

@@ -8,7 +8,6 @@ mod evaluate;
 mod learner;
 pub mod metrics;
 
-
 mod probe;
 mod report;
 mod source;

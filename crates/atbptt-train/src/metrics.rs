@@ -223,7 +223,11 @@ mod tests {
     use burn::data::dataloader::Progress;
 
     fn metadata() -> MetricMetadata {
-        MetricMetadata { progress: Progress::new(1, 1, None), iteration: None, lr: None }
+        MetricMetadata {
+            progress: Progress::new(1, 1, None),
+            iteration: None,
+            lr: None,
+        }
     }
 
     /// 10 tokens of loss ln 2 and 30 of ln 8: exp((10 ln 2 + 30 ln 8) / 40) = 2^2.5, not the mean of 2 and 8.
@@ -232,7 +236,10 @@ mod tests {
         let mut metric = PerplexityMetric::new();
         let ln2 = std::f64::consts::LN_2;
         for (count, loss) in [(10, ln2), (30, 3.0 * ln2)] {
-            let item = SummedLoss { sum: loss * count as f64, count };
+            let item = SummedLoss {
+                sum: loss * count as f64,
+                count,
+            };
             metric.update(&item, &metadata()).unwrap();
         }
         assert!((metric.final_value().current() - 2f64.powf(2.5)).abs() < 1e-12);
@@ -244,10 +251,16 @@ mod tests {
     #[test]
     fn an_unknown_bias_is_not_available_and_not_zero() {
         let mut metric = RelativeBiasMetric::new();
-        let unknown = EstimateInput { relative_bias: None, decay: None };
+        let unknown = EstimateInput {
+            relative_bias: None,
+            decay: None,
+        };
         let entry = metric.update(&unknown, &metadata()).unwrap();
         assert!(entry.is_not_available() && metric.value().is_none());
-        let known = EstimateInput { relative_bias: Some(0.25), decay: None };
+        let known = EstimateInput {
+            relative_bias: Some(0.25),
+            decay: None,
+        };
         metric.update(&known, &metadata()).unwrap();
         assert_eq!(metric.final_value().current(), 0.25);
     }
@@ -257,7 +270,10 @@ mod tests {
     fn throughput_is_tokens_over_seconds() {
         let mut metric = TokensPerSecondMetric::new();
         for seconds in [1.0, 3.0] {
-            let item = ThroughputInput { tokens: 100, seconds };
+            let item = ThroughputInput {
+                tokens: 100,
+                seconds,
+            };
             metric.update(&item, &metadata()).unwrap();
         }
         assert_eq!(metric.final_value().current(), 50.0);

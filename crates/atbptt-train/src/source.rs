@@ -161,7 +161,9 @@ impl<M: RecurrentModel> Iterator for OneStream<M> {
     type Item = Result<TbpttInput<M>, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.stream.take().map(|stream| Ok(TbpttInput::Stream(stream)))
+        self.stream
+            .take()
+            .map(|stream| Ok(TbpttInput::Stream(stream)))
     }
 }
 
@@ -239,7 +241,12 @@ impl<S: SequenceSource> SequenceSource for Section<S> {
         self.source.window(self.start + start, len, device)
     }
 
-    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<S::Batch, TrainError> {
         let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
         self.source.gather(&starts, len, device)
     }

@@ -87,13 +87,18 @@ pub(crate) fn read_loss_and_norm<M: Module>(
         }
     }
     let device = loss.device();
-    let mut squares = Squares { grads, sums: vec![loss] };
+    let mut squares = Squares {
+        grads,
+        sums: vec![loss],
+    };
     module.visit(&mut squares);
     // Parameters may live in another type than the loss; the sums are small.
     let all = squares.sums.into_iter().map(|sum| sum.to_device(&device));
     let all = Tensor::cat(all.collect(), 0)
         .try_into_data()
-        .map_err(|error| TrainError::Read { reason: format!("{error:?}") })?;
+        .map_err(|error| TrainError::Read {
+            reason: format!("{error:?}"),
+        })?;
     let mut all = all.iter::<f64>();
     let loss = all.next().unwrap_or(f64::NAN);
     Ok((loss, all.sum::<f64>().sqrt()))

@@ -18,12 +18,12 @@ use burn::train::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::TrainError;
 use crate::cursor::Scheme;
 use crate::learner::Tbptt;
 use crate::probe::ProbeConfig;
 use crate::report::{EpochReport, TrainingObserver};
 use crate::step::{Clip, StepScaling};
-use crate::TrainError;
 
 /// Settings of the training loop, apart from the policy for K.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,7 +168,9 @@ impl AdaptiveTbptt {
 
     /// A view of the run, to keep when the strategy moves into the training.
     pub fn handle(&self) -> TbpttHandle {
-        TbpttHandle { shared: self.shared.clone() }
+        TbpttHandle {
+            shared: self.shared.clone(),
+        }
     }
 
     /// The strategy as `SupervisedTraining::with_training_strategy` takes it.
@@ -213,14 +215,15 @@ impl TbpttHandle {
             return Err(error);
         }
         match &result.error {
-            Some(error) => Err(TrainError::Training { reason: error.to_string() }),
+            Some(error) => Err(TrainError::Training {
+                reason: error.to_string(),
+            }),
             None => Ok(()),
         }
     }
 }
 
-impl<M: RecurrentModel> SupervisedLearningStrategy<Tbptt<M>> for AdaptiveTbptt
-{
+impl<M: RecurrentModel> SupervisedLearningStrategy<Tbptt<M>> for AdaptiveTbptt {
     fn fit(
         &self,
         components: TrainingComponents<Tbptt<M>>,
@@ -232,7 +235,9 @@ impl<M: RecurrentModel> SupervisedLearningStrategy<Tbptt<M>> for AdaptiveTbptt
         let interrupter = components.interrupter.clone();
         let mut run = run::Run::new(self, components, learner);
         if let Err(error) = run.train(train, valid, starting_epoch) {
-            interrupter.fail(TrainingError::Dataset(DatasetError::new(Stopped(error.to_string()))));
+            interrupter.fail(TrainingError::Dataset(DatasetError::new(Stopped(
+                error.to_string(),
+            ))));
             *lock(&self.shared.error) = Some(error);
         }
         run.finish()

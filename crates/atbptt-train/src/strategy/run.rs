@@ -11,8 +11,8 @@ use burn::optim::GradientsAccumulator;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::Device;
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Learner, LearnerEvent,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, InferenceStep, Learner, LearnerEvent, SupervisedTrainingEventProcessor,
+    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 
 use super::{AdaptiveTbptt, lock};
@@ -30,8 +30,7 @@ use crate::step;
 type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
 
 /// One training run.
-pub(super) struct Run<'a, M: RecurrentModel>
-{
+pub(super) struct Run<'a, M: RecurrentModel> {
     strategy: &'a AdaptiveTbptt,
     parts: TrainingComponents<Tbptt<M>>,
     learner: Learner<Tbptt<M>>,
@@ -45,14 +44,18 @@ pub(super) struct Run<'a, M: RecurrentModel>
     last_checkpoint: Option<usize>,
 }
 
-impl<'a, M: RecurrentModel> Run<'a, M>
-{
+impl<'a, M: RecurrentModel> Run<'a, M> {
     pub(super) fn new(
         strategy: &'a AdaptiveTbptt,
         parts: TrainingComponents<Tbptt<M>>,
         mut learner: Learner<Tbptt<M>>,
     ) -> Self {
-        let device = learner.model().devices().into_iter().next().unwrap_or_default();
+        let device = learner
+            .model()
+            .devices()
+            .into_iter()
+            .next()
+            .unwrap_or_default();
         let device = match device.is_autodiff() {
             true => device,
             false => device.autodiff(),
@@ -90,7 +93,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
         if k_max > steps {
             return Err(TrainError::StreamTooShort { k_max, steps });
         }
-        let probes = lock(policy).probes_due(Position { epoch: usize::MAX, step: u64::MAX });
+        let probes = lock(policy).probes_due(Position {
+            epoch: usize::MAX,
+            step: u64::MAX,
+        });
         if probes > 0 {
             self.strategy.config.probe.check(steps)?;
         }
@@ -134,7 +140,9 @@ impl<'a, M: RecurrentModel> Run<'a, M>
     fn resume(&mut self, epoch: usize, train: &Source<M>) -> Result<usize, TrainError> {
         self.last_checkpoint = Some(epoch);
         let Some(folder) = &self.strategy.run_folder else {
-            log::warn!("no run folder given: weights are resumed, but K and the position in the stream start afresh");
+            log::warn!(
+                "no run folder given: weights are resumed, but K and the position in the stream start afresh"
+            );
             return Ok(epoch + 1);
         };
         let saved = LoopState::read(folder, epoch)?;
@@ -163,7 +171,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
     /// One pass over the training stream, or the rest of one.
     fn train_epoch(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let steps = source.common_steps();
-        self.train_event(LearnerEvent::StartSplit { epoch_number: epoch, total_items: steps });
+        self.train_event(LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: steps,
+        });
         let mut accumulator = GradientsAccumulator::new();
         let mut accumulated = 0;
         let mut iteration = self.sums.windows;
@@ -174,7 +185,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
                 let k = policy.next_k();
                 (k, policy.k())
             };
-            let Some(span) = self.cursor.window(self.strategy.config.scheme, k, next_k, steps) else {
+            let Some(span) = self
+                .cursor
+                .window(self.strategy.config.scheme, k, next_k, steps)
+            else {
                 break;
             };
             let started = Instant::now();
@@ -213,7 +227,12 @@ impl<'a, M: RecurrentModel> Run<'a, M>
             if let Some(observer) = &self.strategy.observer {
                 let running = self.sums.loss / self.sums.tokens as f64;
                 let sequences = source.sequences();
-                observer.on_window(epoch, self.cursor.next_loss * sequences, steps * sequences, running);
+                observer.on_window(
+                    epoch,
+                    self.cursor.next_loss * sequences,
+                    steps * sequences,
+                    running,
+                );
             }
             let progress = Progress::new(self.cursor.next_loss, steps, Some("steps".into()));
             let lr = ModuleLearningRate::from(self.learner.lr_current().base() * factor);
@@ -235,12 +254,24 @@ impl<'a, M: RecurrentModel> Run<'a, M>
         k: usize,
         span: &WindowSpan,
         source: &Source<M>,
-    ) -> Result<(TbpttOutput<M>, burn::tensor::Tensor<1>, burn::optim::GradientsParams), TrainError> {
+    ) -> Result<
+        (
+            TbpttOutput<M>,
+            burn::tensor::Tensor<1>,
+            burn::optim::GradientsParams,
+        ),
+        TrainError,
+    > {
         log::trace!("epoch {epoch}, step {}, K = {k}, {span:?}", self.step);
-        self.device.seed(mix(self.strategy.config.seed, self.step, Draw::Dropout));
+        self.device
+            .seed(mix(self.strategy.config.seed, self.step, Draw::Dropout));
         let batch = source.window(span.start, span.len, &self.device)?;
         let state = self.state.take();
-        let out = self.learner.train_step(TbpttInput::Window { batch, state, plan: span.plan });
+        let out = self.learner.train_step(TbpttInput::Window {
+            batch,
+            state,
+            plan: span.plan,
+        });
         let mut output = out.item;
         let window = output.take()?;
         self.state = window.state;
@@ -255,7 +286,14 @@ impl<'a, M: RecurrentModel> Run<'a, M>
         self.sums.windows += 1;
         self.sums.train_seconds += seconds;
         let (relative_bias, decay) = self.estimate(k);
-        StepReport { loss_sum: loss, count: tokens, k, relative_bias, decay, seconds }
+        StepReport {
+            loss_sum: loss,
+            count: tokens,
+            k,
+            relative_bias,
+            decay,
+            seconds,
+        }
     }
 
     /// Relative bias at `k` and decay β of the last usable estimate.
@@ -271,7 +309,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
 
     /// Runs the probes that are due and lets the policy decide.
     fn run_probes(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
-        let at = Position { epoch: epoch - 1, step: self.step };
+        let at = Position {
+            epoch: epoch - 1,
+            step: self.step,
+        };
         let due = lock(&self.strategy.shared.policy).probes_due(at);
         if due == 0 {
             return Ok(());
@@ -286,7 +327,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
             match probe(&model, source.as_ref(), config.probe, seed, &self.device) {
                 Ok(norms) => probes.push(Ok(norms)),
                 Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
-                    log::warn!("probe {index} after {} steps is not usable: {error}", self.step);
+                    log::warn!(
+                        "probe {index} after {} steps is not usable: {error}",
+                        self.step
+                    );
                     probes.push(Err(error));
                 }
                 Err(error) => return Err(error),
@@ -313,7 +357,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
         let model = self.learner.model().valid();
         let device = self.device.clone().inner();
         let steps = source.common_steps();
-        self.valid_event(LearnerEvent::StartSplit { epoch_number: epoch, total_items: steps });
+        self.valid_event(LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: steps,
+        });
         let mut total = SummedLoss { sum: 0.0, count: 0 };
         let mut state: Option<M::State> = None;
         let (mut start, mut iteration) = (0, 0);
@@ -322,9 +369,22 @@ impl<'a, M: RecurrentModel> Run<'a, M>
         {
             let chunk_started = Instant::now();
             let batch = source.window(start, len, &device)?;
-            let state_in = state.take().map(|state| keep_first(state, sequences, &device));
-            let plan = WindowPlan { warm_up: 0, loss_from: 0, carry: len };
-            let mut output = InferenceStep::step(&model, TbpttInput::Window { batch, state: state_in, plan });
+            let state_in = state
+                .take()
+                .map(|state| keep_first(state, sequences, &device));
+            let plan = WindowPlan {
+                warm_up: 0,
+                loss_from: 0,
+                carry: len,
+            };
+            let mut output = InferenceStep::step(
+                &model,
+                TbpttInput::Window {
+                    batch,
+                    state: state_in,
+                    plan,
+                },
+            );
             let window = output.take()?;
             let (sum, count) = (read_scalar(window.loss.sum)?, window.loss.count);
             total.sum += sum;
@@ -355,7 +415,10 @@ impl<'a, M: RecurrentModel> Run<'a, M>
 
     fn report(&self, epoch: usize, valid: SummedLoss, valid_seconds: f64) {
         let policy = lock(&self.strategy.shared.policy);
-        let (k, reason) = (policy.k(), policy.history().last().map(|d| d.reason.to_string()));
+        let (k, reason) = (
+            policy.k(),
+            policy.history().last().map(|d| d.reason.to_string()),
+        );
         drop(policy);
         let (relative_bias, decay) = self.estimate(k);
         let sums = &self.sums;
@@ -390,15 +453,25 @@ impl<'a, M: RecurrentModel> Run<'a, M>
 
     /// Writes the loop's state, then has Burn write weights, optimiser and scheduler.
     fn checkpoint(&mut self, epoch: usize, complete: bool) -> Result<(), TrainError> {
-        let Some(checkpointer) = &mut self.parts.checkpointer else { return Ok(()) };
+        let Some(checkpointer) = &mut self.parts.checkpointer else {
+            return Ok(());
+        };
         let flushed = self.parts.event_processor.flush();
         self.parts.interrupter.fail_on_error(flushed);
         if let Some(folder) = &self.strategy.run_folder {
             let policy = lock(&self.strategy.shared.policy).save();
             let reports = lock(&self.strategy.shared.reports).clone();
-            LoopState::new(epoch, complete, self.step, self.cursor, policy, self.sums, reports)
-                .with_state(self.state.as_ref())?
-                .write(folder)?;
+            LoopState::new(
+                epoch,
+                complete,
+                self.step,
+                self.cursor,
+                policy,
+                self.sums,
+                reports,
+            )
+            .with_state(self.state.as_ref())?
+            .write(folder)?;
         }
         checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
         self.last_checkpoint = Some(epoch);
@@ -406,7 +479,13 @@ impl<'a, M: RecurrentModel> Run<'a, M>
     }
 
     /// Stops before a value that is not finite reaches the weights.
-    fn check_finite(&self, what: &'static str, value: f64, epoch: usize, k: usize) -> Result<(), TrainError> {
+    fn check_finite(
+        &self,
+        what: &'static str,
+        value: f64,
+        epoch: usize,
+        k: usize,
+    ) -> Result<(), TrainError> {
         if value.is_finite() {
             return Ok(());
         }
@@ -414,7 +493,14 @@ impl<'a, M: RecurrentModel> Run<'a, M>
             Some(epoch) => format!(" and the checkpoint of epoch {epoch} is kept"),
             None => String::new(),
         };
-        Err(TrainError::NonFinite { what, value, epoch, step: self.step, k, checkpoint })
+        Err(TrainError::NonFinite {
+            what,
+            value,
+            epoch,
+            step: self.step,
+            k,
+            checkpoint,
+        })
     }
 
     fn train_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {
