@@ -206,11 +206,55 @@ pub trait RecurrentKernels: Backend {
     }
 }
 
+/// The kernels of [`super::cpu`] in place of the default bodies.
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+macro_rules! cpu_kernels {
+    () => {
+        fn lstm_forward(input: LstmInput<Self>) -> Trace<Self> {
+            super::cpu::lstm_forward(input)
+        }
+        fn lstm_backward(
+            input: LstmInput<Self>,
+            trace: Trace<Self>,
+            grad: FloatTensor<Self>,
+            needs: Needs,
+        ) -> Grads<Self> {
+            super::cpu::lstm_backward(input, trace, grad, needs)
+        }
+        fn gru_forward(input: GruInput<Self>) -> Trace<Self> {
+            super::cpu::gru_forward(input)
+        }
+        fn gru_backward(
+            input: GruInput<Self>,
+            trace: Trace<Self>,
+            grad: FloatTensor<Self>,
+            needs: Needs,
+        ) -> Grads<Self> {
+            super::cpu::gru_backward(input, trace, grad, needs)
+        }
+        fn rnn_forward(input: RnnInput<Self>) -> Trace<Self> {
+            super::cpu::rnn_forward(input)
+        }
+        fn rnn_backward(
+            input: RnnInput<Self>,
+            trace: Trace<Self>,
+            grad: FloatTensor<Self>,
+            needs: Needs,
+        ) -> Grads<Self> {
+            super::cpu::rnn_backward(input, trace, grad, needs)
+        }
+    };
+}
+
 #[cfg(feature = "flex")]
-impl RecurrentKernels for burn::backend::Flex {}
+impl RecurrentKernels for burn::backend::Flex {
+    cpu_kernels!();
+}
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)]
-impl RecurrentKernels for burn::backend::NdArray {}
+impl RecurrentKernels for burn::backend::NdArray {
+    cpu_kernels!();
+}
 #[cfg(feature = "cube")]
 impl RecurrentKernels for burn_cubecl::CubeBackend {}
 #[cfg(feature = "fusion")]

@@ -41,6 +41,8 @@
 
 mod autodiff;
 mod checks;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod cpu;
 mod generic;
 pub mod kernels;
 mod nll;

@@ -1,0 +1,63 @@
+//! Tensors of CPU backends as slices, and back.
+
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::TensorData;
+
+use super::simd::Real;
+
+/// A backend whose tensors lie in main memory.
+pub(crate) trait Host: Backend {
+    /// The same values, row by row without gaps; a view is copied.
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The elements of a contiguous tensor of type `E`.
+    fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]>;
+    /// A tensor that takes the buffer over.
+    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self>;
+}
+
+#[cfg(feature = "flex")]
+impl Host for burn::backend::Flex {
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        if tensor.is_contiguous() {
+            tensor
+        } else {
+            tensor.to_contiguous()
+        }
+    }
+    fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]> {
+        tensor.as_slice::<E>()
+    }
+    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
+        burn::backend::flex::FlexTensor::from_data(TensorData::new(data, shape.into()))
+    }
+}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)]
+impl Host for burn::backend::NdArray {
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        use burn::backend::ndarray::NdArrayTensor::{F32, F64};
+        let shape = tensor.shape().to_vec();
+        match &tensor {
+            F32(storage) if !storage.view().is_standard_layout() => {
+                Self::tensor::<f32>(storage.view().iter().copied().collect(), shape)
+            }
+            F64(storage) if !storage.view().is_standard_layout() => {
+                Self::tensor::<f64>(storage.view().iter().copied().collect(), shape)
+            }
+            _ => tensor,
+        }
+    }
+    fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]> {
+        use burn::backend::ndarray::NdArrayTensor::{F32, F64};
+        match tensor {
+            _ if tensor.dtype() != E::dtype() => None,
+            F32(storage) => storage.view().to_slice().map(pulp::bytemuck::cast_slice),
+            F64(storage) => storage.view().to_slice().map(pulp::bytemuck::cast_slice),
+            _ => None,
+        }
+    }
+    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
+        burn::backend::ndarray::NdArrayTensor::from_data(TensorData::new(data, shape.into()))
+    }
+}

@@ -1,0 +1,244 @@
+//! What the three cells share: a window's arguments as slices, buffers, and the large products after the loop.
+
+use super::panel::Shared;
+use super::product::{Matrix, product, sum_rows};
+use super::simd::Real;
+
+/// A window's arguments, contiguous; shapes as in the [`ops`](crate::ops) module.
+pub(crate) struct Window<'a, E> {
+    pub time: usize,
+    pub batch: usize,
+    pub inputs: usize,
+    pub hidden: usize,
+    pub input: &'a [E],
+    pub input_weight: &'a [E],
+    pub recurrent_weight: &'a [E],
+    pub bias: &'a [E],
+    /// GRU only.
+    pub recurrent_bias: &'a [E],
+    pub state: &'a [E],
+    pub taps: Option<&'a [E]>,
+    pub keep: Option<&'a [E]>,
+}
+
+/// Gradients as buffers; see [`Grads`](crate::ops::kernels::Grads).
+#[derive(Default)]
+pub(crate) struct Gradients<E> {
+    pub input: Option<Vec<E>>,
+    pub input_weight: Option<Vec<E>>,
+    pub recurrent_weight: Option<Vec<E>>,
+    pub bias: Option<Vec<E>>,
+    pub recurrent_bias: Option<Vec<E>>,
+    pub state: Vec<E>,
+    pub taps: Option<Vec<E>>,
+}
+
+/// A buffer of zeros.
+pub(crate) fn zeros<E: Real>(len: usize) -> Vec<E> {
+    vec![E::ZERO; len]
+}
+
+/// A copy of an optional slice's address, for kernels.
+pub(crate) fn address<E>(slice: Option<&[E]>) -> Option<Shared<E>> {
+    slice.map(Shared::read_only)
+}
+
+/// The left factor of the recurrent product, for this step and the next: `[B, K]` with rows apart from each other, so
+/// that rows of 2ⁿ elements do not share one set of the cache.
+pub(crate) struct Relay<E> {
+    buffers: [Vec<E>; 2],
+    stride: usize,
+}
+
+impl<E: Real> Relay<E> {
+    pub(crate) fn new(batch: usize, width: usize) -> Self {
+        let stride = width.next_multiple_of(16) + 16;
+        Self {
+            buffers: [zeros(batch * stride), zeros(batch * stride)],
+            stride,
+        }
+    }
+
+    pub(crate) fn row(&mut self, index: usize) -> &mut [E] {
+        &mut self.buffers[0][index * self.stride..][..self.stride]
+    }
+
+    /// Sets what the first step reads to the initial state, for cells whose state is h alone.
+    pub(crate) fn begin(&mut self, window: &Window<'_, E>) {
+        for b in 0..window.batch {
+            let row = self.row(b).iter_mut();
+            row.zip(window.first(b, 0, window.hidden))
+                .for_each(|(to, from)| *to = from);
+        }
+    }
+
+    pub(crate) fn share(&mut self) -> RelayParts<E> {
+        let [a, b] = &mut self.buffers;
+        RelayParts {
+            buffers: [Shared::new(a), Shared::new(b)],
+            stride: self.stride,
+        }
+    }
+}
+
+/// A [`Relay`] in use.
+#[derive(Clone, Copy)]
+pub(crate) struct RelayParts<E> {
+    buffers: [Shared<E>; 2],
+    stride: usize,
+}
+
+impl<E: Real> RelayParts<E> {
+    /// What `step` reads.
+    pub(crate) fn left(&self, step: usize) -> (*const E, usize) {
+        // SAFETY: the first element exists.
+        (unsafe { self.buffers[step % 2].at(0) }, self.stride)
+    }
+
+    /// Where `step` reads row `row`.
+    ///
+    /// # Safety
+    /// The row exists.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, step: usize, row: usize) -> *mut E {
+        // SAFETY: the caller's promise.
+        unsafe { self.buffers[step % 2].at(row * self.stride) }
+    }
+}
+
+impl<E: Real> Window<'_, E> {
+    /// Rows of all steps.
+    pub(crate) fn rows(&self) -> usize {
+        self.time * self.batch
+    }
+
+    /// x W of all steps, into rows `stride` apart.
+    pub(crate) fn input_product(&self, out: &mut [E], stride: usize) {
+        let gates = self.input_weight.len() / self.inputs;
+        product(
+            out,
+            stride,
+            false,
+            Matrix::new(self.input, self.rows(), self.inputs),
+            Matrix::new(self.input_weight, self.inputs, gates),
+        );
+    }
+
+    /// The mask of step `t` for sequence `b`.
+    fn kept(&self, t: usize, b: usize) -> E {
+        self.keep.map_or(E::ONE, |keep| keep[t * self.batch + b])
+    }
+
+    /// `part` (0 or 1) of the initial state of sequence `b` as it enters the first step; states hold `size` values.
+    pub(crate) fn first(&self, b: usize, part: usize, size: usize) -> impl Iterator<Item = E> + '_ {
+        let kept = self.kept(0, b);
+        let masked = self.keep.is_some();
+        self.state[b * size + part * self.hidden..][..self.hidden]
+            .iter()
+            .map(move |&value| {
+                let mut value = value;
+                if masked {
+                    value *= kept;
+                }
+                value
+            })
+    }
+
+    /// xᵀ d: `[I, G]`.
+    pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
+        let mut out = zeros(self.inputs * gates);
+        product(
+            &mut out,
+            gates,
+            false,
+            Matrix::new(self.input, self.rows(), self.inputs).transposed(),
+            Matrix::new(grad, self.rows(), gates),
+        );
+        out
+    }
+
+    /// d Wᵀ: `[T, B, I]`.
+    pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
+        let mut out = zeros(self.rows() * self.inputs);
+        product(
+            &mut out,
+            self.inputs,
+            false,
+            Matrix::new(grad, self.rows(), gates),
+            Matrix::new(self.input_weight, self.inputs, gates).transposed(),
+        );
+        out
+    }
+
+    /// Σ d over steps and batch.
+    pub(crate) fn bias_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
+        let mut out = zeros(gates);
+        sum_rows(&mut out, grad, self.rows(), gates);
+        out
+    }
+
+    /// hᵀ d, h the hidden state entering each step, from packed `states` of `size` values per sequence. `grads` lists
+    /// the gradient's column blocks: values, columns, columns per row. Result `[H, Σ columns]`.
+    pub(crate) fn recurrent_weight_grad(
+        &self,
+        states: &[E],
+        size: usize,
+        grads: &[(&[E], usize, usize)],
+    ) -> Vec<E> {
+        let (batch, hidden, rows) = (self.batch, self.hidden, self.rows());
+        let total = grads.iter().map(|grad| grad.1).sum();
+        let mut out = zeros(hidden * total);
+        let entering = (self.taps.is_some() || self.keep.is_some()).then(|| {
+            let mut entering = zeros(rows * hidden);
+            for (row, out) in entering.chunks_exact_mut(hidden).enumerate() {
+                let (t, b) = (row / batch, row % batch);
+                if t == 0 {
+                    out.iter_mut()
+                        .zip(self.first(b, 0, size))
+                        .for_each(|(out, value)| *out = value);
+                    continue;
+                }
+                let from = (row - batch) * size;
+                out.copy_from_slice(&states[from..from + hidden]);
+                if let Some(taps) = self.taps {
+                    for (out, &tap) in out.iter_mut().zip(&taps[from..]) {
+                        *out += tap;
+                    }
+                }
+                if self.keep.is_some() {
+                    let kept = self.kept(t, b);
+                    out.iter_mut().for_each(|out| *out *= kept);
+                }
+            }
+            entering
+        });
+        let mut from = 0;
+        for &(grad, columns, stride) in grads {
+            let out = &mut out[from..];
+            from += columns;
+            let grad = |first: usize, rows: usize| {
+                Matrix::strided(&grad[first * stride..], rows, columns, stride)
+            };
+            match &entering {
+                Some(entering) => product(
+                    out,
+                    total,
+                    false,
+                    Matrix::new(entering, rows, hidden).transposed(),
+                    grad(0, rows),
+                ),
+                // The states shifted by one step, without a copy.
+                None => {
+                    let first = Matrix::strided(self.state, batch, hidden, size);
+                    product(out, total, false, first.transposed(), grad(0, batch));
+                    if rows > batch {
+                        let shifted = Matrix::strided(states, rows - batch, hidden, size);
+                        let grad = grad(batch, rows - batch);
+                        product(out, total, true, shifted.transposed(), grad);
+                    }
+                }
+            }
+        }
+        out
+    }
+}
