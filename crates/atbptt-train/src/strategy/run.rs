@@ -189,23 +189,20 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let factor = self.strategy.config.step_scaling.factor(k);
             model.step_scale().set(factor);
 
-            accumulated += 1;
             let last = span.next.next_loss >= steps;
-            match self.parts.grad_accumulation {
+            let grads = match self.parts.grad_accumulation {
                 Some(every) => {
                     accumulator.accumulate(&model, grads);
-                    drop(model);
-                    if accumulated >= every || last {
-                        accumulated = 0;
-                        self.learner.lr_step();
-                        self.learner.optimizer_step(accumulator.grads());
-                    }
+                    accumulated += 1;
+                    (accumulated >= every || last).then(|| accumulator.grads())
                 }
-                None => {
-                    drop(model);
-                    self.learner.lr_step();
-                    self.learner.optimizer_step(grads);
-                }
+                None => Some(grads),
+            };
+            drop(model);
+            if let Some(grads) = grads {
+                accumulated = 0;
+                self.learner.lr_step();
+                self.learner.optimizer_step(grads);
             }
             let seconds = started.elapsed().as_secs_f64();
             iteration += 1;
@@ -226,7 +223,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let lr = ModuleLearningRate::from(self.learner.lr_current().base() * factor);
             let item = TrainingItem::new(output, progress, Some(iteration), Some(lr));
             self.train_event(LearnerEvent::ProcessedItem(item));
-            if self.parts.interrupter.should_stop() {
+            // Between optimiser steps, so that accumulated gradients are not lost.
+            if accumulated == 0 && self.parts.interrupter.should_stop() {
                 break;
             }
         }
