@@ -7,6 +7,7 @@ mod error;
 mod evaluate;
 mod learner;
 pub mod metrics;
+pub mod norms_file;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
