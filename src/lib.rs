@@ -37,7 +37,7 @@
 //! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
 //! let stream = TokenStream::for_training(corpus.tokens(Split::Train), 8)?;
 //! let train = StreamLoader::tokens(stream).into_loader::<Model>();
-//! let stream = TokenStream::exact(corpus.tokens(Split::Valid), 8)?;
+//! let stream = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 8)?;
 //! let valid = StreamLoader::tokens(stream).into_loader::<Model>();
 //!
 //! let device = Device::default().autodiff();

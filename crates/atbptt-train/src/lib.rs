@@ -65,6 +65,7 @@ pub mod norms_file;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
+mod renderer;
 mod report;
 mod source;
 mod step;
@@ -76,6 +77,7 @@ pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use probe::{ProbeConfig, probe};
+pub use renderer::QuietRenderer;
 pub use report::{EpochReport, TrainingObserver};
 pub use source::{SequenceSource, StreamLoader, TokenSource};
 pub use step::{Clip, StepScaling};

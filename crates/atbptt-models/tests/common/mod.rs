@@ -1,5 +1,5 @@
 //! Shared by the integration tests: devices, golden files, comparisons.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::expect_used)]
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 
 use std::path::PathBuf;

@@ -135,6 +135,14 @@ impl Canvas {
         Ok(f64::from(width) / SCALE as f64)
     }
 
+    /// Puts `below` under this sheet; both must have the same width.
+    pub(super) fn above(mut self, below: Self) -> Self {
+        debug_assert_eq!(self.width, below.width);
+        self.height += below.height;
+        self.pixels.extend(below.pixels);
+        self
+    }
+
     /// Writes the sheet as a PNG file, folders included.
     pub(super) fn save(self, path: &Path) -> Result<(), PlotError> {
         if !path

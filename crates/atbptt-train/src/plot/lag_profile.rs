@@ -40,6 +40,10 @@ pub fn lag_profile_figure(
     path: impl AsRef<Path>,
     figure: &LagProfileFigure<'_>,
 ) -> Result<(), PlotError> {
+    draw(figure)?.save(path.as_ref())
+}
+
+pub(super) fn draw(figure: &LagProfileFigure<'_>) -> Result<Canvas, PlotError> {
     if figure.mean.is_empty() {
         return Err(PlotError::Empty { what: "lag" });
     }
@@ -132,7 +136,7 @@ pub fn lag_profile_figure(
     if let Some((k, bias)) = figure.bias.iter().find(|(k, _)| *k == figure.k) {
         panel.target((*k as f64, *bias), GREEN)?;
     }
-    canvas.save(path.as_ref())
+    Ok(canvas)
 }
 
 /// Values with their index as the lag.

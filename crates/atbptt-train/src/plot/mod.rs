@@ -6,6 +6,8 @@
 //! lag profile ──► lag_profile_figure ┘
 //! ```
 //!
+//! [`report_figure`] puts both on one sheet.
+//!
 //! Everything comes in as plain numbers, so that any report can be drawn. The font (DejaVu) is compiled in and no C
 //! library is needed: figures look the same everywhere. NaN and infinite values are gaps in a line, never an error; a
 //! figure about nothing is [`PlotError::Empty`].
@@ -34,10 +36,28 @@ mod panel;
 mod tests;
 mod training;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use lag_profile::{LagProfileFigure, lag_profile_figure};
 pub use training::{EpochRow, training_figure};
+
+/// [`training_figure`] and, where there is a lag profile, [`lag_profile_figure`] below it, in one file.
+///
+/// # Errors
+///
+/// As the two.
+pub fn report_figure(
+    path: impl AsRef<Path>,
+    rows: &[EpochRow],
+    delta: Option<f64>,
+    profile: Option<&LagProfileFigure<'_>>,
+) -> Result<(), PlotError> {
+    let mut canvas = training::draw(rows, delta)?;
+    if let Some(profile) = profile {
+        canvas = canvas.above(lag_profile::draw(profile)?);
+    }
+    canvas.save(path.as_ref())
+}
 
 /// What can go wrong while drawing. Every message names the rule, what was found, and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -34,6 +34,10 @@ pub fn training_figure(
     rows: &[EpochRow],
     delta: Option<f64>,
 ) -> Result<(), PlotError> {
+    draw(rows, delta)?.save(path.as_ref())
+}
+
+pub(super) fn draw(rows: &[EpochRow], delta: Option<f64>) -> Result<Canvas, PlotError> {
     let (Some(first), Some(last)) = (
         rows.iter().map(|row| row.epoch).min(),
         rows.iter().map(|row| row.epoch).max(),
@@ -102,7 +106,7 @@ pub fn training_figure(
     }
     panel.curve(&bias, Stroke::solid(PURPLE, 2.6))?;
     panel.dots(&bias, PURPLE)?;
-    canvas.save(path.as_ref())
+    Ok(canvas)
 }
 
 /// Epochs with half an epoch of air, so that the first dot does not sit on the frame.

@@ -87,19 +87,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     ) -> Result<(), TrainError> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
-        let steps = train.common_steps();
-        let policy = &self.strategy.shared.policy;
-        let k_max = lock(policy).k_max();
-        if k_max > steps {
-            return Err(TrainError::StreamTooShort { k_max, steps });
-        }
-        let probes = lock(policy).probes_due(Position {
-            epoch: usize::MAX,
-            step: u64::MAX,
-        });
-        if probes > 0 {
-            self.strategy.config.probe.check(steps)?;
-        }
+        self.strategy.check_stream(train.common_steps())?;
 
         let mut epoch = starting_epoch;
         if let Some(resumed) = self.parts.checkpoint {
@@ -430,9 +418,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch,
             step: self.step,
             train_loss,
-            train_perplexity: train_loss.exp(),
+            train_perplexity: perplexity(train_loss),
             valid_loss,
-            valid_perplexity: valid_loss.map(f64::exp),
+            valid_perplexity: valid_loss.map(perplexity),
             k,
             mean_k: sums.k / sums.windows.max(1) as f64,
             relative_bias,
@@ -490,7 +478,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             return Ok(());
         }
         let checkpoint = match self.last_checkpoint {
-            Some(epoch) => format!(" and the checkpoint of epoch {epoch} is kept"),
+            Some(epoch) => format!(", and the checkpoint of epoch {epoch} is there to go on from"),
             None => String::new(),
         };
         Err(TrainError::NonFinite {
@@ -512,6 +500,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let result = self.parts.event_processor.process_valid(event);
         self.parts.interrupter.fail_on_error(result);
     }
+}
+
+/// exp of a mean loss in nats, kept finite: reports go into JSON, which has no infinity.
+fn perplexity(loss: f64) -> f64 {
+    loss.min(700.0).exp()
 }
 
 /// The stream behind a data loader.
