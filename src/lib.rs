@@ -90,3 +90,8 @@ pub mod prelude {
         StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TbpttInput, TokenSource, TrainError,
     };
 }
+
+/// The code of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -127,7 +127,7 @@ impl SequenceSource for TokenSource {
     }
 }
 
-/// Burn data loader of one source. See the [module documentation](self).
+/// Burn data loader that yields one item, a whole source: only the training strategy knows how long the next window is.
 #[derive(Clone)]
 pub struct StreamLoader<B> {
     source: Arc<dyn SequenceSource<Batch = B>>,
