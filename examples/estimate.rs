@@ -361,7 +361,8 @@ fn as_tables(args: &Args, norms: &LagNorms, estimate: &BiasEstimate, answers: &[
         out += "no interval: too many norms to leave out sequence by sequence\n";
     } else if answers
         .iter()
-        .any(|a| a.interval.is_some_and(|i| i.saturated > 0))
+        .filter_map(|answer| answer.interval)
+        .any(|i| i.saturated > 0 && i.saturated < norms.sequences())
     {
         out += "where leaving out one sequence leaves no K, the interval is too narrow\n";
     }
