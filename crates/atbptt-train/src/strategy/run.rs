@@ -458,6 +458,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             )
             .with_state(self.state.as_ref())?
             .write(folder)?;
+            LoopState::prune(folder, epoch);
         }
         checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
         self.last_checkpoint = Some(epoch);
