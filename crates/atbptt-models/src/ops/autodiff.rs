@@ -25,101 +25,104 @@ macro_rules! register {
     };
 }
 
-#[derive(Debug)]
-struct LstmNode;
+/// The autodiff node of one cell, and the function that runs the cell through it.
+macro_rules! sequence_node {
+    (
+        $node:ident, $run:ident, $input:ident, $forward:ident, $backward:ident, $parents:literal,
+        weights: [$input_weight:ident, $recurrent_weight:ident], biases: [$($bias:ident),+]
+    ) => {
+        #[derive(Debug)]
+        struct $node;
 
-impl<B: RecurrentOps> Backward<B, 6> for LstmNode {
-    type State = (LstmInput<B>, Trace<B>);
+        impl<B: RecurrentOps> Backward<B, $parents> for $node {
+            type State = ($input<B>, Trace<B>);
 
-    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [input, input_weight, recurrent_weight, bias, state, taps] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        let (args, trace) = ops.state;
-        let needs = Needs {
-            input: input.is_some(),
-            input_weight: input_weight.is_some(),
-            recurrent_weight: recurrent_weight.is_some(),
-            bias: bias.is_some(),
-            taps: taps.is_some() && args.taps.is_some(),
-        };
-        let out = B::lstm_backward(args, trace, grad, needs);
-        register!(grads, B,
-            input => out.input,
-            input_weight => out.input_weight,
-            recurrent_weight => out.recurrent_weight,
-            bias => out.bias,
-            state => Some(out.state),
-            taps => out.taps,
-        );
-    }
+            fn backward(
+                self,
+                ops: Ops<Self::State, $parents>,
+                grads: &mut Gradients,
+                _: &mut Checkpointer,
+            ) {
+                let [input, $input_weight, $recurrent_weight, $($bias,)+ state, taps] = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                let (args, trace) = ops.state;
+                let needs = Needs {
+                    input: input.is_some(),
+                    $input_weight: $input_weight.is_some(),
+                    $recurrent_weight: $recurrent_weight.is_some(),
+                    bias: false $(|| $bias.is_some())+,
+                    taps: taps.is_some() && args.taps.is_some(),
+                };
+                let out = B::$backward(args, trace, grad, needs);
+                register!(grads, B,
+                    input => out.input,
+                    $input_weight => out.$input_weight,
+                    $recurrent_weight => out.$recurrent_weight,
+                    $($bias => out.$bias,)+
+                    state => Some(out.state),
+                    taps => out.taps,
+                );
+            }
+        }
+
+        #[allow(clippy::too_many_arguments)]
+        fn $run<B: RecurrentOps, C: CheckpointStrategy>(
+            input: Tracked<B, C>,
+            $input_weight: Tracked<B, C>,
+            $recurrent_weight: Tracked<B, C>,
+            $($bias: Tracked<B, C>,)+
+            state: Tracked<B, C>,
+            taps: Tracked<B, C>,
+            keep: Tracked<B, C>,
+            present: Present,
+        ) -> Tracked<B, C> {
+            let prepared = $node
+                .prepare::<C>([
+                    input.node(),
+                    $input_weight.node(),
+                    $recurrent_weight.node(),
+                    $($bias.node(),)+
+                    state.node(),
+                    taps.node(),
+                ])
+                .compute_bound()
+                .stateful();
+            let args = $input::<B> {
+                input: input.into_primitive(),
+                $input_weight: $input_weight.into_primitive(),
+                $recurrent_weight: $recurrent_weight.into_primitive(),
+                $($bias: $bias.into_primitive(),)+
+                state: state.into_primitive(),
+                taps: present.taps.then(|| taps.into_primitive()),
+                keep: present.keep.then(|| keep.into_primitive()),
+            };
+            match prepared {
+                OpsKind::Tracked(prep) => {
+                    let trace = B::$forward(args.clone());
+                    let states = trace.states.clone();
+                    prep.finish((args, trace), states)
+                }
+                OpsKind::UnTracked(prep) => prep.finish(B::$forward(args).states),
+            }
+        }
+    };
 }
 
-#[derive(Debug)]
-struct GruNode;
+/// A tensor of the autodiff backend.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
-impl<B: RecurrentOps> Backward<B, 7> for GruNode {
-    type State = (GruInput<B>, Trace<B>);
-
-    fn backward(self, ops: Ops<Self::State, 7>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [
-            input,
-            input_weight,
-            recurrent_weight,
-            bias,
-            recurrent_bias,
-            state,
-            taps,
-        ] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        let (args, trace) = ops.state;
-        let needs = Needs {
-            input: input.is_some(),
-            input_weight: input_weight.is_some(),
-            recurrent_weight: recurrent_weight.is_some(),
-            bias: bias.is_some() || recurrent_bias.is_some(),
-            taps: taps.is_some() && args.taps.is_some(),
-        };
-        let out = B::gru_backward(args, trace, grad, needs);
-        register!(grads, B,
-            input => out.input,
-            input_weight => out.input_weight,
-            recurrent_weight => out.recurrent_weight,
-            bias => out.bias,
-            recurrent_bias => out.recurrent_bias,
-            state => Some(out.state),
-            taps => out.taps,
-        );
-    }
-}
-
-#[derive(Debug)]
-struct RnnNode;
-
-impl<B: RecurrentOps> Backward<B, 6> for RnnNode {
-    type State = (RnnInput<B>, Trace<B>);
-
-    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [input, input_weight, recurrent_weight, bias, state, taps] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        let (args, trace) = ops.state;
-        let needs = Needs {
-            input: input.is_some(),
-            input_weight: input_weight.is_some(),
-            recurrent_weight: recurrent_weight.is_some(),
-            bias: bias.is_some(),
-            taps: taps.is_some() && args.taps.is_some(),
-        };
-        let out = B::rnn_backward(args, trace, grad, needs);
-        register!(grads, B,
-            input => out.input,
-            input_weight => out.input_weight,
-            recurrent_weight => out.recurrent_weight,
-            bias => out.bias,
-            state => Some(out.state),
-            taps => out.taps,
-        );
-    }
-}
+sequence_node!(
+    LstmNode, lstm, LstmInput, lstm_forward, lstm_backward, 6,
+    weights: [input_weight, recurrent_weight], biases: [bias]
+);
+sequence_node!(
+    GruNode, gru, GruInput, gru_forward, gru_backward, 7,
+    weights: [input_weight, recurrent_weight], biases: [bias, recurrent_bias]
+);
+sequence_node!(
+    RnnNode, rnn, RnnInput, rnn_forward, rnn_backward, 6,
+    weights: [input_weight, recurrent_weight], biases: [bias]
+);
 
 /// The loss node: its gradients were computed with the loss, and are only scaled here.
 #[derive(Debug)]
@@ -149,34 +152,16 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
         keep: FloatTensor<Self>,
         present: Present,
     ) -> FloatTensor<Self> {
-        let prepared = LstmNode
-            .prepare::<C>([
-                input.node(),
-                input_weight.node(),
-                recurrent_weight.node(),
-                bias.node(),
-                state.node(),
-                taps.node(),
-            ])
-            .compute_bound()
-            .stateful();
-        let args = LstmInput::<B> {
-            input: input.into_primitive(),
-            input_weight: input_weight.into_primitive(),
-            recurrent_weight: recurrent_weight.into_primitive(),
-            bias: bias.into_primitive(),
-            state: state.into_primitive(),
-            taps: present.taps.then(|| taps.into_primitive()),
-            keep: present.keep.then(|| keep.into_primitive()),
-        };
-        match prepared {
-            OpsKind::Tracked(prep) => {
-                let trace = B::lstm_forward(args.clone());
-                let states = trace.states.clone();
-                prep.finish((args, trace), states)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::lstm_forward(args).states),
-        }
+        lstm::<B, C>(
+            input,
+            input_weight,
+            recurrent_weight,
+            bias,
+            state,
+            taps,
+            keep,
+            present,
+        )
     }
 
     fn gru_sequence(
@@ -190,36 +175,17 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
         keep: FloatTensor<Self>,
         present: Present,
     ) -> FloatTensor<Self> {
-        let prepared = GruNode
-            .prepare::<C>([
-                input.node(),
-                input_weight.node(),
-                recurrent_weight.node(),
-                bias.node(),
-                recurrent_bias.node(),
-                state.node(),
-                taps.node(),
-            ])
-            .compute_bound()
-            .stateful();
-        let args = GruInput::<B> {
-            input: input.into_primitive(),
-            input_weight: input_weight.into_primitive(),
-            recurrent_weight: recurrent_weight.into_primitive(),
-            bias: bias.into_primitive(),
-            recurrent_bias: recurrent_bias.into_primitive(),
-            state: state.into_primitive(),
-            taps: present.taps.then(|| taps.into_primitive()),
-            keep: present.keep.then(|| keep.into_primitive()),
-        };
-        match prepared {
-            OpsKind::Tracked(prep) => {
-                let trace = B::gru_forward(args.clone());
-                let states = trace.states.clone();
-                prep.finish((args, trace), states)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::gru_forward(args).states),
-        }
+        gru::<B, C>(
+            input,
+            input_weight,
+            recurrent_weight,
+            bias,
+            recurrent_bias,
+            state,
+            taps,
+            keep,
+            present,
+        )
     }
 
     fn rnn_sequence(
@@ -232,34 +198,16 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
         keep: FloatTensor<Self>,
         present: Present,
     ) -> FloatTensor<Self> {
-        let prepared = RnnNode
-            .prepare::<C>([
-                input.node(),
-                input_weight.node(),
-                recurrent_weight.node(),
-                bias.node(),
-                state.node(),
-                taps.node(),
-            ])
-            .compute_bound()
-            .stateful();
-        let args = RnnInput::<B> {
-            input: input.into_primitive(),
-            input_weight: input_weight.into_primitive(),
-            recurrent_weight: recurrent_weight.into_primitive(),
-            bias: bias.into_primitive(),
-            state: state.into_primitive(),
-            taps: present.taps.then(|| taps.into_primitive()),
-            keep: present.keep.then(|| keep.into_primitive()),
-        };
-        match prepared {
-            OpsKind::Tracked(prep) => {
-                let trace = B::rnn_forward(args.clone());
-                let states = trace.states.clone();
-                prep.finish((args, trace), states)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::rnn_forward(args).states),
-        }
+        rnn::<B, C>(
+            input,
+            input_weight,
+            recurrent_weight,
+            bias,
+            state,
+            taps,
+            keep,
+            present,
+        )
     }
 
     fn linear_nll(
