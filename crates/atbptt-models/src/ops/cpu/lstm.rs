@@ -30,19 +30,19 @@ impl<E: Real> Finish<E, 4> for Forward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         t: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 4]; M],
+        sums: &[[E::Lanes<S>; 4]],
     ) {
         let (batch, hidden) = (self.window.batch, self.window.hidden);
         let unit = panel * E::lanes::<S>();
         let count = hidden - unit;
         let last = t + 1 == self.window.time;
-        // SAFETY: step `t`, rows `row..row + M` and units `unit..` exist in every buffer, and `count` keeps within the
+        // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within the
         // row; no other call touches them in this step.
         unsafe {
             let load = |from: Shared<E>, index: usize| E::load(simd, from.at(index), count);
@@ -144,13 +144,13 @@ impl<E: Real> Finish<E, 2> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.

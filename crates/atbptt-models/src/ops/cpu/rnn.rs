@@ -26,13 +26,13 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         t: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (batch, hidden) = (self.window.batch, self.window.hidden);
         for v in 0..2 {
@@ -41,7 +41,7 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
                 return;
             }
             let count = hidden - unit;
-            // SAFETY: step `t`, rows `row..row + M` and units `unit..` exist in every buffer, and `count` keeps within
+            // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within
             // the row; no other call touches them in this step.
             unsafe {
                 let load = |from: *const E| E::load(simd, from, count);
@@ -109,13 +109,13 @@ impl<E: Real> Finish<E, 2> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.
