@@ -63,7 +63,13 @@ fn linear_nll_in_blocks<E: Real>(
         let count = block.min(rows - first);
         let hidden = Matrix::new(&args.hidden[first * features..], count, features);
         let z = &mut z[..count * classes];
-        product(z, classes, false, hidden, weight.transposed());
+        product(
+            (&mut *z).into(),
+            classes,
+            false,
+            hidden,
+            weight.transposed(),
+        );
         let losses: Vec<E> = z
             .par_chunks_mut(classes)
             .zip(&args.targets[first..first + count])
@@ -87,10 +93,22 @@ fn linear_nll_in_blocks<E: Real>(
                 .for_each(|(total, &part)| *total += part);
         }
         if let Some(out) = &mut d_weight {
-            product(out, features, first > 0, d_z.transposed(), hidden);
+            product(
+                (&mut out[..]).into(),
+                features,
+                first > 0,
+                d_z.transposed(),
+                hidden,
+            );
         }
         if let Some(out) = &mut d_hidden {
-            product(&mut out[first * features..], features, false, d_z, weight);
+            product(
+                (&mut out[first * features..]).into(),
+                features,
+                false,
+                d_z,
+                weight,
+            );
         }
     }
     Output {

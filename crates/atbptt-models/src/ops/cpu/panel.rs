@@ -43,6 +43,10 @@ impl<E> Shared<E> {
     pub(crate) fn new(buffer: &mut [E]) -> Self {
         Self(buffer.as_mut_ptr())
     }
+    /// Memory that is not initialised: to be written first.
+    pub(crate) fn room(at: *mut E) -> Self {
+        Self(at)
+    }
     /// For reading only.
     pub(crate) fn read_only(buffer: &[E]) -> Self {
         Self(buffer.as_ptr().cast_mut())
