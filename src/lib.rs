@@ -1,1 +1,97 @@
-//! Placeholder.
+//! # Adaptively truncated backpropagation through time, for Burn
+//!
+//! Truncated backpropagation trains recurrent networks on long sequences by keeping K steps of gradient. Whoever picks K
+//! guesses: too short and the gradient is biased, too long and training is slow. Here you say how much relative bias δ
+//! you tolerate; while training runs, short probes measure how fast gradients fade with the lag, and K follows
+//! (Aicher, Foti & Fox, *Adaptively Truncating Backpropagation Through Time to Control Gradient Bias*, UAI 2019).
+//!
+//! ```text
+//! text ──► stream ──► window of BPTT(2K−1; K) ──► recurrent model ──► loss ──► gradients ──► optimiser
+//!                          ▲ K
+//! K controller ◄── bias curve ◄── decay rate ◄── lag profile ◄── probe: W steps, last step's loss, state gradients
+//! ```
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`core`] | lag profile, decay fits, bias curve, K controller; knows no model |
+//! | [`models`] | LSTM, GRU and RNN as fused sequence operations, a language model, the [`RecurrentModel`] trait |
+//! | [`train`] | corpora, windows, the [`AdaptiveTbptt`] training strategy, metrics, plots |
+//!
+//! # Shapes
+//!
+//! `batch` parallel sequences, `time` steps of a window, `input` and `hidden` features, `lag` steps back in time. Windows are
+//! `[batch, time, features]` unless a function says `[time, batch, features]`; lag norms are `[lag, batch]`, lag 0 first.
+//!
+//! # Example
+//!
+//! A small language model on the built-in corpus, K chosen so that the estimated relative bias stays under one half:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use atbptt::{prelude::*, train::data::{Corpus, Split, SyntheticConfig, TokenStream}};
+//! use burn::{optim::SgdConfig, tensor::Device, train::{Learner, SupervisedTraining}};
+//!
+//! type Model = LanguageModel<LstmLayer>;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+//! let stream = TokenStream::for_training(corpus.tokens(Split::Train), 8)?;
+//! let train = StreamLoader::tokens(stream).into_loader::<Model>();
+//! let stream = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 8)?;
+//! let valid = StreamLoader::tokens(stream).into_loader::<Model>();
+//!
+//! let device = Device::default().autodiff();
+//! let model: Model = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(16).init(&device)?;
+//!
+//! let policy = AdaptiveConfig::new(0.5).with_k0(10).with_k_max(40).init()?;
+//! let config = TbpttConfig { probe: ProbeConfig::new(50), ..TbpttConfig::default() };
+//! let strategy = AdaptiveTbptt::new(policy, config)?;
+//! let handle = strategy.handle();
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! let result = SupervisedTraining::new(folder, train, valid)
+//!     .num_epochs(2)
+//!     .with_training_strategy(strategy.into_strategy())
+//! #   .with_application_logger(None)
+//!     .launch(Learner::new(Tbptt::new(model), SgdConfig::new().init(), 1.0));
+//! handle.finish(&result)?;
+//!
+//! for epoch in handle.reports() {
+//!     println!("epoch {}: perplexity {:.0}, K = {}", epoch.epoch, epoch.train_perplexity, epoch.k);
+//! }
+//! # assert_eq!(handle.reports().len(), 2);
+//! # assert!(handle.history().len() == 1);
+//! # Ok(()) }
+//! ```
+//!
+//! The device chooses the backend: `Device::default()` takes the fastest that is compiled in, `BURN_DEVICE` overrides it, and
+//! the features of this crate (`flex`, `ndarray`, `wgpu`, `cuda`, …) decide which are.
+#![deny(missing_docs)]
+
+pub use atbptt_core as core;
+pub use atbptt_models as models;
+pub use atbptt_train as train;
+
+pub use atbptt_models::RecurrentModel;
+pub use atbptt_train::AdaptiveTbptt;
+
+/// What most programs need.
+pub mod prelude {
+    pub use atbptt_core::{
+        AdaptiveConfig, BiasEstimator, Decision, FixedK, KController, LagNorms, TruncationPolicy,
+    };
+    pub use atbptt_models::{
+        GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, ModelError, RecurrentModel,
+        RecurrentState, RnnLayer, SequenceBatch, StepLoss, TokenBatch,
+    };
+    pub use atbptt_train::{
+        AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling,
+        StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TbpttInput, TokenSource, TrainError,
+    };
+}
+
+/// The code of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

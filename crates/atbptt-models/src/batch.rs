@@ -12,7 +12,7 @@ pub trait SequenceBatch: Clone + Send + 'static {
     fn steps(&self) -> usize;
     /// Number of sequences.
     fn sequences(&self) -> usize;
-    /// The steps `range` of the window; `range` lies within `0..steps()`.
+    /// The steps `range` of the window; `range` lies within `0..steps()` and is not empty.
     fn slice(&self, range: Range<usize>) -> Self;
 }
 

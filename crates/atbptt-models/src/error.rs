@@ -73,12 +73,25 @@ pub enum ModelError {
         /// The device's own words.
         reason: String,
     },
+    /// A model of the user's own refused its input.
+    #[error("{reason}")]
+    Custom {
+        /// Why, and how to mend it.
+        reason: String,
+    },
     /// The lag norms of a probe were unusable.
     #[error(transparent)]
     Estimate(#[from] EstimateError),
 }
 
 impl ModelError {
+    /// An error of a model defined elsewhere.
+    pub fn custom(reason: impl std::fmt::Display) -> Self {
+        Self::Custom {
+            reason: reason.to_string(),
+        }
+    }
+
     pub(crate) fn shape(
         what: &'static str,
         got: impl AsRef<[usize]>,

@@ -90,8 +90,9 @@ pub trait TorchCompatible: RecurrentLayer {
     fn to_torch(&self) -> TorchLayer;
 }
 
+/// A parameter of its own, cut from whatever graph its values came from.
 fn param<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::from_tensor(tensor)
+    Param::from_tensor(tensor.detach())
 }
 
 /// LSTM and RNN: all that differs is the number of gates.

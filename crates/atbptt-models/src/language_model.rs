@@ -268,12 +268,13 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         let dtype = input.dtype();
 
         let start = match state {
-            Some(state) => state,
-            None => model.layers.zero_state(sequences, &device),
+            Some(state) => model.layers.pack(state.to_device(&device), sequences)?,
+            None => vec![model.layers.zero_packed(sequences, &input); model.layers.layers.len()],
         };
+        // Each a leaf of its own, zeros too.
         let start: Vec<Tensor<2>> = start
             .into_iter()
-            .map(|state| L::pack(state.to_device(&device)).detach().require_grad())
+            .map(|state| state.detach().require_grad())
             .collect();
         let size = L::PARTS * model.layers.d_hidden();
         let taps: Vec<Tensor<3>> = start
@@ -304,13 +305,11 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
                 .grad(&grads)
                 .unwrap_or_else(|| taps.clone().inner().zeros_like());
             // The state entering step 0, then those entering steps 1..W; the last tap hands over to no step.
-            let entering = Tensor::cat(
-                vec![
-                    at_start.reshape([1, sequences, size]),
-                    at_taps.narrow(0, 0, steps - 1),
-                ],
-                0,
-            );
+            let mut entering = vec![at_start.reshape([1, sequences, size])];
+            if steps > 1 {
+                entering.push(at_taps.narrow(0, 0, steps - 1));
+            }
+            let entering = Tensor::cat(entering, 0);
             let width = model.layers.d_hidden();
             parts.extend((0..L::PARTS).map(|p| entering.clone().narrow(2, p * width, width)));
         }

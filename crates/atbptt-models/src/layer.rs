@@ -97,13 +97,11 @@ impl RecurrentLayer for LstmLayer {
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
-        let forget_bias = config.forget_bias;
-        let bias = bias_param(4 * h, config.bias, device).map(|bias| match forget_bias {
-            0.0 => bias,
-            value => bias.map(|bias| {
-                let forget = Tensor::full([h], value, (&bias.device(), bias.dtype()));
-                bias.slice_assign([h..2 * h], forget)
-            }),
+        let bias = config.bias.then(|| {
+            let zeros = |gates: usize| Tensor::zeros([gates * h], device);
+            let forget = zeros(1) + config.forget_bias;
+            // A parameter of its own: mapping one would leave a tensor that is no leaf and gets no gradient.
+            Param::from_tensor(Tensor::cat(vec![zeros(1), forget, zeros(2)], 0))
         });
         Self {
             input_weight: config.weights.init([i, 4 * h], h, device),

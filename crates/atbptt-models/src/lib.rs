@@ -1,4 +1,55 @@
-//! Placeholder docs.
+//! Recurrent layers as sequence operations, and models over them that a trainer can truncate and probe.
+//!
+//! A window of an LSTM, GRU or tanh RNN runs as one operation with a hand-written backward pass: one autodiff node per
+//! layer and window, not dozens per step. Its state taps give the gradient of one loss at every earlier state in a
+//! single backward pass, without any weight gradient; that is what truncation lengths are estimated from.
+//!
+//! ```text
+//! ops ──► layer ──► Stack (Lstm, Gru, Rnn) ──► LanguageModel ──┐
+//!  ▲                                                           ├─► RecurrentModel ──► window loss      (training)
+//!  └ kernels per backend            a model of your own ───────┘                  └─► StateGradients   (probe)
+//! ```
+//!
+//! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>` and as a backend extension;
+//! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`]: stacks with dropout;
+//! - [`LanguageModel`]: embedding, stack, tied or untied softmax that never holds all logits of a window at once;
+//! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements;
+//! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
+//!
+//! # Words for shapes
+//!
+//! `batch`: parallel sequences; `time`: steps of a window; `input`, `hidden`: features of a layer; `part`: features of
+//! one state part (hidden, or cell, of one layer); `lag`: steps back from the loss. Windows of tokens are
+//! `[batch, time]`, of features `[batch, time, features]` unless a function says `[time, batch, features]` (the sequence
+//! operations do). States are `[batch, part]`, and stay in the graph until someone detaches them. Losses are sums in nats.
+//!
+//! # Example
+//!
+//! ```
+//! use atbptt_models::{
+//!     LanguageModelConfig, LstmLayer, RecurrentModel, SequenceBatch, TokenBatch, WindowPlan,
+//! };
+//! use burn::tensor::Device;
+//!
+//! let device = Device::default().autodiff();
+//! let model = LanguageModelConfig::new(10).with_hidden(8).init::<LstmLayer>(&device)?;
+//! // Two sequences of 20 steps over 10 words; the target is the word one step later.
+//! let words: Vec<i64> = (0..40).map(|i| i * i % 10).collect();
+//! let later: Vec<i64> = (1..41).map(|i| i * i % 10).collect();
+//! let batch = TokenBatch::from_host(&words, &later, 2, 20, &device)?;
+//!
+//! // A training window, BPTT(2K−1; K) with K = 5: 9 steps, the loss over the last 5, the next window 5 steps on.
+//! let plan = WindowPlan { warm_up: 0, loss_from: 4, carry: 5 };
+//! let window = model.window(&batch.slice(0..9), None, plan)?;
+//! assert_eq!(window.loss.count, 2 * 5);
+//! let _gradients = window.loss.sum.backward();
+//!
+//! // A probe: the last step's loss, its gradient at the states 0..=20 steps back.
+//! let norms = model.state_gradients(&batch, None)?.lag_norms()?;
+//! assert_eq!((norms.lags(), norms.sequences()), (21, 2));
+//! # Ok::<(), atbptt_models::ModelError>(())
+//! ```
+
 #![deny(missing_docs)]
 mod batch;
 pub mod error;

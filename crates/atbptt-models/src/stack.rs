@@ -11,6 +11,7 @@ use burn::tensor::{Bool, Device, Tensor};
 
 use crate::layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
 use crate::ops::SequenceOptions;
+use crate::state::RecurrentState;
 use crate::{ModelError, WeightInit};
 
 /// Stacked LSTM.
@@ -243,7 +244,7 @@ impl<L: RecurrentLayer> Stack<L> {
     }
 
     /// Zeros for every layer, packed `[batch, S]`, of the type and device of `like`.
-    fn zero_packed(&self, batch: usize, like: &Tensor<3>) -> Tensor<2> {
+    pub(crate) fn zero_packed(&self, batch: usize, like: &Tensor<3>) -> Tensor<2> {
         let size = L::PARTS * self.d_hidden();
         Tensor::zeros([batch, size], (&like.device(), like.dtype()))
     }
@@ -347,8 +348,29 @@ impl<L: RecurrentLayer> Stack<L> {
         state: Option<Vec<L::State>>,
         options: UnrollOptions,
     ) -> Result<Unrolled<L>, ModelError> {
-        let packed = state.map(|state| state.into_iter().map(L::pack).collect());
+        let batch = input.dims()[1];
+        let packed = state.map(|state| self.pack(state, batch)).transpose()?;
         self.unroll_packed(input, packed, options)
+    }
+
+    /// One packed `[batch, S]` per layer. Packing glues parts together, so that each is checked before.
+    pub(crate) fn pack(
+        &self,
+        state: Vec<L::State>,
+        batch: usize,
+    ) -> Result<Vec<Tensor<2>>, ModelError> {
+        let expected = [batch, self.d_hidden()];
+        for part in state.iter().flat_map(L::State::parts) {
+            if part.dims() != expected {
+                return Err(ModelError::shape(
+                    "state",
+                    part.dims(),
+                    format!("{expected:?} in every part"),
+                    "pass the state of as many sequences as the input has, from a model of this size",
+                ));
+            }
+        }
+        Ok(state.into_iter().map(L::pack).collect())
     }
 
     /// [`unroll`](Self::unroll) from packed states, one `[batch, S]` per layer.

@@ -192,18 +192,33 @@ impl LoopState {
 
     /// The newest epoch of a run folder for which all files of a checkpoint exist.
     pub fn newest(run: &Path) -> Option<usize> {
-        let folder = run.join("checkpoint");
-        fs::read_dir(&folder)
-            .ok()?
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name().into_string().ok()?;
-                name.strip_prefix("tbptt-")?
-                    .strip_suffix(".json")?
-                    .parse()
-                    .ok()
-            })
+        Self::epochs(run)
             .filter(|&epoch| Self::is_whole(run, epoch))
             .max()
+    }
+
+    /// Removes the states of epochs well before `epoch` whose weights Burn has deleted; those of the epoch just before may
+    /// still be on their way to the disk.
+    pub(crate) fn prune(run: &Path, epoch: usize) {
+        let outdated = |old: &usize| *old + 1 < epoch && !Self::is_whole(run, *old);
+        for old in Self::epochs(run).filter(outdated) {
+            let path = Self::path(run, old);
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn!("the outdated {} stays: {error}", path.display());
+            }
+        }
+    }
+
+    /// Epochs whose state lies in a run folder.
+    fn epochs(run: &Path) -> impl Iterator<Item = usize> {
+        let epoch_of = |name: &str| {
+            let number = name.strip_prefix("tbptt-")?.strip_suffix(".json")?;
+            number.parse().ok()
+        };
+        fs::read_dir(run.join("checkpoint"))
+            .into_iter()
+            .flatten()
+            .filter_map(move |entry| epoch_of(entry.ok()?.file_name().to_str()?))
     }
 
     /// Whether all files of the checkpoint of `epoch` exist.

@@ -61,7 +61,7 @@ pub enum TrainError {
     /// The loss or the gradient became NaN or infinite.
     #[error(
         "the {what} became {value} in epoch {epoch}, at optimiser step {step} (K = {k}); the weights of the step before \
-         are untouched{checkpoint}; lower the step size or clip harder, and resume"
+         are untouched{checkpoint}; lower the step size or clip harder"
     )]
     NonFinite {
         /// `loss` or `gradient norm`.
@@ -74,7 +74,7 @@ pub enum TrainError {
         step: u64,
         /// Truncation length in use.
         k: usize,
-        /// Which checkpoint is the last good one, as a clause.
+        /// Which checkpoint is the last good one, as a clause; empty before the first.
         checkpoint: String,
     },
     /// A data loader gave no stream, or a window where a stream is expected.

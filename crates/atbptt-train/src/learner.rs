@@ -267,18 +267,21 @@ fn scaled<M: Module>(module: &M, lr: &ModuleLearningRate, factor: f64) -> Module
 }
 
 impl<M: RecurrentModel> Adaptor<LossInput> for TbpttOutput<M> {
+    /// The mean, as many times as it has terms: Burn weights windows by the number of values.
     fn adapt(&self) -> LossInput {
-        let mean = self.report.mean_loss() as f32;
-        LossInput::new(Tensor::from_data([mean], &metric_device()))
+        let (device, dtype) = metric_numbers();
+        let (count, mean) = (self.report.count.max(1), self.report.mean_loss());
+        LossInput::new(Tensor::full([count], mean, (&device, dtype)))
     }
 }
 
-/// Host-side numbers go through the cheapest device that is compiled in.
-fn metric_device() -> burn::tensor::Device {
+/// Host-side numbers go through the cheapest device that is compiled in; where doubles are sure to exist, as doubles.
+fn metric_numbers() -> (burn::tensor::Device, burn::tensor::DType) {
+    use burn::tensor::{DType, Device};
     #[cfg(feature = "flex")]
-    return burn::tensor::Device::flex();
+    return (Device::flex(), DType::F64);
     #[cfg(not(feature = "flex"))]
-    burn::tensor::Device::default()
+    (Device::default(), DType::F32)
 }
 
 impl<M: RecurrentModel> Adaptor<SummedLoss> for TbpttOutput<M> {

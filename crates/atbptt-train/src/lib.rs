@@ -1,4 +1,58 @@
-//! Placeholder docs.
+//! Training with adaptively truncated backpropagation through time, as a strategy for Burn's `SupervisedTraining`.
+//!
+//! [`AdaptiveTbptt`] runs the loop: it cuts windows by the current truncation length K from a [`SequenceSource`], carries
+//! the state from one to the next, probes the model now and then, and lets a policy of `atbptt-core` choose K.
+//!
+//! ```text
+//! data ──► SequenceSource ──► StreamLoader ──► Burn's SupervisedTraining ──► AdaptiveTbptt
+//!                                                                               │
+//!              ┌────────────────────────────────────────────────────────────────┤ per optimiser step
+//!              ▼                                                                ▼
+//!    probe ──► policy ──► K ──► Cursor ──► window ──► Tbptt<model> ──► clip, scale by K ──► optimiser
+//! ```
+//!
+//! - [`data`]: corpora, vocabularies, batchified streams; [`TokenSource`]: a stream as a source of windows;
+//! - [`Tbptt`]: a `RecurrentModel` as Burn's learner sees it;
+//! - [`AdaptiveTbptt`], [`TbpttConfig`]: the strategy and its settings: [`Scheme`], [`StepScaling`], [`Clip`],
+//!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
+//! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run;
+//! - [`metrics`]: perplexity, truncation length, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
+//!   PNG figures;
+//! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
+//!
+//! # Words for shapes
+//!
+//! `batch`: parallel sequences; `time`: steps of a window; `lag`: steps back from the loss. Token windows are
+//! `[batch, time]`, lag norms `[lag, batch]`, lag 0 first. K, windows, burn-ins and chunks are counted in steps, losses in
+//! nats, times in seconds.
+//!
+//! # Example
+//!
+//! One probe of an untrained model, and the truncation length it asks for. [`AdaptiveTbptt`] shows a whole run.
+//!
+//! ```
+//! use atbptt_core::BiasEstimator;
+//! use atbptt_models::{LanguageModelConfig, LstmLayer};
+//! use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+//! use atbptt_train::{ProbeConfig, TokenSource, probe};
+//! use burn::tensor::Device;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+//! let source = TokenSource::new(TokenStream::for_training(corpus.tokens(Split::Train), 8)?);
+//!
+//! let device = Device::default().autodiff();
+//! let words = corpus.vocabulary().len();
+//! let model = LanguageModelConfig::new(words).with_hidden(16).init::<LstmLayer>(&device)?;
+//!
+//! // W = 40 steps after a burn-in of 4, one random window per sequence, seed 0.
+//! let norms = probe(&model, &source, ProbeConfig::new(40), 0, &device)?;
+//! assert_eq!((norms.lags(), norms.sequences()), (41, 8));
+//! let estimate = BiasEstimator::new().estimate(&norms)?;
+//! println!("β = {:.2}, K(0.5) = {:?}", estimate.beta(), estimate.smallest_k(0.5));
+//! # Ok(()) }
+//! ```
+
 #![deny(missing_docs)]
 mod checkpoint;
 mod cursor;
@@ -7,8 +61,11 @@ mod error;
 mod evaluate;
 mod learner;
 pub mod metrics;
-
+pub mod norms_file;
+#[cfg(feature = "plot")]
+pub mod plot;
 mod probe;
+mod renderer;
 mod report;
 mod source;
 mod step;
@@ -20,6 +77,7 @@ pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use probe::{ProbeConfig, probe};
+pub use renderer::QuietRenderer;
 pub use report::{EpochReport, TrainingObserver};
 pub use source::{SequenceSource, StreamLoader, TokenSource};
 pub use step::{Clip, StepScaling};

@@ -1,5 +1,7 @@
 //! What happened per epoch: for progress lines, files and plots.
 
+use std::fmt;
+
 use atbptt_core::{BiasEstimate, Decision};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,22 @@ impl EpochReport {
             true => self.probe_seconds / total,
             false => 0.0,
         }
+    }
+}
+
+/// One line: perplexities, K and why.
+impl fmt::Display for EpochReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "epoch {}: perplexity {:.2}",
+            self.epoch, self.train_perplexity
+        )?;
+        if let Some(valid) = self.valid_perplexity {
+            write!(f, " (validation {valid:.2})")?;
+        }
+        let reason = self.reason.as_deref().unwrap_or("as configured");
+        write!(f, ", K = {}: {reason}", self.k)
     }
 }
 

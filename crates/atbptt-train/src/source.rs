@@ -4,7 +4,6 @@
 //! next window is. So a loader yields one item, the whole source, and the strategy cuts windows from it: by the current
 //! K for training, at random places for probes, in equal pieces for evaluation.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use atbptt_models::{RecurrentModel, SequenceBatch, TokenBatch};
@@ -20,7 +19,7 @@ use crate::learner::TbpttInput;
 ///
 /// Sequences may differ in length: those that still run at a step come first, so that a window over the rest is a batch
 /// of fewer sequences.
-pub trait SequenceSource: Debug + Send + Sync + 'static {
+pub trait SequenceSource: Send + Sync + 'static {
     /// A window of inputs and targets.
     type Batch: SequenceBatch;
 
@@ -128,26 +127,33 @@ impl SequenceSource for TokenSource {
     }
 }
 
-/// Burn data loader of one source. See the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct StreamLoader<S> {
-    source: Arc<S>,
+/// Burn data loader that yields one item, a whole source: only the training strategy knows how long the next window is.
+#[derive(Clone)]
+pub struct StreamLoader<B> {
+    source: Arc<dyn SequenceSource<Batch = B>>,
 }
 
-impl<S: SequenceSource> StreamLoader<S> {
-    /// A loader of `source`.
-    pub fn new(source: impl Into<S>) -> Self {
+impl<B: SequenceBatch> StreamLoader<B> {
+    /// A loader of `source`, for models that read its batches.
+    pub fn new(source: impl SequenceSource<Batch = B>) -> Self {
         Self {
-            source: Arc::new(source.into()),
+            source: Arc::new(source),
         }
     }
 
     /// The loader as Burn's `SupervisedTraining` takes it.
     pub fn into_loader<M>(self) -> Arc<dyn DataLoader<TbpttInput<M>>>
     where
-        M: RecurrentModel<Batch = S::Batch>,
+        M: RecurrentModel<Batch = B>,
     {
         Arc::new(self)
+    }
+}
+
+impl StreamLoader<TokenBatch> {
+    /// A loader of a batchified text.
+    pub fn tokens(stream: TokenStream) -> Self {
+        Self::new(TokenSource::new(stream))
     }
 }
 
@@ -174,11 +180,7 @@ impl<M: RecurrentModel> DataLoaderIterator<TbpttInput<M>> for OneStream<M> {
     }
 }
 
-impl<S, M> DataLoader<TbpttInput<M>> for StreamLoader<S>
-where
-    S: SequenceSource,
-    M: RecurrentModel<Batch = S::Batch>,
-{
+impl<M: RecurrentModel> DataLoader<TbpttInput<M>> for StreamLoader<M::Batch> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TbpttInput<M>> + 'a> {
         Box::new(OneStream::<M> {
             stream: Some(self.source.clone()),
@@ -212,15 +214,14 @@ where
 }
 
 /// Some steps of a source.
-#[derive(Debug)]
-struct Section<S> {
-    source: Arc<S>,
+struct Section<B> {
+    source: Arc<dyn SequenceSource<Batch = B>>,
     start: usize,
     end: usize,
 }
 
-impl<S: SequenceSource> SequenceSource for Section<S> {
-    type Batch = S::Batch;
+impl<B: SequenceBatch> SequenceSource for Section<B> {
+    type Batch = B;
 
     fn sequences(&self) -> usize {
         self.source.sequences()
@@ -237,16 +238,11 @@ impl<S: SequenceSource> SequenceSource for Section<S> {
         }
     }
 
-    fn window(&self, start: usize, len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<B, TrainError> {
         self.source.window(self.start + start, len, device)
     }
 
-    fn gather(
-        &self,
-        starts: &[usize],
-        len: usize,
-        device: &Device,
-    ) -> Result<S::Batch, TrainError> {
+    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<B, TrainError> {
         let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
         self.source.gather(&starts, len, device)
     }

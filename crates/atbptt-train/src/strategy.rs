@@ -9,7 +9,7 @@ mod run;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atbptt_core::{BiasEstimate, Decision, PolicyState, TruncationPolicy};
+use atbptt_core::{BiasEstimate, Decision, PolicyState, Position, TruncationPolicy};
 use atbptt_models::RecurrentModel;
 use burn::data::dataset::DatasetError;
 use burn::train::{
@@ -151,6 +151,28 @@ impl AdaptiveTbptt {
                 error: Mutex::new(None),
             }),
         })
+    }
+
+    /// Refuses a training stream of `steps` steps per sequence that is too short for the policy's longest window or for a
+    /// probe. Training checks the same before it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::StreamTooShort`], [`TrainError::ProbeTooLong`].
+    pub fn check_stream(&self, steps: usize) -> Result<(), TrainError> {
+        let policy = lock(&self.shared.policy);
+        let k_max = policy.k_max();
+        if k_max > steps {
+            return Err(TrainError::StreamTooShort { k_max, steps });
+        }
+        let at_the_end = Position {
+            epoch: usize::MAX,
+            step: u64::MAX,
+        };
+        match policy.probes_due(at_the_end) {
+            0 => Ok(()),
+            _ => self.config.probe.check(steps),
+        }
     }
 
     /// Writes the loop's state beside Burn's checkpoints in `folder` (the folder given to `SupervisedTraining::new`), and

@@ -199,7 +199,7 @@ pub trait RecurrentKernels: Backend {
         generic::rnn_backward::<Self>(input, trace, grad, needs)
     }
 
-    /// Σ_rows −log softmax(h Wᵀ + b)[target] and its gradients, over blocks of rows: memory does not grow with
+    /// Σ_rows −log softmax(h Wᵀ + b) at the target, and its gradients, over blocks of rows: memory does not grow with
     /// rows × classes.
     fn linear_nll_forward(input: NllInput<Self>, needs: NllNeeds) -> NllOutput<Self> {
         super::nll::linear_nll::<Self>(input, needs)

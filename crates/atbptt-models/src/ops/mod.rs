@@ -1,7 +1,7 @@
 //! Sequence operations: one operation per recurrent layer and window.
 //!
-//! Place in the flow: [`layer`](crate::layer) modules hold the weights and call the functions here, which cross
-//! from `Tensor<D>` to the backend in use and run [`RecurrentOps`] there.
+//! Place in the flow: layers such as [`LstmLayer`](crate::LstmLayer) hold the weights and call the functions here, which
+//! cross from `Tensor<D>` to the backend in use and run [`RecurrentOps`] there.
 //!
 //! Three layers of code:
 //!

@@ -109,11 +109,12 @@ pub(crate) fn scale<B: Backend>(value: FloatTensor<B>, factor: FloatTensor<B>) -
     B::float_mul(value, B::float_reshape(factor, ones.into()))
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::*;
     use burn::backend::Flex;
-    use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
+    use burn::backend::ops::{FloatTensorOps, IntTensorOps};
     use burn::tensor::TensorData;
 
     fn run(block_rows: usize) -> Vec<Vec<f64>> {

@@ -1,10 +1,12 @@
 //! Shared by the integration tests: devices, golden files, comparisons.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::expect_used)]
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 
 use std::path::PathBuf;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use atbptt_models::RecurrentState;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 /// Every CPU backend that is compiled in.
 pub fn devices() -> Vec<(&'static str, Device)> {
@@ -107,4 +109,71 @@ pub fn noise_tensor<const D: usize>(
     let all = noise(seed, dims.iter().product());
     let all: Vec<f64> = all.into_iter().map(|x| x * scale).collect();
     Tensor::from_data(TensorData::new(all, dims), (device, dtype))
+}
+
+/// Every float parameter replaced by [`noise`] times `scale`, in `dtype`: weights that depend on no random generator.
+pub fn with_noise<M: Module>(module: M, seed: u64, scale: f64, dtype: DType) -> M {
+    struct Noise {
+        seed: u64,
+        scale: f64,
+        dtype: DType,
+    }
+    impl ModuleMapper for Noise {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            self.seed += 1;
+            let (seed, scale, dtype) = (self.seed, self.scale, self.dtype);
+            param.map(|old| {
+                let device = old.device();
+                let new = noise_tensor::<D>(seed, old.dims(), scale, &device, dtype);
+                match device.is_autodiff() {
+                    true => new.require_grad(),
+                    false => new,
+                }
+            })
+        }
+    }
+    module.map(&mut Noise { seed, scale, dtype })
+}
+
+/// Gradients of all float parameters in visiting order, zeros for a parameter without one.
+pub fn weight_gradients<M: Module>(module: &M, grads: &Gradients) -> Vec<f64> {
+    struct Collect<'a> {
+        grads: &'a Gradients,
+        all: Vec<f64>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let weight = param.val();
+            match weight.grad(self.grads) {
+                Some(grad) => self.all.extend(values(grad)),
+                None => self
+                    .all
+                    .extend(vec![0.0; weight.dims().iter().product::<usize>()]),
+            }
+        }
+    }
+    let mut collect = Collect {
+        grads,
+        all: Vec::new(),
+    };
+    module.visit(&mut collect);
+    collect.all
+}
+
+/// All float parameters in visiting order.
+pub fn weights<M: Module>(module: &M) -> Vec<f64> {
+    struct Collect(Vec<f64>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(values(param.val()));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    module.visit(&mut collect);
+    collect.0
+}
+
+/// All values of a state, part after part.
+pub fn state_values<S: RecurrentState>(state: &S) -> Vec<f64> {
+    state.parts().into_iter().flat_map(values).collect()
 }

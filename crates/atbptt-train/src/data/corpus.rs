@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::text::{for_each_line, io_error};
 use super::vocabulary::{END_OF_LINE, UNKNOWN, hex};
 use super::{
-    DataError, MemoryTokens, SourceEntropy, Split, SyntheticConfig, TokenStore, Vocabulary,
-    VocabularyRule,
+    DataError, MemoryTokens, Preceded, SourceEntropy, Split, SyntheticConfig, TokenStore,
+    Vocabulary, VocabularyRule,
 };
 
 /// How a folder is read.
@@ -187,6 +187,16 @@ impl Corpus {
     /// Tokens of a split, shared.
     pub fn tokens(&self, split: Split) -> Arc<dyn TokenStore> {
         self.splits[split.index()].clone()
+    }
+
+    /// Tokens of a split after an `<eos>`: a stream over them predicts every token of the split once, the first included.
+    ///
+    /// [`TokenStream::exact`](super::TokenStream::exact) lays them out for evaluation.
+    pub fn evaluation_tokens(&self, split: Split) -> Arc<dyn TokenStore> {
+        match self.vocabulary.id(END_OF_LINE) {
+            Some(id) => Arc::new(Preceded::new(id, self.tokens(split))),
+            None => self.tokens(split),
+        }
     }
 
     /// Number of tokens of a split, `<eos>` included.

@@ -45,7 +45,7 @@ pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
 pub use download::WikiText2;
 pub use error::DataError;
 pub use split::Split;
-pub use store::{MemoryTokens, TokenStore};
+pub use store::{MemoryTokens, Preceded, TokenStore};
 pub use stream::{TokenStream, Window};
 pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
 pub use vocabulary::{Vocabulary, VocabularyRule};

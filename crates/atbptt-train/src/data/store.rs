@@ -4,6 +4,7 @@
 //! tomorrow without a change to any caller.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use super::DataError;
 
@@ -65,9 +66,57 @@ impl TokenStore for MemoryTokens {
     }
 }
 
+/// A store with one token before it.
+///
+/// Evaluation starts a split from `<eos>`: then its first word, too, follows something, and is predicted.
+#[derive(Clone, Debug)]
+pub struct Preceded {
+    first: u32,
+    tokens: Arc<dyn TokenStore>,
+}
+
+impl Preceded {
+    /// `tokens`, with `first` before them.
+    pub fn new(first: u32, tokens: Arc<dyn TokenStore>) -> Self {
+        Self { first, tokens }
+    }
+}
+
+impl TokenStore for Preceded {
+    fn len(&self) -> usize {
+        self.tokens.len() + 1
+    }
+
+    fn read(&self, start: usize, into: &mut [u32]) -> Result<(), DataError> {
+        let Some(inner) = start.checked_sub(1) else {
+            let [first, rest @ ..] = into else {
+                return Ok(());
+            };
+            self.tokens.read(0, rest)?;
+            *first = self.first;
+            return Ok(());
+        };
+        self.tokens.read(inner, into)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preceded_store_reads_the_first_token_then_the_others() {
+        let store = Preceded::new(9, Arc::new(MemoryTokens::from(vec![1, 2, 3])));
+        assert_eq!(store.len(), 4);
+        let mut all = [0; 4];
+        store.read(0, &mut all).unwrap();
+        assert_eq!(all, [9, 1, 2, 3]);
+        let mut tail = [0; 2];
+        store.read(2, &mut tail).unwrap();
+        assert_eq!(tail, [2, 3]);
+        store.read(4, &mut []).unwrap();
+        assert!(store.read(3, &mut tail).is_err() && store.read(0, &mut [0; 5]).is_err());
+    }
 
     #[test]
     fn memory_tokens_read_ranges_up_to_the_end() {

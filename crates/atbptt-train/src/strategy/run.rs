@@ -87,19 +87,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     ) -> Result<(), TrainError> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
-        let steps = train.common_steps();
-        let policy = &self.strategy.shared.policy;
-        let k_max = lock(policy).k_max();
-        if k_max > steps {
-            return Err(TrainError::StreamTooShort { k_max, steps });
-        }
-        let probes = lock(policy).probes_due(Position {
-            epoch: usize::MAX,
-            step: u64::MAX,
-        });
-        if probes > 0 {
-            self.strategy.config.probe.check(steps)?;
-        }
+        self.strategy.check_stream(train.common_steps())?;
 
         let mut epoch = starting_epoch;
         if let Some(resumed) = self.parts.checkpoint {
@@ -201,23 +189,20 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let factor = self.strategy.config.step_scaling.factor(k);
             model.step_scale().set(factor);
 
-            accumulated += 1;
             let last = span.next.next_loss >= steps;
-            match self.parts.grad_accumulation {
+            let grads = match self.parts.grad_accumulation {
                 Some(every) => {
                     accumulator.accumulate(&model, grads);
-                    drop(model);
-                    if accumulated >= every || last {
-                        accumulated = 0;
-                        self.learner.lr_step();
-                        self.learner.optimizer_step(accumulator.grads());
-                    }
+                    accumulated += 1;
+                    (accumulated >= every || last).then(|| accumulator.grads())
                 }
-                None => {
-                    drop(model);
-                    self.learner.lr_step();
-                    self.learner.optimizer_step(grads);
-                }
+                None => Some(grads),
+            };
+            drop(model);
+            if let Some(grads) = grads {
+                accumulated = 0;
+                self.learner.lr_step();
+                self.learner.optimizer_step(grads);
             }
             let seconds = started.elapsed().as_secs_f64();
             iteration += 1;
@@ -238,7 +223,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let lr = ModuleLearningRate::from(self.learner.lr_current().base() * factor);
             let item = TrainingItem::new(output, progress, Some(iteration), Some(lr));
             self.train_event(LearnerEvent::ProcessedItem(item));
-            if self.parts.interrupter.should_stop() {
+            // Between optimiser steps, so that accumulated gradients are not lost.
+            if accumulated == 0 && self.parts.interrupter.should_stop() {
                 break;
             }
         }
@@ -430,9 +416,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch,
             step: self.step,
             train_loss,
-            train_perplexity: train_loss.exp(),
+            train_perplexity: perplexity(train_loss),
             valid_loss,
-            valid_perplexity: valid_loss.map(f64::exp),
+            valid_perplexity: valid_loss.map(perplexity),
             k,
             mean_k: sums.k / sums.windows.max(1) as f64,
             relative_bias,
@@ -472,6 +458,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             )
             .with_state(self.state.as_ref())?
             .write(folder)?;
+            LoopState::prune(folder, epoch);
         }
         checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
         self.last_checkpoint = Some(epoch);
@@ -490,7 +477,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             return Ok(());
         }
         let checkpoint = match self.last_checkpoint {
-            Some(epoch) => format!(" and the checkpoint of epoch {epoch} is kept"),
+            Some(epoch) => format!(", and the checkpoint of epoch {epoch} is there to go on from"),
             None => String::new(),
         };
         Err(TrainError::NonFinite {
@@ -512,6 +499,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let result = self.parts.event_processor.process_valid(event);
         self.parts.interrupter.fail_on_error(result);
     }
+}
+
+/// exp of a mean loss in nats, kept finite: reports go into JSON, which has no infinity.
+fn perplexity(loss: f64) -> f64 {
+    loss.min(700.0).exp()
 }
 
 /// The stream behind a data loader.

@@ -54,6 +54,10 @@ pub struct SyntheticConfig {
 
 impl Default for SyntheticConfig {
     /// 200,000 train tokens and 1,000 types: a small LSTM gets visibly better within two minutes on a CPU.
+    ///
+    /// The valid split's floor is perplexity 45.6. Burn's LSTM with 128 units, an embedding of 64 and Adam (step size
+    /// 0.004, 20 sequences, plain chunks) came to 70.1 with windows of 40 steps (6 epochs, a minute on two cores), and
+    /// with windows of 4 steps, which carry its state but no gradient over the longer distances, no lower than 77.4.
     fn default() -> Self {
         Self {
             seed: 1,

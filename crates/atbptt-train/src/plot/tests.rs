@@ -1,0 +1,181 @@
+use std::fs;
+
+use super::*;
+
+fn row(epoch: usize, train: f64, valid: f64, k: f64, bias: f64) -> EpochRow {
+    EpochRow {
+        epoch,
+        train_perplexity: train,
+        valid_perplexity: valid,
+        k,
+        relative_bias: bias,
+    }
+}
+
+/// Draws into a temporary file and returns the size that the PNG header states.
+fn drawn(draw: impl FnOnce(&std::path::Path) -> Result<(), PlotError>) -> (u32, u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("not/yet/there/figure.png");
+    draw(&path).unwrap();
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n");
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (number(16), number(20))
+}
+
+fn profile<'a>(mean: &'a [f64], bias: &'a [(usize, f64)]) -> LagProfileFigure<'a> {
+    LagProfileFigure {
+        title: "probe",
+        mean,
+        sequences: &[],
+        tau: 1,
+        beta: Some(0.9),
+        bias,
+        delta: 0.5,
+        k: 1,
+    }
+}
+
+#[test]
+fn a_training_figure_is_a_png_of_the_stated_size() {
+    let rows: Vec<_> = (1..=12)
+        .map(|e| {
+            row(
+                e,
+                900.0 / e as f64,
+                800.0 / e as f64 + 20.0,
+                100.0 - e as f64,
+                0.6 / e as f64,
+            )
+        })
+        .collect();
+    assert_eq!(
+        drawn(|path| training_figure(path, &rows, Some(0.5))),
+        (1200, 1020)
+    );
+}
+
+/// Odd data draw something and never panic: one point, all equal, all missing, extremes, epochs out of order.
+#[test]
+fn training_figures_survive_any_numbers() {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let cases = [
+        vec![row(0, 5.0, 6.0, 10.0, 0.1)],
+        vec![row(1, 5.0, 5.0, 10.0, 0.5), row(2, 5.0, 5.0, 10.0, 0.5)],
+        vec![row(1, nan, nan, nan, nan)],
+        vec![
+            row(1, inf, -inf, inf, nan),
+            row(2, nan, 3.0, 4.0, inf),
+            row(3, 2.0, nan, 5.0, 0.1),
+        ],
+        vec![
+            row(1, f64::MAX, f64::MIN, f64::MAX, f64::MIN_POSITIVE),
+            row(2, -f64::MAX, 1e-320, 0.0, f64::MAX),
+        ],
+        vec![
+            row(usize::MAX, 1.0, 2.0, 3.0, 0.1),
+            row(0, 2.0, 1.0, 3.0, 0.2),
+        ],
+        vec![row(3, 0.0, 0.0, 0.0, 0.0), row(1, -1.0, 0.0, 0.0, 0.0)],
+    ];
+    for rows in cases {
+        for delta in [
+            None,
+            Some(0.5),
+            Some(nan),
+            Some(-inf),
+            Some(0.0),
+            Some(f64::MAX),
+        ] {
+            drawn(|path| training_figure(path, &rows, delta));
+        }
+    }
+}
+
+#[test]
+fn lag_profile_figures_survive_any_numbers() {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let norms: Vec<f64> = (0..50).map(|k| 0.8_f64.powi(k)).collect();
+    let bias: Vec<(usize, f64)> = (1..60).map(|k| (k, 3.0 * 0.8_f64.powi(k as i32))).collect();
+    let plain = profile(&norms, &bias);
+    let (missing, unknown, far) = ([(1, inf), (2, nan)], [nan, inf, -1.0], [(usize::MAX, 0.5)]);
+    let ragged = [vec![], vec![nan, 0.0, inf], norms.clone()];
+    let cases = [
+        plain,
+        LagProfileFigure {
+            sequences: &ragged,
+            ..plain
+        },
+        LagProfileFigure {
+            title: &"a very long title with δ ".repeat(40),
+            ..plain
+        },
+        LagProfileFigure {
+            title: "\n\t",
+            ..plain
+        },
+        LagProfileFigure {
+            tau: 1_000,
+            k: 2_000,
+            ..plain
+        },
+        LagProfileFigure {
+            tau: 30,
+            k: 31,
+            ..plain
+        },
+        LagProfileFigure {
+            beta: None,
+            delta: nan,
+            ..plain
+        },
+        LagProfileFigure {
+            beta: Some(1e9),
+            delta: 0.0,
+            ..plain
+        },
+        LagProfileFigure {
+            beta: Some(-inf),
+            delta: inf,
+            k: 0,
+            tau: 0,
+            ..plain
+        },
+        profile(&[1.0], &[]),
+        profile(&[0.0, 0.0], &missing),
+        profile(&unknown, &far),
+        profile(&[5.0; 4], &[(2, 0.5), (1, 0.5)]),
+        profile(
+            &[f64::MAX, f64::MIN_POSITIVE, 5e-324],
+            &[(1, f64::MAX), (2, 5e-324)],
+        ),
+    ];
+    for figure in cases {
+        assert_eq!(drawn(|path| lag_profile_figure(path, &figure)), (1200, 960));
+    }
+}
+
+#[test]
+fn nothing_to_draw_and_unusable_paths_are_typed_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = folder.path().join("figure.png");
+    assert!(matches!(
+        training_figure(&png, &[], None),
+        Err(PlotError::Empty { what: "epoch" })
+    ));
+    assert!(matches!(
+        lag_profile_figure(&png, &profile(&[], &[])),
+        Err(PlotError::Empty { what: "lag" })
+    ));
+    let rows = [row(1, 2.0, 2.0, 1.0, 0.1)];
+    for name in ["figure.jpg", "figure", "png"] {
+        let found = training_figure(folder.path().join(name), &rows, None);
+        assert!(matches!(found, Err(PlotError::NotPng { .. })), "{found:?}");
+    }
+    fs::write(folder.path().join("file"), "in the way").unwrap();
+    let found = training_figure(folder.path().join("file/figure.png"), &rows, None);
+    assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
+    fs::create_dir(&png).unwrap();
+    let found = training_figure(&png, &rows, None);
+    assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
+}

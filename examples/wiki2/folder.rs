@@ -1,0 +1,142 @@
+//! The run folder: settings, metrics, the controller's history, figures.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use atbptt::core::{BiasEstimate, Decision};
+use atbptt::train::EpochReport;
+use atbptt::train::plot::{EpochRow, LagProfileFigure, report_figure};
+
+use crate::options::Settings;
+use crate::options::outcome::Result;
+
+/// Where a run keeps its files.
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// A new folder; refuses one that already holds a run.
+    pub fn create(out: Option<&Path>) -> Result<Self> {
+        let path = match out {
+            Some(path) => path.to_owned(),
+            None => (1..)
+                .map(|n| PathBuf::from(format!("runs/wiki2-{n}")))
+                .find(|path| !path.exists())
+                .ok_or("no free folder name under runs/; name one with --out")?,
+        };
+        // A run that failed before its first epoch was over leaves nothing worth keeping.
+        if path.join("metrics.jsonl").exists() || path.join("checkpoint/tbptt-1.json").exists() {
+            return Err(format!(
+                "{} already holds a run; go on with it by --resume {0}, or name another folder with --out",
+                path.display()
+            )
+            .into());
+        }
+        fs::create_dir_all(&path).map_err(|error| {
+            format!(
+                "cannot create {}: {error}; name a writable folder with --out",
+                path.display()
+            )
+        })?;
+        Ok(Self { path })
+    }
+
+    /// The folder of an earlier run.
+    pub fn open(path: &Path) -> Result<(Self, Settings)> {
+        let config = path.join("config.json");
+        let text = fs::read_to_string(&config).map_err(|error| {
+            format!(
+                "cannot read {}: {error}; --resume takes the folder of an earlier run",
+                config.display()
+            )
+        })?;
+        let settings = serde_json::from_str(&text).map_err(|error| {
+            format!(
+                "{} is not a run's configuration: {error}; start a new run",
+                config.display()
+            )
+        })?;
+        Ok((
+            Self {
+                path: path.to_owned(),
+            },
+            settings,
+        ))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.path.join(name);
+        let temporary = path.with_extension("tmp");
+        fs::write(&temporary, text)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+    }
+
+    pub fn write_settings(&self, settings: &Settings) -> Result<()> {
+        self.write("config.json", &serde_json::to_string_pretty(settings)?)
+    }
+
+    /// Metrics per epoch as JSON lines, decisions as JSON, and the figure.
+    pub fn write_results(
+        &self,
+        reports: &[EpochReport],
+        history: &[Decision],
+        estimate: Option<&BiasEstimate>,
+        delta: Option<f64>,
+    ) -> Result<Option<PathBuf>> {
+        if reports.is_empty() {
+            return Ok(None);
+        }
+        let lines: std::result::Result<Vec<String>, _> =
+            reports.iter().map(serde_json::to_string).collect();
+        self.write("metrics.jsonl", &(lines?.join("\n") + "\n"))?;
+        self.write("controller.json", &serde_json::to_string_pretty(history)?)?;
+        let path = self.path.join("report.png");
+        let rows: Vec<EpochRow> = reports.iter().map(row).collect();
+        match estimate {
+            Some(estimate) => {
+                let k = reports.last().map_or(0, |report| report.k);
+                let curve = estimate.relative_bias_curve();
+                let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
+                let mean: Vec<f64> = estimate.profile().phi().to_vec();
+                let beta = estimate.beta();
+                let title = format!(
+                    "Lag profile of the last estimate ({} lags, {})",
+                    estimate.window(),
+                    match beta < 1.0 {
+                        true => format!("half-life {:.1} steps", -(2f64.ln()) / beta.ln()),
+                        false => "no decay".into(),
+                    },
+                );
+                let figure = LagProfileFigure {
+                    title: &title,
+                    mean: &mean,
+                    sequences: &[],
+                    tau: estimate.tau(),
+                    beta: beta.is_finite().then_some(beta),
+                    bias: &bias,
+                    delta: delta.unwrap_or(f64::NAN),
+                    k,
+                };
+                report_figure(&path, &rows, delta, Some(&figure))?;
+            }
+            None => report_figure(&path, &rows, delta, None)?,
+        }
+        Ok(Some(path))
+    }
+}
+
+fn row(report: &EpochReport) -> EpochRow {
+    EpochRow {
+        epoch: report.epoch,
+        train_perplexity: report.train_perplexity,
+        valid_perplexity: report.valid_perplexity.unwrap_or(f64::NAN),
+        k: report.k as f64,
+        relative_bias: report.relative_bias.unwrap_or(f64::NAN),
+    }
+}

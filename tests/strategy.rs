@@ -1,0 +1,769 @@
+//! The training strategy end to end: a tiny language model on the built-in language through Burn's
+//! `SupervisedTraining`, every claim checked on numbers.
+//!
+//! The random generator is one per process, so tests that train take turns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atbptt::core::{AdaptiveConfig, FixedK, Monitor, Reason, TruncationPolicy};
+use atbptt::models::{
+    LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
+};
+use atbptt::train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+use atbptt::train::metrics::PerplexityMetric;
+use atbptt::train::{
+    AdaptiveTbptt, Clip, EpochReport, LoopState, ProbeConfig, QuietRenderer, Scheme,
+    SequenceSource, StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource,
+    TrainError, TrainingObserver, evaluate,
+};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::lr_scheduler::linear::LinearLrSchedulerConfig;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
+use burn::tensor::{Device, Gradients, Tensor};
+use burn::train::metric::store::{Aggregate, Direction, EventStoreClient, Split as Part};
+use burn::train::metric::{LossMetric, Metric};
+use burn::train::{
+    EarlyStoppingStrategy, Interrupter, Learner, LearningResult, MetricEarlyStoppingStrategy,
+    StoppingCondition, SupervisedTraining,
+};
+
+type Model = LanguageModel<LstmLayer>;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A language of 36 words whose closers stand 3 steps after their openers.
+fn corpus(train: usize, valid: usize) -> Corpus {
+    let language = SyntheticConfig::default()
+        .with_tokens(train, valid, 2)
+        .with_vocabulary(36)
+        .with_distances([3])
+        .with_classes(2);
+    Corpus::synthetic(&language).unwrap()
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn model(corpus: &Corpus, dropout: f64, seed: u64) -> Model {
+    device().seed(seed);
+    LanguageModelConfig::new(corpus.vocabulary().len())
+        .with_hidden(12)
+        .with_dropout(dropout)
+        .init(&device())
+        .unwrap()
+}
+
+/// Four training sequences, one validation sequence, no checkpoints.
+fn training(corpus: &Corpus, folder: &Path) -> SupervisedTraining<Tbptt<Model>> {
+    let train = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
+    let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
+    SupervisedTraining::new(
+        folder,
+        StreamLoader::tokens(train).into_loader(),
+        StreamLoader::tokens(valid).into_loader(),
+    )
+    .renderer(Box::new(QuietRenderer))
+    .with_application_logger(None)
+}
+
+fn config() -> TbpttConfig {
+    TbpttConfig {
+        step_scaling: StepScaling::None,
+        clip: Clip::Norm(1.0),
+        probe: ProbeConfig::new(20),
+        eval_chunk: 20,
+        ..TbpttConfig::default()
+    }
+}
+
+fn strategy(policy: impl TruncationPolicy + 'static, config: TbpttConfig) -> AdaptiveTbptt {
+    AdaptiveTbptt::new(policy, config).unwrap()
+}
+
+fn adam() -> ModuleOptimizer {
+    AdamConfig::new().init()
+}
+
+fn launch(
+    training: SupervisedTraining<Tbptt<Model>>,
+    strategy: AdaptiveTbptt,
+    model: Model,
+    optimizer: ModuleOptimizer,
+    lr: impl Into<ModuleLrScheduler>,
+) -> (LearningResult<Tbptt<Model>>, TbpttHandle) {
+    let handle = strategy.handle();
+    let result = training
+        .with_training_strategy(strategy.into_strategy())
+        .launch(Learner::new(Tbptt::new(model), optimizer, lr));
+    (result, handle)
+}
+
+/// Bits of all weights in visiting order.
+fn bits<M: Module>(module: &M) -> Vec<u32> {
+    weights(module).into_iter().map(f32::to_bits).collect()
+}
+
+fn weights<M: Module>(module: &M) -> Vec<f32> {
+    struct Collect(Vec<f32>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    module.visit(&mut collect);
+    collect.0
+}
+
+/// Reads Burn's own epoch values of every metric, and never stops.
+#[derive(Clone, Default)]
+struct Spy(Arc<Mutex<Vec<[f64; 4]>>>);
+
+impl EarlyStoppingStrategy for Spy {
+    fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
+        let read = |name: &str, part| {
+            store
+                .find_metric(name, epoch, Aggregate::Mean, &part)
+                .unwrap()
+        };
+        let (loss, perplexity) = (LossMetric::new().name(), PerplexityMetric::new().name());
+        self.0.lock().unwrap().push([
+            read(&loss, Part::Train),
+            read(&loss, Part::Valid),
+            read(&perplexity, Part::Train),
+            read(&perplexity, Part::Valid),
+        ]);
+        false
+    }
+}
+
+fn close(what: &str, got: f64, expected: f64, tolerance: f64) {
+    let off = (got - expected).abs() / expected.abs().max(1.0);
+    assert!(off <= tolerance, "{what}: {got}, expected {expected}");
+}
+
+/// Windows of 7 steps and a last one of 1, validation chunks of 30 steps and a last one of 10: Burn's epoch values are
+/// those of all tokens together, as ours are.
+#[test]
+fn the_loss_falls_and_burns_metrics_agree_with_the_reports() {
+    let _turn = turn();
+    let corpus = corpus(1604, 401);
+    let folder = tempfile::tempdir().unwrap();
+    let spy = Spy::default();
+    let training = training(&corpus, folder.path())
+        .metrics((LossMetric::new(), PerplexityMetric::new()))
+        .early_stopping(spy.clone())
+        .num_epochs(4);
+    let settings = TbpttConfig {
+        eval_chunk: 30,
+        ..config()
+    };
+    let strategy = strategy(FixedK::new(7).unwrap(), settings);
+    let start = model(&corpus, 0.1, 1);
+    let (result, handle) = launch(training, strategy, start, adam(), 1e-2);
+    handle.finish(&result).unwrap();
+    let reports = handle.reports();
+    assert_eq!(reports.len(), 4);
+    let uniform = (corpus.vocabulary().len() as f64).ln();
+    let last = reports[3].valid_loss.unwrap();
+    assert!(
+        last < 0.8 * uniform,
+        "{last} after four epochs, {uniform} before"
+    );
+    for pair in reports.windows(2) {
+        assert!(pair[1].train_loss < pair[0].train_loss);
+    }
+    let seen = spy.0.lock().unwrap();
+    assert_eq!(seen.len(), 4);
+    for (report, burn) in reports.iter().zip(seen.iter()) {
+        let valid = report.valid_loss.unwrap();
+        close("train loss", burn[0], report.train_loss, 1e-12);
+        close("valid loss", burn[1], valid, 1e-12);
+        close("train perplexity", burn[2], report.train_perplexity, 1e-12);
+        close("valid perplexity", burn[3], valid.exp(), 1e-12);
+        assert_eq!(report.train_perplexity, report.train_loss.exp());
+        assert_eq!((report.tokens, report.k, report.mean_k), (1600, 7, 7.0));
+        assert_eq!(report.step, 58 * report.epoch as u64);
+    }
+}
+
+/// Plain BPTT(K; K) learns too, also where K does not divide the stream.
+#[test]
+fn plain_chunks_learn() {
+    let _turn = turn();
+    let corpus = corpus(1604, 201);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = TbpttConfig {
+        scheme: Scheme::Chunked,
+        ..config()
+    };
+    let strategy = strategy(FixedK::new(7).unwrap(), settings);
+    let (result, handle) = launch(
+        training(&corpus, folder.path()).num_epochs(3),
+        strategy,
+        model(&corpus, 0.0, 1),
+        adam(),
+        1e-2,
+    );
+    handle.finish(&result).unwrap();
+    let reports = handle.reports();
+    assert!(reports[2].train_loss < 0.9 * reports[0].train_loss);
+    // 400 = 57 · 7 + 1: 58 windows, every loss paid once.
+    assert_eq!((reports[0].step, reports[0].tokens), (58, 1600));
+}
+
+/// Every token but the first counts once, whatever the batch and the chunk; one sequence is the model run over all.
+#[test]
+fn exact_evaluation_counts_every_token_once() {
+    let _turn = turn();
+    let corpus = corpus(1604, 402);
+    let model = model(&corpus, 0.3, 5).valid();
+    let device = Device::flex();
+    let source = |batch| {
+        let stream = TokenStream::exact(corpus.tokens(Split::Valid), batch).unwrap();
+        TokenSource::new(stream)
+    };
+    // 401 targets: 3 sequences of 134, 134 and 133 steps; 7 of 58 (twice) and 57.
+    for batch in [1, 3, 7] {
+        let source = source(batch);
+        let whole = evaluate(&model, &source, 10_000, &device).unwrap();
+        assert_eq!(whole.count, 401);
+        for chunk in [1, 7, 50, 57, 133, 134] {
+            let total = evaluate(&model, &source, chunk, &device).unwrap();
+            assert_eq!(total.count, 401, "batch {batch}, chunk {chunk}");
+            close("summed loss", total.sum, whole.sum, 1e-6);
+        }
+    }
+    let all = source(1).window(0, 401, &device).unwrap();
+    let (features, _) = model.forward(&all, None).unwrap();
+    let by_hand = model.loss(features, &all).unwrap().sum.into_scalar::<f64>();
+    let total = evaluate(&model, &source(1), 64, &device).unwrap();
+    close("summed loss", total.sum, by_hand, 1e-6);
+}
+
+/// What training reports as validation loss is what `evaluate` gives for the model it returns.
+#[test]
+fn the_last_report_is_the_returned_models_loss() {
+    let _turn = turn();
+    let corpus = corpus(804, 202);
+    let folder = tempfile::tempdir().unwrap();
+    let (result, handle) = launch(
+        training(&corpus, folder.path()),
+        strategy(FixedK::new(6).unwrap(), config()),
+        model(&corpus, 0.2, 2),
+        adam(),
+        1e-2,
+    );
+    handle.finish(&result).unwrap();
+    let stream = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
+    let source = TokenSource::new(stream);
+    let total = evaluate(result.model.inner(), &source, 20, &Device::flex()).unwrap();
+    let mean = total.sum / total.count as f64;
+    assert_eq!(handle.reports()[0].valid_loss, Some(mean));
+}
+
+/// A step size of zero changes nothing: no epoch is better than the first, so the second is the last.
+#[test]
+fn early_stopping_stops() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let folder = tempfile::tempdir().unwrap();
+    let stop = MetricEarlyStoppingStrategy::new(
+        &LossMetric::new(),
+        Aggregate::Mean,
+        Direction::Lowest,
+        Part::Valid,
+        StoppingCondition::NoImprovementSince { n_epochs: 1 },
+    );
+    let training = training(&corpus, folder.path())
+        .metrics((LossMetric::new(),))
+        .early_stopping(stop)
+        .num_epochs(10);
+    let start = model(&corpus, 0.0, 1);
+    let before = bits(&start);
+    let strategy = strategy(FixedK::new(10).unwrap(), config());
+    let (result, handle) = launch(training, strategy, start, SgdConfig::new().init(), 0.0);
+    handle.finish(&result).unwrap();
+    assert_eq!(handle.reports().len(), 2);
+    assert_eq!(bits(&result.model), before);
+}
+
+/// Stops the run after so many windows.
+struct StopAfter {
+    windows: Mutex<usize>,
+    interrupter: Interrupter,
+}
+
+impl TrainingObserver for StopAfter {
+    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _loss: f64) {
+        let mut left = self.windows.lock().unwrap();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.interrupter.stop(Some("enough"));
+        }
+    }
+}
+
+/// A run stopped in the middle of an epoch, at its last window or between epochs, and gone on with from its checkpoint
+/// in a new process' place (another start model), ends where the run that was never stopped ends: to the bit, with
+/// dropout, adaptive K, Adam's moments and a moving learning rate.
+#[test]
+fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
+    let _turn = turn();
+    let corpus = corpus(804, 101);
+    let policy = || {
+        AdaptiveConfig::new(0.5)
+            .with_k0(6)
+            .with_k_max(20)
+            .with_probes(2)
+            .init()
+            .unwrap()
+    };
+    let schedule = || LinearLrSchedulerConfig::new(2e-2, 1e-3, 90).init().unwrap();
+    let run = |folder: &Path, seed, epochs, resume: Option<usize>, stop: Option<usize>| {
+        let interrupter = Interrupter::new();
+        let mut training = training(&corpus, folder)
+            .metrics((LossMetric::new(),))
+            .with_default_checkpointers()
+            .with_interrupter(interrupter.clone())
+            .num_epochs(epochs);
+        if let Some(epoch) = resume {
+            training = training.checkpoint(epoch);
+        }
+        let mut strategy = strategy(policy(), config()).with_run_folder(folder);
+        if let Some(windows) = stop {
+            strategy = strategy.with_observer(Arc::new(StopAfter {
+                windows: Mutex::new(windows),
+                interrupter,
+            }));
+        }
+        let (result, handle) = launch(
+            training,
+            strategy,
+            model(&corpus, 0.3, seed),
+            adam(),
+            schedule(),
+        );
+        handle.finish(&result).unwrap();
+        (result, handle)
+    };
+    let whole_folder = tempfile::tempdir().unwrap();
+    let (whole, expected) = run(whole_folder.path(), 3, 3, None, None);
+    assert_eq!(expected.reports().len(), 3);
+    let first = expected.reports()[0].step as usize;
+    let second = expected.reports()[1].step as usize - first;
+
+    // (windows before the stop, epochs of the first run, why)
+    for (stop, epochs, why) in [
+        (Some(first + second / 2), 3, "in the middle of an epoch"),
+        (Some(first + 1), 3, "right after the probes of an epoch"),
+        (Some(first + second), 3, "at the last window of an epoch"),
+        (None, 2, "between epochs"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (stopped, handle) = run(folder.path(), 3, epochs, None, stop);
+        assert_eq!(stopped.interrupted.is_some(), stop.is_some(), "{why}");
+        assert_eq!(handle.reports().len(), if stop.is_some() { 1 } else { 2 });
+        assert_eq!(LoopState::newest(folder.path()), Some(2), "{why}");
+
+        let (resumed, handle) = run(folder.path(), 99, 3, Some(2), None);
+        assert_eq!(handle.history(), expected.history(), "{why}");
+        assert_eq!(handle.reports().len(), 3, "{why}");
+        for (got, expected) in handle.reports().iter().zip(expected.reports()) {
+            assert_eq!(timeless(got), timeless(&expected), "{why}");
+        }
+        assert_eq!(bits(&resumed.model), bits(&whole.model), "{why}");
+    }
+}
+
+/// A report without its times.
+fn timeless(report: &EpochReport) -> EpochReport {
+    EpochReport {
+        train_seconds: 0.0,
+        probe_seconds: 0.0,
+        valid_seconds: 0.0,
+        elapsed_seconds: 0.0,
+        ..report.clone()
+    }
+}
+
+/// Burn's default checkpointing also asks for the loss of an epoch; without that metric it must still work.
+#[test]
+fn checkpoints_do_not_need_the_loss_metric() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let folder = tempfile::tempdir().unwrap();
+    let training = training(&corpus, folder.path())
+        .metrics((PerplexityMetric::new(),))
+        .with_default_checkpointers()
+        .num_epochs(2);
+    let strategy = strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
+    let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-3);
+    handle.finish(&result).unwrap();
+    assert_eq!(LoopState::newest(folder.path()), Some(2));
+}
+
+/// A checkpoint whose loop state is gone, or of another batch size, is an error with a remedy, not a silent restart.
+#[test]
+fn a_checkpoint_that_does_not_fit_is_a_typed_error() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |batch: usize, resume: Option<usize>, stop: Option<usize>| {
+        let interrupter = Interrupter::new();
+        let stream = TokenStream::for_training(corpus.tokens(Split::Train), batch).unwrap();
+        let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
+        let mut training = SupervisedTraining::new(
+            folder.path(),
+            StreamLoader::tokens(stream).into_loader(),
+            StreamLoader::tokens(valid).into_loader(),
+        )
+        .renderer(Box::new(QuietRenderer))
+        .with_application_logger(None)
+        .metrics((LossMetric::new(),))
+        .with_interrupter(interrupter.clone())
+        .with_default_checkpointers();
+        if let Some(epoch) = resume {
+            training = training.checkpoint(epoch);
+        }
+        let mut strategy =
+            strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
+        if let Some(windows) = stop {
+            strategy = strategy.with_observer(Arc::new(StopAfter {
+                windows: Mutex::new(windows),
+                interrupter,
+            }));
+        }
+        let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-3);
+        handle.finish(&result)
+    };
+    run(4, None, Some(7)).unwrap();
+    let error = run(3, Some(1), None).unwrap_err();
+    assert!(
+        matches!(&error, TrainError::Checkpoint { reason, .. } if reason.contains("batch size")),
+        "{error}"
+    );
+    std::fs::remove_file(LoopState::path(folder.path(), 1)).unwrap();
+    assert_eq!(LoopState::newest(folder.path()), None);
+    let error = run(4, Some(1), None).unwrap_err();
+    assert!(matches!(error, TrainError::Checkpoint { .. }), "{error}");
+}
+
+/// A NaN in the model: the run ends with the place named, and the weights are the ones it started with.
+#[test]
+fn a_nan_stops_the_run_and_leaves_the_weights() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = model(&corpus, 0.0, 1);
+    start.softmax_bias = start
+        .softmax_bias
+        .map(|bias| Tensor::from_inner(bias.inner() * f64::NAN).require_grad());
+    let before = bits(&start);
+    let strategy = strategy(FixedK::new(5).unwrap(), config());
+    let (result, handle) = launch(
+        training(&corpus, folder.path()),
+        strategy,
+        start,
+        adam(),
+        0.1,
+    );
+    assert!(result.error.is_some());
+    let error = handle.finish(&result).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TrainError::NonFinite {
+                what: "loss",
+                epoch: 1,
+                step: 0,
+                k: 5,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(bits(&result.model), before);
+    assert!(handle.reports().is_empty());
+}
+
+/// A step size without measure blows the weights up after some steps; the last finite ones stay.
+#[test]
+fn a_run_that_diverges_ends_with_finite_weights() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = TbpttConfig {
+        clip: Clip::None,
+        ..config()
+    };
+    let strategy = strategy(FixedK::new(5).unwrap(), settings);
+    let (result, handle) = launch(
+        training(&corpus, folder.path()).num_epochs(50),
+        strategy,
+        model(&corpus, 0.0, 1),
+        SgdConfig::new().init(),
+        1e37,
+    );
+    let error = handle.finish(&result).unwrap_err();
+    assert!(
+        matches!(error, TrainError::NonFinite { step, .. } if step > 0),
+        "{error}"
+    );
+    assert!(weights(&result.model).iter().all(|w| w.is_finite()));
+}
+
+/// A controller decides once per epoch after the first; a watched fixed K records and changes nothing.
+#[test]
+fn policies_decide_and_record() {
+    let _turn = turn();
+    let corpus = corpus(1604, 101);
+    let run = |policy: Box<dyn TruncationPolicy>| {
+        let folder = tempfile::tempdir().unwrap();
+        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config()).unwrap();
+        let (result, handle) = launch(
+            training(&corpus, folder.path()).num_epochs(3),
+            strategy,
+            model(&corpus, 0.1, 1),
+            adam(),
+            1e-2,
+        );
+        handle.finish(&result).unwrap();
+        handle
+    };
+    let adaptive = AdaptiveConfig::new(0.1)
+        .with_k0(10)
+        .with_k_min(2)
+        .with_k_max(15);
+    let handle = run(Box::new(adaptive.init().unwrap()));
+    let (reports, history) = (handle.reports(), handle.history());
+    assert_eq!(reports[0].k, 10, "before the first decision");
+    assert_eq!(reports[0].reason, None);
+    assert_eq!(history.len(), 2);
+    for (report, decision) in reports[1..].iter().zip(&history) {
+        assert!((2..=15).contains(&decision.k));
+        assert_eq!((report.k, report.mean_k), (decision.k, decision.k as f64));
+        assert_eq!(report.reason, Some(decision.reason.to_string()));
+        assert_eq!(decision.position.epoch, report.epoch - 1);
+        assert_eq!(report.relative_bias, decision.relative_bias);
+        assert!(report.decay.unwrap() > 0.0);
+        assert!(report.probe_seconds > 0.0);
+        assert_eq!(report.tokens, 1600);
+    }
+    assert!(handle.last_estimate().is_some());
+
+    let fixed = FixedK::new(6)
+        .unwrap()
+        .with_monitor(Monitor::default())
+        .unwrap();
+    let handle = run(Box::new(fixed));
+    assert!(handle.reports().iter().all(|report| report.k == 6));
+    let history = handle.history();
+    assert_eq!(history.len(), 2);
+    assert!(
+        history
+            .iter()
+            .all(|d| (d.k, d.reason) == (6, Reason::Fixed))
+    );
+    assert!(handle.reports()[2].decay.is_some());
+}
+
+/// A window as METHOD §4 cuts it: first step, length, first step with a loss, and steps until the carried state.
+type Span = (usize, usize, usize, usize);
+
+/// Plain SGD over 7 steps with K = 3, written out: mean loss of the window, global norm clipped to `limit`, step size
+/// of the scheduler times `factor`.
+fn sgd_by_hand(
+    mut model: Model,
+    windows: &[Span],
+    source: &TokenSource,
+    mut lr: ModuleLrScheduler,
+    factor: f64,
+    limit: f64,
+) -> Model {
+    struct Norm<'a>(&'a Gradients, f64);
+    impl ModuleVisitor for Norm<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let grad = param.val().grad(self.0).unwrap();
+            self.1 += grad.square().sum().into_scalar::<f64>();
+        }
+    }
+    struct Step<'a>(&'a Gradients, f64);
+    impl ModuleMapper for Step<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let grad = param.val().grad(self.0).unwrap();
+            param.map(|w| Tensor::from_inner(w.inner() - grad * self.1).require_grad())
+        }
+    }
+    let mut state = None;
+    for &(start, len, loss_from, carry) in windows {
+        let batch = source.window(start, len, &device()).unwrap();
+        let (features, _) = model.forward(&batch, state.clone()).unwrap();
+        let tail = features.narrow(0, loss_from, len - loss_from);
+        let loss = model.loss(tail, &batch.slice(loss_from..len)).unwrap();
+        let grads = (loss.sum / loss.count as f64).backward();
+        let (_, carried) = model.forward(&batch.slice(0..carry), state).unwrap();
+        state = Some(carried.detach());
+        let mut norm = Norm(&grads, 0.0);
+        model.visit(&mut norm);
+        let clip = (limit / norm.1.sqrt()).min(1.0);
+        assert!(clip < 1.0 || limit.is_infinite(), "the test clips");
+        let rate = lr.step().base() * factor * clip;
+        model = model.map(&mut Step(&grads, rate));
+    }
+    model
+}
+
+/// One epoch of three windows against SGD by hand: scheme, carried state, mean loss, clipping, step scaling and the
+/// scheduler. f32 weights of order 0.3 after three steps: 1e-6.
+#[test]
+fn an_epoch_is_sgd_by_hand() {
+    let _turn = turn();
+    let corpus = corpus(32, 11);
+    let overlapping: [Span; 3] = [(0, 3, 0, 1), (1, 5, 2, 3), (4, 3, 2, 1)];
+    let chunked: [Span; 3] = [(0, 3, 0, 3), (3, 3, 0, 3), (6, 1, 0, 1)];
+    let limit = 0.05;
+    for (scheme, windows) in [
+        (Scheme::Overlapping, overlapping),
+        (Scheme::Chunked, chunked),
+    ] {
+        for (step_scaling, factor) in [
+            (StepScaling::None, 1.0),
+            (StepScaling::SqrtK, 3f64.sqrt()),
+            (StepScaling::LinearK, 3.0),
+        ] {
+            for (clip, limit) in [
+                (Clip::None, f64::INFINITY),
+                (Clip::Norm(limit), limit),
+                (Clip::PerK(limit), limit / 3.0),
+            ] {
+                let what = format!("{scheme:?}, {step_scaling:?}, {clip:?}");
+                let schedule = || LinearLrSchedulerConfig::new(1.0, 0.25, 3).init().unwrap();
+                let start = model(&corpus, 0.0, 4);
+                let stream = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
+                let source = TokenSource::new(stream);
+                assert_eq!(source.common_steps(), 7);
+                let expected =
+                    sgd_by_hand(start.clone(), &windows, &source, schedule(), factor, limit);
+                let folder = tempfile::tempdir().unwrap();
+                let settings = TbpttConfig {
+                    scheme,
+                    step_scaling,
+                    clip,
+                    ..config()
+                };
+                let (result, handle) = launch(
+                    training(&corpus, folder.path()),
+                    strategy(FixedK::new(3).unwrap(), settings),
+                    start.clone(),
+                    SgdConfig::new().init(),
+                    schedule(),
+                );
+                handle.finish(&result).unwrap();
+                let (got, expected) = (weights(&result.model), weights(&expected));
+                let moved = weights(&start);
+                let largest = |a: &[f32], b: &[f32]| {
+                    let pairs = a.iter().zip(b);
+                    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+                };
+                assert!(largest(&got, &moved) > 1e-3, "{what}: nothing was learned");
+                let off = largest(&got, &expected);
+                assert!(off < 1e-6, "{what}: off by {off:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_stream_is_a_typed_error() {
+    let _turn = turn();
+    let corpus = corpus(404, 101);
+    let run = |policy: Box<dyn TruncationPolicy>, config: TbpttConfig| {
+        let folder = tempfile::tempdir().unwrap();
+        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config).unwrap();
+        let (result, handle) = launch(
+            training(&corpus, folder.path()),
+            strategy,
+            model(&corpus, 0.0, 1),
+            adam(),
+            1e-3,
+        );
+        handle.finish(&result).unwrap_err()
+    };
+    let adaptive = |k_max| {
+        let config = AdaptiveConfig::new(0.5).with_k0(5).with_k_max(k_max);
+        Box::new(config.init().unwrap())
+    };
+    // 404 tokens in 4 sequences: 100 steps each.
+    let long = TbpttConfig {
+        probe: ProbeConfig::new(100),
+        ..config()
+    };
+    let error = run(adaptive(20), long.clone());
+    assert!(
+        matches!(
+            error,
+            TrainError::ProbeTooLong {
+                needed: 110,
+                window: 100,
+                burn_in: 10,
+                steps: 100
+            }
+        ),
+        "{error}"
+    );
+    let error = run(adaptive(101), config());
+    assert!(
+        matches!(
+            error,
+            TrainError::StreamTooShort {
+                k_max: 101,
+                steps: 100
+            }
+        ),
+        "{error}"
+    );
+
+    // Without probes a long one does not matter.
+    let folder = tempfile::tempdir().unwrap();
+    let strategy = strategy(FixedK::new(100).unwrap(), long);
+    let (result, handle) = launch(
+        training(&corpus, folder.path()),
+        strategy,
+        model(&corpus, 0.0, 1),
+        adam(),
+        1e-3,
+    );
+    handle.finish(&result).unwrap();
+    assert_eq!(handle.reports()[0].step, 1);
+}
+
+#[test]
+fn settings_outside_their_range_are_refused() {
+    let field = |config: TbpttConfig| match AdaptiveTbptt::new(FixedK::new(5).unwrap(), config) {
+        Err(TrainError::Config { field, .. }) => field,
+        other => panic!("{:?}", other.map(|_| ())),
+    };
+    for clip in [Clip::Norm(f64::NAN), Clip::Norm(0.0), Clip::PerK(-1.0)] {
+        assert_eq!(field(TbpttConfig { clip, ..config() }), "clip");
+    }
+    let probe = ProbeConfig::new(1);
+    assert_eq!(field(TbpttConfig { probe, ..config() }), "window");
+    let eval_chunk = 0;
+    assert_eq!(
+        field(TbpttConfig {
+            eval_chunk,
+            ..config()
+        }),
+        "eval_chunk"
+    );
+}
