@@ -8,6 +8,6 @@ mod lstm;
 mod rnn;
 mod util;
 
-pub(super) use gru::{backward as gru_backward, forward as gru_forward};
-pub(super) use lstm::{backward as lstm_backward, forward as lstm_forward};
-pub(super) use rnn::{backward as rnn_backward, forward as rnn_forward};
+pub use gru::{backward as gru_backward, forward as gru_forward};
+pub use lstm::{backward as lstm_backward, forward as lstm_forward};
+pub use rnn::{backward as rnn_backward, forward as rnn_forward};

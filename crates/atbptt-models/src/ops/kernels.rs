@@ -243,6 +243,9 @@ macro_rules! cpu_kernels {
         ) -> Grads<Self> {
             super::cpu::rnn_backward(input, trace, grad, needs)
         }
+        fn linear_nll_forward(input: NllInput<Self>, needs: NllNeeds) -> NllOutput<Self> {
+            super::cpu::linear_nll(input, needs)
+        }
     };
 }
 

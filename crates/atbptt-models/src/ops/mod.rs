@@ -48,6 +48,15 @@ pub mod kernels;
 mod nll;
 mod tensor;
 
+/// The default bodies under their own names: what kernels are held to, also on backends that override them.
+#[doc(hidden)]
+pub mod reference {
+    pub use super::generic::{
+        gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward,
+    };
+    pub use super::nll::linear_nll;
+}
+
 use burn::backend::{
     backend_extension,
     tensor::{FloatTensor, IntTensor},

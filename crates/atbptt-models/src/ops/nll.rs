@@ -19,7 +19,7 @@ fn rows_per_block(classes: usize) -> usize {
 }
 
 /// Reference body of [`RecurrentKernels::linear_nll_forward`](super::RecurrentKernels::linear_nll_forward).
-pub(crate) fn linear_nll<B: Backend>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+pub fn linear_nll<B: Backend>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
     let classes = args.weight.shape()[0];
     linear_nll_in_blocks::<B>(args, needs, rows_per_block(classes))
 }

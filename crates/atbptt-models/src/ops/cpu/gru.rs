@@ -6,7 +6,7 @@ use super::math::{sigmoid, tanh};
 use super::panel::{Finish, Packed, Shared};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -29,19 +29,19 @@ impl<E: Real> Finish<E, 3> for Forward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         t: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 3]; M],
+        sums: &[[E::Lanes<S>; 3]],
     ) {
         let (batch, hidden) = (self.window.batch, self.window.hidden);
         let unit = panel * E::lanes::<S>();
         let count = hidden - unit;
         let last = t + 1 == self.window.time;
-        // SAFETY: step `t`, rows `row..row + M` and units `unit..` exist in every buffer, and `count` keeps within the
+        // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within the
         // row; no other call touches them in this step.
         unsafe {
             let load = |from: *const E| E::load(simd, from, count);
@@ -83,9 +83,9 @@ impl<E: Real> Finish<E, 3> for Forward<'_, E> {
 /// States `[T, B, H]` and gates `[T, B, 4H]`.
 pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
     let (batch, hidden) = (window.batch, window.hidden);
-    let mut gates = zeros(window.rows() * 4 * hidden);
-    let mut states = zeros(window.rows() * hidden);
-    window.input_product(&mut gates, 4 * hidden);
+    let mut gates = Room::new(window.rows() * 4 * hidden);
+    let mut states = Room::new(window.rows() * hidden);
+    window.input_product(gates.target(), 4 * hidden);
     let mut relay = Relay::new(batch, hidden);
     relay.begin(window);
     let packed = Packed::<E, 3>::gates(window.recurrent_weight, hidden, hidden);
@@ -95,12 +95,13 @@ pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
         recurrent_bias: Shared::read_only(window.recurrent_bias),
         taps: address(window.taps),
         keep: address(window.keep),
-        gates: Shared::new(&mut gates),
-        states: Shared::new(&mut states),
+        gates: gates.share(),
+        states: states.share(),
         hidden: relay.share(),
     };
     team::run(window.time, batch, &packed, &finish);
-    [states, gates]
+    // SAFETY: every step wrote its states and gates.
+    unsafe { [states.full(), gates.full()] }
 }
 
 /// Step s of the pass is time step T − 1 − s; step T only hands the gradient to the initial state.
@@ -128,13 +129,13 @@ impl<E: Real> Finish<E, 2> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.
@@ -253,8 +254,8 @@ pub(crate) fn backward<E: Real>(
 ) -> Gradients<E> {
     let (batch, hidden, rows) = (window.batch, window.hidden, window.rows());
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
-    let mut d_gates = products.then(|| [zeros(rows * 3 * hidden), zeros(rows * hidden)]);
-    let mut d_taps = needs.taps.then(|| zeros(rows * hidden));
+    let mut d_gates = products.then(|| [3 * hidden, hidden].map(|width| Room::new(rows * width)));
+    let mut d_taps = needs.taps.then(|| Room::new(rows * hidden));
     let mut d_state = zeros(batch * hidden);
     let mut direct = zeros(batch * hidden);
     let mut relay = Relay::new(batch, 3 * hidden);
@@ -270,12 +271,16 @@ pub(crate) fn backward<E: Real>(
         direct: Shared::new(&mut direct),
         d_gates: d_gates
             .as_mut()
-            .map(|buffers| buffers.each_mut().map(|buffer| Shared::new(buffer))),
-        d_taps: d_taps.as_mut().map(|buffer| Shared::new(buffer)),
+            .map(|buffers| buffers.each_mut().map(Room::share)),
+        d_taps: d_taps.as_mut().map(Room::share),
         d_state: Shared::new(&mut d_state),
     };
     team::run(window.time + 1, batch, &packed, &finish);
 
+    // SAFETY: every step wrote its gradients.
+    let d_gates = d_gates.map(|rooms| rooms.map(|room| unsafe { room.full() }));
+    // SAFETY: as above.
+    let d_taps = d_taps.map(|room| unsafe { room.full() });
     let width = 3 * hidden;
     let [d, d_u]: [&[E]; 2] = match &d_gates {
         Some([d, d_u]) => [&d[..], &d_u[..]],

@@ -1,7 +1,10 @@
 //! Tensors of CPU backends as slices, and back.
 
-use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::TensorData;
+use burn::backend::{
+    Backend, TensorMetadata,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::{DType, TensorData};
 
 use super::simd::Real;
 
@@ -11,8 +14,21 @@ pub(crate) trait Host: Backend {
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The elements of a contiguous tensor of type `E`.
     fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]>;
+    /// The elements of an integer tensor as indices below `end`; `None` where one is not.
+    fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>>;
     /// A tensor that takes the buffer over.
     fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self>;
+}
+
+/// `values` as indices below `end`.
+fn indices<I: Copy + TryInto<usize>>(
+    values: impl IntoIterator<Item = I>,
+    end: usize,
+) -> Option<Vec<usize>> {
+    values
+        .into_iter()
+        .map(|value| value.try_into().ok().filter(|&index| index < end))
+        .collect()
 }
 
 #[cfg(feature = "flex")]
@@ -26,6 +42,14 @@ impl Host for burn::backend::Flex {
     }
     fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]> {
         tensor.as_slice::<E>()
+    }
+    fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>> {
+        let tensor = Self::contiguous(tensor.clone());
+        match tensor.dtype() {
+            DType::I64 => indices(tensor.as_slice::<i64>()?.iter().copied(), end),
+            DType::I32 => indices(tensor.as_slice::<i32>()?.iter().copied(), end),
+            _ => None,
+        }
     }
     fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
         burn::backend::flex::FlexTensor::from_data(TensorData::new(data, shape.into()))
@@ -54,6 +78,14 @@ impl Host for burn::backend::NdArray {
             _ if tensor.dtype() != E::dtype() => None,
             F32(storage) => storage.view().to_slice().map(pulp::bytemuck::cast_slice),
             F64(storage) => storage.view().to_slice().map(pulp::bytemuck::cast_slice),
+            _ => None,
+        }
+    }
+    fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>> {
+        use burn::backend::ndarray::NdArrayTensor::{I32, I64};
+        match tensor {
+            I64(storage) => indices(storage.view().iter().copied(), end),
+            I32(storage) => indices(storage.view().iter().copied(), end),
             _ => None,
         }
     }

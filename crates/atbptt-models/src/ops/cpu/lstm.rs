@@ -6,7 +6,7 @@ use super::math::{sigmoid, tanh};
 use super::panel::{Finish, Packed, Shared};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -30,19 +30,19 @@ impl<E: Real> Finish<E, 4> for Forward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         t: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 4]; M],
+        sums: &[[E::Lanes<S>; 4]],
     ) {
         let (batch, hidden) = (self.window.batch, self.window.hidden);
         let unit = panel * E::lanes::<S>();
         let count = hidden - unit;
         let last = t + 1 == self.window.time;
-        // SAFETY: step `t`, rows `row..row + M` and units `unit..` exist in every buffer, and `count` keeps within the
+        // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within the
         // row; no other call touches them in this step.
         unsafe {
             let load = |from: Shared<E>, index: usize| E::load(simd, from.at(index), count);
@@ -91,9 +91,9 @@ impl<E: Real> Finish<E, 4> for Forward<'_, E> {
 /// States `[T, B, 2H]` and gates `[T, B, 4H]`.
 pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
     let (batch, hidden) = (window.batch, window.hidden);
-    let mut gates = zeros(window.rows() * 4 * hidden);
-    let mut states = zeros(window.rows() * 2 * hidden);
-    window.input_product(&mut gates, 4 * hidden);
+    let mut gates = Room::new(window.rows() * 4 * hidden);
+    let mut states = Room::new(window.rows() * 2 * hidden);
+    window.input_product(gates.target(), 4 * hidden);
     let mut relay = Relay::new(batch, hidden);
     let mut cell = zeros(batch * hidden);
     for b in 0..batch {
@@ -106,13 +106,14 @@ pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
         bias: Shared::read_only(window.bias),
         taps: address(window.taps),
         keep: address(window.keep),
-        gates: Shared::new(&mut gates),
-        states: Shared::new(&mut states),
+        gates: gates.share(),
+        states: states.share(),
         hidden: relay.share(),
         cell: Shared::new(&mut cell),
     };
     team::run(window.time, batch, &packed, &finish);
-    [states, gates]
+    // SAFETY: every step wrote its states and gates.
+    unsafe { [states.full(), gates.full()] }
 }
 
 fn fill<E>(to: &mut [E], from: impl Iterator<Item = E>) {
@@ -144,13 +145,13 @@ impl<E: Real> Finish<E, 2> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.
@@ -263,8 +264,8 @@ pub(crate) fn backward<E: Real>(
 ) -> Gradients<E> {
     let (batch, hidden, rows) = (window.batch, window.hidden, window.rows());
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
-    let mut d_gates = products.then(|| zeros(rows * 4 * hidden));
-    let mut d_taps = needs.taps.then(|| zeros(rows * 2 * hidden));
+    let mut d_gates = products.then(|| Room::new(rows * 4 * hidden));
+    let mut d_taps = needs.taps.then(|| Room::new(rows * 2 * hidden));
     let mut d_state = zeros(batch * 2 * hidden);
     let mut cell = zeros(batch * hidden);
     let mut relay = Relay::new(batch, 4 * hidden);
@@ -278,12 +279,14 @@ pub(crate) fn backward<E: Real>(
         grad: Shared::read_only(grad),
         relay: relay.share(),
         cell: Shared::new(&mut cell),
-        d_gates: d_gates.as_mut().map(|buffer| Shared::new(buffer)),
-        d_taps: d_taps.as_mut().map(|buffer| Shared::new(buffer)),
+        d_gates: d_gates.as_mut().map(Room::share),
+        d_taps: d_taps.as_mut().map(Room::share),
         d_state: Shared::new(&mut d_state),
     };
     team::run(window.time + 1, batch, &packed, &finish);
 
+    // SAFETY: every step wrote its gradients.
+    let [d_gates, d_taps] = [d_gates, d_taps].map(|room| room.map(|room| unsafe { room.full() }));
     let width = 4 * hidden;
     let d = d_gates.as_deref().unwrap_or_default();
     Gradients {

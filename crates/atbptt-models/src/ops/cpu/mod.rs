@@ -15,6 +15,7 @@ mod gru;
 mod host;
 mod lstm;
 mod math;
+mod nll;
 mod panel;
 mod product;
 mod rnn;
@@ -26,7 +27,9 @@ use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn::tensor::DType;
 
 use super::generic;
-use super::kernels::{Grads, GruInput, LstmInput, Needs, RnnInput, Trace};
+use super::kernels::{
+    Grads, GruInput, LstmInput, Needs, NllInput, NllNeeds, NllOutput, RnnInput, Trace,
+};
 use host::Host;
 use simd::Real;
 use window::{Gradients, Window};
@@ -307,4 +310,39 @@ pub(crate) fn rnn_backward<B: Host>(
         rnn::backward(window, traced.states, traced.grad, needs)
     }))
     .unwrap_or_else(|| generic::rnn_backward::<B>(input, trace, grad, needs))
+}
+
+pub(crate) fn linear_nll<B: Host>(input: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+    by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs))
+        .unwrap_or_else(|| super::nll::linear_nll::<B>(input, needs))
+}
+
+fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Option<NllOutput<B>> {
+    let (rows, classes) = (input.hidden.shape()[0], input.weight.shape()[0]);
+    let features = input.hidden.shape()[1];
+    let hidden = Held::<B>::new::<E>(&input.hidden, rows * features)?;
+    let weight = Held::<B>::new::<E>(&input.weight, classes * features)?;
+    let bias = Held::<B>::optional::<E>(input.bias.as_ref(), classes)?;
+    let targets = B::indices(&input.targets, classes).filter(|targets| targets.len() == rows)?;
+    let args = nll::Arguments {
+        rows,
+        features,
+        classes,
+        hidden: hidden.elements::<E>()?,
+        weight: weight.elements()?,
+        bias: match &bias {
+            Some(held) => Some(held.elements()?),
+            None => None,
+        },
+        targets: &targets,
+    };
+    let out = nll::linear_nll(&args, needs);
+    Some(NllOutput {
+        loss: B::tensor(vec![out.loss], vec![1]),
+        hidden: out.hidden.map(|data| B::tensor(data, vec![rows, features])),
+        weight: out
+            .weight
+            .map(|data| B::tensor(data, vec![classes, features])),
+        bias: out.bias.map(|data| B::tensor(data, vec![classes])),
+    })
 }

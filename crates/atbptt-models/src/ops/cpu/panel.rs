@@ -21,7 +21,8 @@ const TILE: usize = 24;
 /// Rows that share one pass over a block of the panel.
 const ROW_GROUP: usize = 24;
 /// Bytes of a panel that stay in the first-level cache while the rows of a group pass over it.
-const BLOCK_BYTES: usize = 24 * 1024;
+/// The next block arrives there meanwhile.
+const BLOCK_BYTES: usize = 16 * 1024;
 
 /// A pointer that several threads may use, each on elements of its own.
 pub(crate) struct Shared<E>(*mut E);
@@ -41,6 +42,10 @@ unsafe impl<E: Send> Sync for Shared<E> {}
 impl<E> Shared<E> {
     pub(crate) fn new(buffer: &mut [E]) -> Self {
         Self(buffer.as_mut_ptr())
+    }
+    /// Memory that is not initialised: to be written first.
+    pub(crate) fn room(at: *mut E) -> Self {
+        Self(at)
     }
     /// For reading only.
     pub(crate) fn read_only(buffer: &[E]) -> Self {
@@ -149,17 +154,17 @@ pub(crate) trait Finish<E: Real, const V: usize>: Sync {
     /// First row of the left factor of `step` and the distance between its rows; `None` where the product is zero.
     fn left(&self, step: usize) -> Option<(*const E, usize)>;
 
-    /// Takes the sums of `M` rows from `row` on, for `panel`.
+    /// Takes the sums of the rows from `row` on, for `panel`.
     ///
     /// # Safety
     /// The rows exist, and nobody else works on the same step, rows and panel.
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; V]; M],
+        sums: &[[E::Lanes<S>; V]],
     );
 }
 
@@ -222,9 +227,14 @@ impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
                     depth: to - from,
                     kept: kept[row - rows.start..].as_mut_ptr().cast(),
                     begin: from == 0,
-                    end: to == depth,
-                    panel,
-                    row,
+                    ahead: weights.wrapping_add((from + block) * V * lanes),
+                    prefetched: if count > 1 {
+                        // Every tile asks for its share of the next block.
+                        let share = V.div_ceil(count);
+                        [share * tile, share * tile + share - 1].map(|v| v.min(V - 1) * lanes)
+                    } else {
+                        [0, V / 2 * lanes]
+                    },
                 };
                 // SAFETY: rows `row..row + height` exist in the left factor, `kept` has a place for each, and only
                 // this call works on them.
@@ -248,8 +258,13 @@ impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
             }
             from = to;
             if from == depth {
-                return;
+                break;
             }
+        }
+        // SAFETY: every row of the group had its tile; rows and panel are this call's alone.
+        unsafe {
+            let sums = std::slice::from_raw_parts(kept.as_ptr().cast(), rows.len());
+            self.finish.finish(simd, self.step, panel, rows.start, sums);
         }
     }
 
@@ -271,7 +286,11 @@ impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
             };
             let mut weights = part.weights;
             let mut left = part.left;
+            let mut ahead = part.ahead;
             for _ in 0..part.depth {
+                prefetch(ahead.wrapping_add(part.prefetched[0]));
+                prefetch(ahead.wrapping_add(part.prefetched[1]));
+                ahead = ahead.wrapping_add(V * lanes);
                 let mut line = [E::splat(simd, E::ZERO); V];
                 for (v, lane) in line.iter_mut().enumerate() {
                     *lane = E::load_all::<S>(weights.add(v * lanes));
@@ -285,12 +304,7 @@ impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
                 weights = weights.add(V * lanes);
                 left = left.add(1);
             }
-            if part.end {
-                self.finish
-                    .finish::<S, M>(simd, self.step, part.panel, part.row, &sums);
-            } else {
-                part.kept.cast::<[[E::Lanes<S>; V]; M]>().write(sums);
-            }
+            part.kept.cast::<[[E::Lanes<S>; V]; M]>().write(sums);
         }
     }
 }
@@ -303,7 +317,20 @@ struct Part<E, L, const V: usize> {
     depth: usize,
     kept: *mut [L; V],
     begin: bool,
-    end: bool,
-    panel: usize,
-    row: usize,
+    /// The next block, and the two vectors of each of its rows to fetch.
+    ahead: *const E,
+    prefetched: [usize; 2],
+}
+
+/// Asks for the cache line of an address, which need not exist.
+#[inline(always)]
+fn prefetch<E>(address: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }

@@ -1,5 +1,7 @@
 //! Large matrix products, and sums over rows.
 
+use std::marker::PhantomData;
+
 use gemm::Parallelism;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -57,6 +59,35 @@ impl<'a, E: Real> Matrix<'a, E> {
     }
 }
 
+/// Where a product goes; not read unless the product accumulates.
+pub(crate) struct Target<'a, E> {
+    at: Shared<E>,
+    len: usize,
+    owner: PhantomData<&'a mut [E]>,
+}
+
+impl<E> Target<'_, E> {
+    /// # Safety
+    /// `len` elements are writable by nobody else during the target's life; what is accumulated to is initialised.
+    pub(crate) unsafe fn new(at: Shared<E>, len: usize) -> Self {
+        Self {
+            at,
+            len,
+            owner: PhantomData,
+        }
+    }
+}
+
+impl<'a, E> From<&'a mut [E]> for Target<'a, E> {
+    fn from(out: &'a mut [E]) -> Self {
+        Self {
+            at: Shared::new(out),
+            len: out.len(),
+            owner: PhantomData,
+        }
+    }
+}
+
 /// Multiplications below which a product runs on one thread.
 const PARALLEL_WORK: usize = 1 << 20;
 /// Long sums with a small result: columns per task, because splitting the sum would tie the result to the split.
@@ -64,7 +95,7 @@ const TASK_COLUMNS: usize = 64;
 
 /// `out` = a b, or += where `accumulate`; `out` has `stride` elements from row to row.
 pub(crate) fn product<E: Real>(
-    out: &mut [E],
+    out: Target<'_, E>,
     stride: usize,
     accumulate: bool,
     a: Matrix<'_, E>,
@@ -72,11 +103,11 @@ pub(crate) fn product<E: Real>(
 ) {
     assert_eq!(a.columns, b.rows, "inner sizes agree");
     assert!(
-        a.rows == 0 || b.columns <= stride && (a.rows - 1) * stride + b.columns <= out.len(),
+        a.rows == 0 || b.columns <= stride && (a.rows - 1) * stride + b.columns <= out.len,
         "the product fits its buffer"
     );
     let work = a.rows * a.columns * b.columns;
-    let out = Shared::new(out);
+    let out = out.at;
     if work < PARALLEL_WORK {
         // SAFETY: sizes are checked above; `out` is ours.
         unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::None) }

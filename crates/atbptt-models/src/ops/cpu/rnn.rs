@@ -6,7 +6,7 @@ use super::math::tanh;
 use super::panel::{Finish, Packed, Shared};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -26,13 +26,13 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         t: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (batch, hidden) = (self.window.batch, self.window.hidden);
         for v in 0..2 {
@@ -41,7 +41,7 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
                 return;
             }
             let count = hidden - unit;
-            // SAFETY: step `t`, rows `row..row + M` and units `unit..` exist in every buffer, and `count` keeps within
+            // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within
             // the row; no other call touches them in this step.
             unsafe {
                 let load = |from: *const E| E::load(simd, from, count);
@@ -71,8 +71,8 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
 /// States `[T, B, H]`.
 pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> Vec<E> {
     let (batch, hidden) = (window.batch, window.hidden);
-    let mut states = zeros(window.rows() * hidden);
-    window.input_product(&mut states, hidden);
+    let mut states = Room::new(window.rows() * hidden);
+    window.input_product(states.target(), hidden);
     let mut relay = Relay::new(batch, hidden);
     relay.begin(window);
     let packed = Packed::<E, 2>::columns(window.recurrent_weight, hidden, hidden);
@@ -81,11 +81,12 @@ pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> Vec<E> {
         bias: Shared::read_only(window.bias),
         taps: address(window.taps),
         keep: address(window.keep),
-        states: Shared::new(&mut states),
+        states: states.share(),
         hidden: relay.share(),
     };
     team::run(window.time, batch, &packed, &finish);
-    states
+    // SAFETY: every step wrote its states.
+    unsafe { states.full() }
 }
 
 /// Step s of the pass is time step T − 1 − s; step T only hands the gradient to the initial state.
@@ -109,13 +110,13 @@ impl<E: Real> Finish<E, 2> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize>(
+    unsafe fn finish<S: Simd>(
         &self,
         simd: S,
         step: usize,
         panel: usize,
         row: usize,
-        sums: &[[E::Lanes<S>; 2]; M],
+        sums: &[[E::Lanes<S>; 2]],
     ) {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.
@@ -167,8 +168,8 @@ pub(crate) fn backward<E: Real>(
 ) -> Gradients<E> {
     let (batch, hidden, rows) = (window.batch, window.hidden, window.rows());
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
-    let mut d_pre = products.then(|| zeros(rows * hidden));
-    let mut d_taps = needs.taps.then(|| zeros(rows * hidden));
+    let mut d_pre = products.then(|| Room::new(rows * hidden));
+    let mut d_taps = needs.taps.then(|| Room::new(rows * hidden));
     let mut d_state = zeros(batch * hidden);
     let mut relay = Relay::new(batch, hidden);
     let packed = Packed::<E, 2>::transposed(window.recurrent_weight, hidden, hidden);
@@ -178,12 +179,14 @@ pub(crate) fn backward<E: Real>(
         states: Shared::read_only(states),
         grad: Shared::read_only(grad),
         relay: relay.share(),
-        d_pre: d_pre.as_mut().map(|buffer| Shared::new(buffer)),
-        d_taps: d_taps.as_mut().map(|buffer| Shared::new(buffer)),
+        d_pre: d_pre.as_mut().map(Room::share),
+        d_taps: d_taps.as_mut().map(Room::share),
         d_state: Shared::new(&mut d_state),
     };
     team::run(window.time + 1, batch, &packed, &finish);
 
+    // SAFETY: every step wrote its gradients.
+    let [d_pre, d_taps] = [d_pre, d_taps].map(|room| room.map(|room| unsafe { room.full() }));
     let d = d_pre.as_deref().unwrap_or_default();
     Gradients {
         input: needs.input.then(|| window.input_grad(d, hidden)),

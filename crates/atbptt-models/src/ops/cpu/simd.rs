@@ -73,7 +73,6 @@ pub(crate) trait Real:
 
     fn of(value: f64) -> Self;
     fn to(self) -> f64;
-    fn ln(self) -> Self;
 
     fn splat<S: Simd>(simd: S, value: Self) -> Self::Lanes<S>;
     /// Lanes from `from[..count]`, zeros after it; `count` may exceed the number of lanes.
@@ -118,8 +117,6 @@ pub(crate) trait Real:
     ) -> Self::Lanes<S>;
     /// The larger; which of the two when one is NaN depends on the instruction set.
     fn max<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
-    /// |a|.
-    fn abs<S: Simd>(simd: S, a: Self::Lanes<S>) -> Self::Lanes<S>;
     /// The magnitude of `a` with the sign of `sign`.
     fn with_sign<S: Simd>(simd: S, a: Self::Lanes<S>, sign: Self::Lanes<S>) -> Self::Lanes<S>;
     /// `a` where `x` is a number, `x` where it is NaN.
@@ -178,9 +175,6 @@ macro_rules! real {
             fn to(self) -> f64 {
                 self as f64
             }
-            fn ln(self) -> Self {
-                self.ln()
-            }
             #[inline(always)]
             fn splat<S: Simd>(simd: S, value: Self) -> S::$lanes {
                 simd.$splat(value)
@@ -230,10 +224,6 @@ macro_rules! real {
             #[inline(always)]
             fn max<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> S::$lanes {
                 simd.$max(a, b)
-            }
-            #[inline(always)]
-            fn abs<S: Simd>(simd: S, a: S::$lanes) -> S::$lanes {
-                simd.$abs(a)
             }
             #[inline(always)]
             fn with_sign<S: Simd>(simd: S, a: S::$lanes, sign: S::$lanes) -> S::$lanes {

@@ -1,7 +1,7 @@
 //! What the three cells share: a window's arguments as slices, buffers, and the large products after the loop.
 
 use super::panel::Shared;
-use super::product::{Matrix, product, sum_rows};
+use super::product::{Matrix, Target, product, sum_rows};
 use super::simd::Real;
 
 /// A window's arguments, contiguous; shapes as in the [`ops`](crate::ops) module.
@@ -36,6 +36,40 @@ pub(crate) struct Gradients<E> {
 /// A buffer of zeros.
 pub(crate) fn zeros<E: Real>(len: usize) -> Vec<E> {
     vec![E::ZERO; len]
+}
+
+/// A buffer whose every element is written before it becomes a vector: large results are not zeroed first.
+pub(crate) struct Room<E> {
+    data: Vec<E>,
+    len: usize,
+}
+
+impl<E: Real> Room<E> {
+    pub(crate) fn new(len: usize) -> Self {
+        Self {
+            data: Vec::with_capacity(len),
+            len,
+        }
+    }
+
+    pub(crate) fn share(&mut self) -> Shared<E> {
+        Shared::room(self.data.as_mut_ptr())
+    }
+
+    /// For a product that does not accumulate.
+    pub(crate) fn target(&mut self) -> Target<'_, E> {
+        let at = self.share();
+        // SAFETY: the capacity is at least `len`, and this buffer is borrowed as long as the target lives.
+        unsafe { Target::new(at, self.len) }
+    }
+
+    /// # Safety
+    /// Every element was written.
+    pub(crate) unsafe fn full(mut self) -> Vec<E> {
+        // SAFETY: the caller's promise, and the capacity is at least `len`.
+        unsafe { self.data.set_len(self.len) };
+        self.data
+    }
 }
 
 /// A copy of an optional slice's address, for kernels.
@@ -113,7 +147,7 @@ impl<E: Real> Window<'_, E> {
     }
 
     /// x W of all steps, into rows `stride` apart.
-    pub(crate) fn input_product(&self, out: &mut [E], stride: usize) {
+    pub(crate) fn input_product(&self, out: Target<'_, E>, stride: usize) {
         let gates = self.input_weight.len() / self.inputs;
         product(
             out,
@@ -146,28 +180,30 @@ impl<E: Real> Window<'_, E> {
 
     /// xᵀ d: `[I, G]`.
     pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
-        let mut out = zeros(self.inputs * gates);
+        let mut out = Room::new(self.inputs * gates);
         product(
-            &mut out,
+            out.target(),
             gates,
             false,
             Matrix::new(self.input, self.rows(), self.inputs).transposed(),
             Matrix::new(grad, self.rows(), gates),
         );
-        out
+        // SAFETY: the product wrote all of it.
+        unsafe { out.full() }
     }
 
     /// d Wᵀ: `[T, B, I]`.
     pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
-        let mut out = zeros(self.rows() * self.inputs);
+        let mut out = Room::new(self.rows() * self.inputs);
         product(
-            &mut out,
+            out.target(),
             self.inputs,
             false,
             Matrix::new(grad, self.rows(), gates),
             Matrix::new(self.input_weight, self.inputs, gates).transposed(),
         );
-        out
+        // SAFETY: the product wrote all of it.
+        unsafe { out.full() }
     }
 
     /// Σ d over steps and batch.
@@ -221,7 +257,7 @@ impl<E: Real> Window<'_, E> {
             };
             match &entering {
                 Some(entering) => product(
-                    out,
+                    out.into(),
                     total,
                     false,
                     Matrix::new(entering, rows, hidden).transposed(),
@@ -230,11 +266,11 @@ impl<E: Real> Window<'_, E> {
                 // The states shifted by one step, without a copy.
                 None => {
                     let first = Matrix::strided(self.state, batch, hidden, size);
-                    product(out, total, false, first.transposed(), grad(0, batch));
+                    product(out.into(), total, false, first.transposed(), grad(0, batch));
                     if rows > batch {
                         let shifted = Matrix::strided(states, rows - batch, hidden, size);
                         let grad = grad(batch, rows - batch);
-                        product(out, total, true, shifted.transposed(), grad);
+                        product(out.into(), total, true, shifted.transposed(), grad);
                     }
                 }
             }

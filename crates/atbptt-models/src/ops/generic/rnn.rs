@@ -5,7 +5,8 @@ use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use super::util::*;
 use crate::ops::kernels::{Grads, Needs, RnnInput, Trace};
 
-pub(crate) fn forward<B: Backend>(args: RnnInput<B>) -> Trace<B> {
+/// The reference forward pass.
+pub fn forward<B: Backend>(args: RnnInput<B>) -> Trace<B> {
     let time = args.input.shape()[0];
     let pre = input_product::<B>(args.input, args.input_weight, args.bias);
 
@@ -32,7 +33,8 @@ pub(crate) fn forward<B: Backend>(args: RnnInput<B>) -> Trace<B> {
     }
 }
 
-pub(crate) fn backward<B: Backend>(
+/// The reference backward pass.
+pub fn backward<B: Backend>(
     args: RnnInput<B>,
     trace: Trace<B>,
     grad: FloatTensor<B>,

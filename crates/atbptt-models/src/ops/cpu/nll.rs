@@ -1,0 +1,258 @@
+//! Linear layer, softmax and negative log-likelihood over blocks of rows.
+//!
+//! The logits of a block become ∂L/∂z in place, each row in one visit while it is in cache: maximum, exponentials and
+//! their sum, scaling. The products accumulate into the gradients.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::math::exp_of_negative;
+use super::product::{Matrix, product, sum_rows};
+use super::simd::{Level, Real};
+use super::window::zeros;
+use crate::ops::kernels::NllNeeds;
+
+/// Largest number of logits that exist at once, as in the reference body.
+const BLOCK_LOGITS: usize = 1 << 24;
+
+/// Contiguous arguments; every target is below `classes`.
+pub(crate) struct Arguments<'a, E> {
+    pub rows: usize,
+    pub features: usize,
+    pub classes: usize,
+    pub hidden: &'a [E],
+    pub weight: &'a [E],
+    pub bias: Option<&'a [E]>,
+    pub targets: &'a [usize],
+}
+
+/// Summed loss and the gradients asked for.
+pub(crate) struct Output<E> {
+    pub loss: E,
+    pub hidden: Option<Vec<E>>,
+    pub weight: Option<Vec<E>>,
+    pub bias: Option<Vec<E>>,
+}
+
+pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeeds) -> Output<E> {
+    let block = (BLOCK_LOGITS / args.classes).max(16);
+    linear_nll_in_blocks(args, needs, block)
+}
+
+fn linear_nll_in_blocks<E: Real>(
+    args: &Arguments<'_, E>,
+    needs: NllNeeds,
+    block: usize,
+) -> Output<E> {
+    let &Arguments {
+        rows,
+        features,
+        classes,
+        ..
+    } = args;
+    let gradient = needs != NllNeeds::default();
+    let weight = Matrix::new(args.weight, classes, features);
+    let mut z = zeros(block.min(rows) * classes);
+    let mut d_hidden = needs.hidden.then(|| zeros(rows * features));
+    let mut d_weight = needs.weight.then(|| zeros(classes * features));
+    let mut d_bias = needs.bias.then(|| zeros(classes));
+    let mut part = needs.bias.then(|| zeros(classes));
+    let mut loss = 0.0;
+    let level = Level::detect();
+    for first in (0..rows).step_by(block) {
+        let count = block.min(rows - first);
+        let hidden = Matrix::new(&args.hidden[first * features..], count, features);
+        let z = &mut z[..count * classes];
+        product(
+            (&mut *z).into(),
+            classes,
+            false,
+            hidden,
+            weight.transposed(),
+        );
+        let losses: Vec<E> = z
+            .par_chunks_mut(classes)
+            .zip(&args.targets[first..first + count])
+            .map(|(z, &target)| {
+                level.dispatch(Row {
+                    z,
+                    bias: args.bias,
+                    target,
+                    gradient,
+                })
+            })
+            .collect();
+        loss += losses.into_iter().map(Real::to).sum::<f64>();
+
+        let d_z = Matrix::new(z, count, classes);
+        if let (Some(total), Some(part)) = (&mut d_bias, &mut part) {
+            sum_rows(part, z, count, classes);
+            total
+                .iter_mut()
+                .zip(part.iter())
+                .for_each(|(total, &part)| *total += part);
+        }
+        if let Some(out) = &mut d_weight {
+            product(
+                (&mut out[..]).into(),
+                features,
+                first > 0,
+                d_z.transposed(),
+                hidden,
+            );
+        }
+        if let Some(out) = &mut d_hidden {
+            product(
+                (&mut out[first * features..]).into(),
+                features,
+                false,
+                d_z,
+                weight,
+            );
+        }
+    }
+    Output {
+        loss: E::of(loss),
+        hidden: d_hidden,
+        weight: d_weight,
+        bias: d_bias,
+    }
+}
+
+/// One row of logits: returns −log softmax(z + bias)[target]; with `gradient`, z becomes softmax − onehot.
+struct Row<'a, E> {
+    z: &'a mut [E],
+    bias: Option<&'a [E]>,
+    target: usize,
+    gradient: bool,
+}
+
+impl<E: Real> WithSimd for Row<'_, E> {
+    type Output = E;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> E {
+        const WAYS: usize = 4;
+        let lanes = E::lanes::<S>();
+        let stride = WAYS * lanes;
+        let (z, len) = (self.z.as_mut_ptr(), self.z.len());
+        // SAFETY: every access is at `at < len`, of at most `len - at` elements; the bias is as long as the row.
+        unsafe {
+            let lowest = E::splat(simd, E::of(f64::NEG_INFINITY));
+            let mut max = [lowest; WAYS];
+            for first in (0..len).step_by(stride) {
+                for (way, max) in max.iter_mut().enumerate() {
+                    let at = first + way * lanes;
+                    if at >= len {
+                        break;
+                    }
+                    let mut x = E::load(simd, z.add(at), len - at);
+                    if let Some(bias) = self.bias {
+                        x = E::add(simd, x, E::load(simd, bias.as_ptr().add(at), len - at));
+                        E::store(simd, z.add(at), len - at, x);
+                    }
+                    if len - at < lanes {
+                        // Lanes past the end hold zero, which must not win.
+                        for &x in std::slice::from_raw_parts(z.add(at), len - at) {
+                            *max = E::max(simd, *max, E::splat(simd, x));
+                        }
+                    } else {
+                        *max = E::max(simd, *max, x);
+                    }
+                }
+            }
+            let max = E::max(
+                simd,
+                E::max(simd, max[0], max[1]),
+                E::max(simd, max[2], max[3]),
+            );
+            let max = E::max_lanes(simd, max);
+            let target = self.z[self.target];
+
+            let shift = E::splat(simd, max);
+            let mut sum = [E::splat(simd, E::ZERO); WAYS];
+            let mut tail = E::ZERO;
+            for first in (0..len).step_by(stride) {
+                for (way, sum) in sum.iter_mut().enumerate() {
+                    let at = first + way * lanes;
+                    if at >= len {
+                        break;
+                    }
+                    let x = E::load(simd, z.add(at), len - at);
+                    let e = exp_of_negative::<E, S>(simd, E::sub(simd, x, shift));
+                    if self.gradient || len - at < lanes {
+                        E::store(simd, z.add(at), len - at, e);
+                    }
+                    if len - at < lanes {
+                        for &e in std::slice::from_raw_parts(z.add(at), len - at) {
+                            tail += e;
+                        }
+                    } else {
+                        *sum = E::add(simd, *sum, e);
+                    }
+                }
+            }
+            let sum = E::add(
+                simd,
+                E::add(simd, sum[0], sum[1]),
+                E::add(simd, sum[2], sum[3]),
+            );
+            let mut total = E::sum_lanes(simd, sum);
+            total += tail;
+
+            if self.gradient {
+                let scale = E::splat(simd, E::of(1.0 / total.to()));
+                for at in (0..len).step_by(lanes) {
+                    let p = E::mul(simd, E::load(simd, z.add(at), len - at), scale);
+                    E::store(simd, z.add(at), len - at, p);
+                }
+                self.z[self.target] += E::of(-1.0);
+            }
+            E::of(total.to().ln() - (target.to() - max.to()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks only regroup sums: 1e-12 in f64.
+    #[test]
+    fn blocks_of_rows_change_nothing() {
+        let (rows, features, classes) = (23, 5, 41);
+        let wave = |count: usize, step: f64| (0..count).map(|i| (i as f64 * step).sin()).collect();
+        let (hidden, weight): (Vec<f64>, Vec<f64>) =
+            (wave(rows * features, 0.7), wave(classes * features, 1.3));
+        let bias: Vec<f64> = wave(classes, 0.4);
+        let targets: Vec<usize> = (0..rows).map(|row| row * 5 % classes).collect();
+        let args = Arguments {
+            rows,
+            features,
+            classes,
+            hidden: &hidden,
+            weight: &weight,
+            bias: Some(&bias),
+            targets: &targets,
+        };
+        let run = |block: usize| {
+            let needs = NllNeeds {
+                hidden: true,
+                weight: true,
+                bias: true,
+            };
+            let out = linear_nll_in_blocks(&args, needs, block);
+            [Some(vec![out.loss]), out.hidden, out.weight, out.bias]
+                .into_iter()
+                .flatten()
+                .flatten()
+                .collect::<Vec<f64>>()
+        };
+        let whole = run(rows);
+        for block in [1, 2, 7, 22] {
+            for (a, b) in run(block).iter().zip(&whole) {
+                assert!((a - b).abs() < 1e-12, "{block} rows per block: {a} and {b}");
+            }
+        }
+    }
+}
