@@ -1,10 +1,10 @@
 //! Tensors of CPU backends as slices, and back.
 
 use burn::backend::{
-    Backend, TensorMetadata,
+    Backend,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::{DType, TensorData};
+use burn::tensor::TensorData;
 
 use super::simd::Real;
 
@@ -46,8 +46,8 @@ impl Host for burn::backend::Flex {
     fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>> {
         let tensor = Self::contiguous(tensor.clone());
         match tensor.dtype() {
-            DType::I64 => indices(tensor.as_slice::<i64>()?.iter().copied(), end),
-            DType::I32 => indices(tensor.as_slice::<i32>()?.iter().copied(), end),
+            burn::tensor::DType::I64 => indices(tensor.as_slice::<i64>()?.iter().copied(), end),
+            burn::tensor::DType::I32 => indices(tensor.as_slice::<i32>()?.iter().copied(), end),
             _ => None,
         }
     }
@@ -60,7 +60,10 @@ impl Host for burn::backend::Flex {
 #[allow(deprecated)]
 impl Host for burn::backend::NdArray {
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
-        use burn::backend::ndarray::NdArrayTensor::{F32, F64};
+        use burn::backend::{
+            TensorMetadata,
+            ndarray::NdArrayTensor::{F32, F64},
+        };
         let shape = tensor.shape().to_vec();
         match &tensor {
             F32(storage) if !storage.view().is_standard_layout() => {
@@ -73,7 +76,10 @@ impl Host for burn::backend::NdArray {
         }
     }
     fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]> {
-        use burn::backend::ndarray::NdArrayTensor::{F32, F64};
+        use burn::backend::{
+            TensorMetadata,
+            ndarray::NdArrayTensor::{F32, F64},
+        };
         match tensor {
             _ if tensor.dtype() != E::dtype() => None,
             F32(storage) => storage.view().to_slice().map(pulp::bytemuck::cast_slice),

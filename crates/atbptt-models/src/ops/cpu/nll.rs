@@ -119,7 +119,7 @@ fn linear_nll_in_blocks<E: Real>(
     }
 }
 
-/// One row of logits: returns −log softmax(z + bias)[target]; with `gradient`, z becomes softmax − onehot.
+/// One row of logits: returns −log softmax(z + bias) at the target; with `gradient`, z becomes softmax − onehot.
 struct Row<'a, E> {
     z: &'a mut [E],
     bias: Option<&'a [E]>,
