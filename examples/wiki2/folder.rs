@@ -4,8 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use atbptt::core::{BiasEstimate, Decision};
-use atbptt::train::EpochReport;
 use atbptt::train::plot::{EpochRow, LagProfileFigure, report_figure};
+use atbptt::train::{EpochReport, LoopState};
+use burn::optim::OptimizerRecord;
+use burn::optim::lr_scheduler::LrSchedulerRecord;
+use burn::store::ModuleRecord;
 
 use crate::options::Settings;
 use crate::options::outcome::Result;
@@ -63,6 +66,24 @@ impl RunFolder {
             },
             settings,
         ))
+    }
+
+    /// The newest checkpoint, after a look into its files: Burn's learner takes them for granted.
+    pub fn newest_checkpoint(&self) -> Result<usize> {
+        let epoch = LoopState::newest(&self.path).ok_or_else(|| {
+            format!("{} holds no complete checkpoint; start a new run", self.path.display())
+        })?;
+        let file = |name: &str| self.path.join(format!("checkpoint/{name}-{epoch}.bpk"));
+        let damaged = |error: &dyn std::fmt::Display| {
+            format!(
+                "the checkpoint of epoch {epoch} in {} is damaged: {error}; remove its files to resume from an older one",
+                self.path.display()
+            )
+        };
+        ModuleRecord::load(file("model")).map_err(|error| damaged(&error))?;
+        OptimizerRecord::load(file("optim")).map_err(|error| damaged(&error))?;
+        LrSchedulerRecord::load(file("scheduler")).map_err(|error| damaged(&error))?;
+        Ok(epoch)
     }
 
     pub fn path(&self) -> &Path {

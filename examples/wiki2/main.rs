@@ -27,7 +27,7 @@ use atbptt::train::data::{Corpus, Split, TokenStream};
 use atbptt::train::metrics::{
     DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
 };
-use atbptt::train::{LoopState, QuietRenderer, evaluate};
+use atbptt::train::{QuietRenderer, evaluate};
 use burn::module::Module;
 use burn::optim::SgdConfig;
 use burn::optim::decay::WeightDecayConfig;
@@ -66,12 +66,7 @@ fn run(cli: Cli) -> Result<bool> {
     let (folder, mut settings, resumed) = match &cli.resume {
         Some(path) => {
             let (folder, mut settings) = RunFolder::open(path)?;
-            let epoch = LoopState::newest(path).ok_or_else(|| {
-                format!(
-                    "{} holds no complete checkpoint; start a new run",
-                    path.display()
-                )
-            })?;
+            let epoch = folder.newest_checkpoint()?;
             settings.epochs = cli.epochs().unwrap_or(settings.epochs);
             (Some(folder), settings, Some(epoch))
         }

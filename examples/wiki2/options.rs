@@ -99,12 +99,15 @@ pub struct Cli {
     max_tokens: Option<usize>,
 
     /// Folder for configuration, metrics, checkpoints and plots [default: runs/wiki2-1, -2, …]
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
     /// Go on with the run in this folder from its newest checkpoint; its settings are read from there, and only --epochs
     /// may be changed
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "data", "builtin", "paper", "delta", "fixed_k", "k0", "k_min", "k_max", "window", "probes", "hidden", "layers",
+        "dropout", "batch", "lr", "step_scaling", "style", "seed", "max_tokens", "out",
+    ])]
     pub resume: Option<PathBuf>,
 
     /// Print plain lines instead of the terminal dashboard
