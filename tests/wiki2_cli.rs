@@ -121,10 +121,17 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
     // Damaged weights are refused before training starts.
     let weights = run.join("checkpoint/model-2.bpk");
     let whole = fs::read(&weights).unwrap();
-    for damaged in [&whole[..whole.len() / 2], &b"not a checkpoint"[..], &b""[..]] {
+    for damaged in [
+        &whole[..whole.len() / 2],
+        &b"not a checkpoint"[..],
+        &b""[..],
+    ] {
         fs::write(&weights, damaged).unwrap();
         let mut resume = Command::new(&program);
-        resume.args(["--no-tui", "--epochs", "3", "--resume"]).arg(&run).env_remove("BURN_DEVICE");
+        resume
+            .args(["--no-tui", "--epochs", "3", "--resume"])
+            .arg(&run)
+            .env_remove("BURN_DEVICE");
         assert!(failure(&resume.output().unwrap()).contains("damaged"));
     }
     fs::write(&weights, whole).unwrap();

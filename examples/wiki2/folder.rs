@@ -71,7 +71,10 @@ impl RunFolder {
     /// The newest checkpoint, after a look into its files: Burn's learner takes them for granted.
     pub fn newest_checkpoint(&self) -> Result<usize> {
         let epoch = LoopState::newest(&self.path).ok_or_else(|| {
-            format!("{} holds no complete checkpoint; start a new run", self.path.display())
+            format!(
+                "{} holds no complete checkpoint; start a new run",
+                self.path.display()
+            )
         })?;
         let file = |name: &str| self.path.join(format!("checkpoint/{name}-{epoch}.bpk"));
         let damaged = |error: &dyn std::fmt::Display| {
