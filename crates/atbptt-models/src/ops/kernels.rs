@@ -259,12 +259,7 @@ impl RecurrentKernels for burn::backend::NdArray {
     cpu_kernels!();
 }
 #[cfg(feature = "cube")]
-impl RecurrentKernels for burn_cubecl::CubeBackend {}
-#[cfg(feature = "fusion")]
-impl<B: burn::backend::fusion::FusionBackend> RecurrentKernels
-    for burn::backend::fusion::Fusion<B>
-{
-}
+impl RecurrentKernels for burn::backend::Cube {}
 
 /// The default bodies on an autodiff backend: Burn differentiates the unfused formula, a witness for the
 /// hand-written backward passes.

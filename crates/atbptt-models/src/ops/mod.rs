@@ -76,12 +76,10 @@ pub use tensor::{
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(feature = "cube"),
-    Fusion: cfg(feature = "fusion"),
     Autodiff
 )]
 pub trait RecurrentOps: RecurrentKernels {
     /// LSTM over a window (Hochreiter & Schmidhuber 1997, with forget gate): every step's packed state.
-    #[cfg_attr(feature = "fusion", fusion(default))]
     #[allow(clippy::too_many_arguments)]
     fn lstm_sequence(
         input: FloatTensor<Self>,
@@ -106,7 +104,6 @@ pub trait RecurrentOps: RecurrentKernels {
     }
 
     /// GRU over a window (Cho et al. 2014, reset gate applied after the recurrent product): every step's state.
-    #[cfg_attr(feature = "fusion", fusion(default))]
     #[allow(clippy::too_many_arguments)]
     fn gru_sequence(
         input: FloatTensor<Self>,
@@ -133,7 +130,6 @@ pub trait RecurrentOps: RecurrentKernels {
     }
 
     /// Elman RNN with tanh over a window: every step's state.
-    #[cfg_attr(feature = "fusion", fusion(default))]
     #[allow(clippy::too_many_arguments)]
     fn rnn_sequence(
         input: FloatTensor<Self>,
@@ -160,7 +156,6 @@ pub trait RecurrentOps: RecurrentKernels {
     /// Summed negative log-likelihood of a linear layer followed by softmax, over blocks of rows: `[1]`.
     ///
     /// `hidden` `[rows, H]`, `weight` `[classes, H]`, `bias` `[classes]`, `targets` `[rows]`.
-    #[cfg_attr(feature = "fusion", fusion(default))]
     fn linear_nll(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -196,4 +191,5 @@ impl RecurrentOps for burn::backend::Flex {}
 #[allow(deprecated)]
 impl RecurrentOps for burn::backend::NdArray {}
 #[cfg(feature = "cube")]
-impl RecurrentOps for burn_cubecl::CubeBackend {}
+/// Default bodies; the alias is the fused backend where fusion is on.
+impl RecurrentOps for burn::backend::Cube {}

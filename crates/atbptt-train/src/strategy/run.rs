@@ -1,29 +1,29 @@
-//! The loop itself.
+//! The loop itself: epochs, windows and probes.
+
+mod saved;
+mod valid;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use atbptt_core::{EstimateError, LagNorms, Position};
-use atbptt_models::{RecurrentModel, WindowPlan};
+use atbptt_models::RecurrentModel;
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::Device;
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Learner, LearnerEvent, SupervisedTrainingEventProcessor,
-    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader,
+    TrainingComponents, TrainingItem, ValidLoader,
 };
 
 use super::{AdaptiveTbptt, lock};
 use crate::TrainError;
-use crate::checkpoint::{EpochSums, LoopState};
+use crate::checkpoint::EpochSums;
 use crate::cursor::{Cursor, WindowSpan};
-use crate::evaluate::{keep_first, next_chunk, read_scalar};
 use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
-use crate::metrics::SummedLoss;
 use crate::probe::probe;
-use crate::report::EpochReport;
 use crate::source::SequenceSource;
 use crate::step;
 
@@ -122,38 +122,6 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch += 1;
         }
         Ok(())
-    }
-
-    /// Continues from the checkpoint of `epoch`; returns the epoch to train next.
-    fn resume(&mut self, epoch: usize, train: &Source<M>) -> Result<usize, TrainError> {
-        self.last_checkpoint = Some(epoch);
-        let Some(folder) = &self.strategy.run_folder else {
-            log::warn!(
-                "no run folder given: weights are resumed, but K and the position in the stream start afresh"
-            );
-            return Ok(epoch + 1);
-        };
-        let saved = LoopState::read(folder, epoch)?;
-        lock(&self.strategy.shared.policy).restore(saved.policy.clone())?;
-        *lock(&self.strategy.shared.reports) = saved.reports.clone();
-        self.step = saved.step;
-        if saved.complete {
-            return Ok(epoch + 1);
-        }
-        self.cursor = saved.cursor;
-        self.sums = saved.partial;
-        if saved.has_state() {
-            let batch = train.window(0, 1, &self.device)?;
-            let model = self.learner.model().into_inner().no_grad();
-            let (_, template) = model.forward(&batch, None)?;
-            let state = saved.state(template, &self.device);
-            self.state = Some(state.ok_or_else(|| TrainError::Checkpoint {
-                path: LoopState::path(folder, epoch),
-                reason: "the carried state does not fit the model or the batch size".into(),
-                remedy: "resume with the sizes the run was started with",
-            })?);
-        }
-        Ok(epoch)
     }
 
     /// One pass over the training stream, or the rest of one.
@@ -333,138 +301,6 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         Ok(())
     }
 
-    /// Exact validation; returns the summed loss and the time it took.
-    fn valid_epoch(
-        &mut self,
-        epoch: usize,
-        source: &Source<M>,
-    ) -> Result<(SummedLoss, f64), TrainError> {
-        let started = Instant::now();
-        let model = self.learner.model().valid();
-        let device = self.device.clone().inner();
-        let steps = source.common_steps();
-        self.valid_event(LearnerEvent::StartSplit {
-            epoch_number: epoch,
-            total_items: steps,
-        });
-        let mut total = SummedLoss { sum: 0.0, count: 0 };
-        let mut state: Option<M::State> = None;
-        let (mut start, mut iteration) = (0, 0);
-        while let Some((sequences, len)) =
-            next_chunk(source.as_ref(), start, self.strategy.config.eval_chunk)
-        {
-            let chunk_started = Instant::now();
-            let batch = source.window(start, len, &device)?;
-            let state_in = state
-                .take()
-                .map(|state| keep_first(state, sequences, &device));
-            let plan = WindowPlan {
-                warm_up: 0,
-                loss_from: 0,
-                carry: len,
-            };
-            let mut output = InferenceStep::step(
-                &model,
-                TbpttInput::Window {
-                    batch,
-                    state: state_in,
-                    plan,
-                },
-            );
-            let window = output.take()?;
-            let (sum, count) = (read_scalar(window.loss.sum)?, window.loss.count);
-            total.sum += sum;
-            total.count += count;
-            state = window.state;
-            start += len;
-            iteration += 1;
-            output.report = StepReport {
-                loss_sum: sum,
-                count,
-                seconds: chunk_started.elapsed().as_secs_f64(),
-                ..StepReport::default()
-            };
-            let progress = Progress::new(start.min(steps), steps, Some("steps".into()));
-            let item = TrainingItem::new(output, progress, Some(iteration), None);
-            self.valid_event(LearnerEvent::ProcessedItem(item));
-            if self.parts.interrupter.should_stop() {
-                break;
-            }
-        }
-        self.valid_event(LearnerEvent::EndSplit(epoch));
-        self.train_event(LearnerEvent::EndEpoch(epoch));
-        // Checkpoint strategies and early stopping read this epoch's metrics.
-        let flushed = self.parts.event_processor.flush();
-        self.parts.interrupter.fail_on_error(flushed);
-        Ok((total, started.elapsed().as_secs_f64()))
-    }
-
-    fn report(&self, epoch: usize, valid: SummedLoss, valid_seconds: f64) {
-        let policy = lock(&self.strategy.shared.policy);
-        let (k, reason) = (
-            policy.k(),
-            policy.history().last().map(|d| d.reason.to_string()),
-        );
-        drop(policy);
-        let (relative_bias, decay) = self.estimate(k);
-        let sums = &self.sums;
-        let train_loss = sums.loss / sums.tokens as f64;
-        let valid_loss = (valid.count > 0).then(|| valid.sum / valid.count as f64);
-        let mut reports = lock(&self.strategy.shared.reports);
-        let before = reports.last().map_or(0.0, |report| report.elapsed_seconds);
-        let report = EpochReport {
-            epoch,
-            step: self.step,
-            train_loss,
-            train_perplexity: perplexity(train_loss),
-            valid_loss,
-            valid_perplexity: valid_loss.map(perplexity),
-            k,
-            mean_k: sums.k / sums.windows.max(1) as f64,
-            relative_bias,
-            decay,
-            reason,
-            tokens: sums.tokens,
-            train_seconds: sums.train_seconds,
-            probe_seconds: sums.probe_seconds,
-            valid_seconds,
-            elapsed_seconds: before + sums.train_seconds + sums.probe_seconds + valid_seconds,
-        };
-        reports.push(report.clone());
-        drop(reports);
-        if let Some(observer) = &self.strategy.observer {
-            observer.on_epoch(&report);
-        }
-    }
-
-    /// Writes the loop's state, then has Burn write weights, optimiser and scheduler.
-    fn checkpoint(&mut self, epoch: usize, complete: bool) -> Result<(), TrainError> {
-        let Some(checkpointer) = &mut self.parts.checkpointer else {
-            return Ok(());
-        };
-        let flushed = self.parts.event_processor.flush();
-        self.parts.interrupter.fail_on_error(flushed);
-        if let Some(folder) = &self.strategy.run_folder {
-            let policy = lock(&self.strategy.shared.policy).save();
-            let reports = lock(&self.strategy.shared.reports).clone();
-            LoopState::new(
-                epoch,
-                complete,
-                self.step,
-                self.cursor,
-                policy,
-                self.sums,
-                reports,
-            )
-            .with_state(self.state.as_ref())?
-            .write(folder)?;
-            LoopState::prune(folder, epoch);
-        }
-        checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
-        self.last_checkpoint = Some(epoch);
-        Ok(())
-    }
-
     /// Stops before a value that is not finite reaches the weights.
     fn check_finite(
         &self,
@@ -499,11 +335,6 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let result = self.parts.event_processor.process_valid(event);
         self.parts.interrupter.fail_on_error(result);
     }
-}
-
-/// exp of a mean loss in nats, kept finite: reports go into JSON, which has no infinity.
-fn perplexity(loss: f64) -> f64 {
-    loss.min(700.0).exp()
 }
 
 /// The stream behind a data loader.

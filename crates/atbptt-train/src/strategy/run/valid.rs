@@ -1,0 +1,127 @@
+//! The end of an epoch: exact validation, and the report of what the epoch brought.
+
+use std::time::Instant;
+
+use atbptt_models::{RecurrentModel, WindowPlan};
+use burn::data::dataloader::Progress;
+use burn::module::Module;
+use burn::train::{EventProcessorTraining, InferenceStep, LearnerEvent, TrainingItem};
+
+use super::{Run, Source};
+use crate::TrainError;
+use crate::evaluate::{keep_first, next_chunk, read_scalar};
+use crate::learner::{StepReport, TbpttInput};
+use crate::metrics::SummedLoss;
+use crate::report::EpochReport;
+use crate::strategy::lock;
+
+impl<M: RecurrentModel> Run<'_, M> {
+    /// Exact validation; returns the summed loss and the time it took.
+    pub(super) fn valid_epoch(
+        &mut self,
+        epoch: usize,
+        source: &Source<M>,
+    ) -> Result<(SummedLoss, f64), TrainError> {
+        let started = Instant::now();
+        let model = self.learner.model().valid();
+        let device = self.device.clone().inner();
+        let steps = source.common_steps();
+        self.valid_event(LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: steps,
+        });
+        let mut total = SummedLoss { sum: 0.0, count: 0 };
+        let mut state: Option<M::State> = None;
+        let (mut start, mut iteration) = (0, 0);
+        while let Some((sequences, len)) =
+            next_chunk(source.as_ref(), start, self.strategy.config.eval_chunk)
+        {
+            let chunk_started = Instant::now();
+            let batch = source.window(start, len, &device)?;
+            let state_in = state
+                .take()
+                .map(|state| keep_first(state, sequences, &device));
+            let plan = WindowPlan {
+                warm_up: 0,
+                loss_from: 0,
+                carry: len,
+            };
+            let mut output = InferenceStep::step(
+                &model,
+                TbpttInput::Window {
+                    batch,
+                    state: state_in,
+                    plan,
+                },
+            );
+            let window = output.take()?;
+            let (sum, count) = (read_scalar(window.loss.sum)?, window.loss.count);
+            total.sum += sum;
+            total.count += count;
+            state = window.state;
+            start += len;
+            iteration += 1;
+            output.report = StepReport {
+                loss_sum: sum,
+                count,
+                seconds: chunk_started.elapsed().as_secs_f64(),
+                ..StepReport::default()
+            };
+            let progress = Progress::new(start.min(steps), steps, Some("steps".into()));
+            let item = TrainingItem::new(output, progress, Some(iteration), None);
+            self.valid_event(LearnerEvent::ProcessedItem(item));
+            if self.parts.interrupter.should_stop() {
+                break;
+            }
+        }
+        self.valid_event(LearnerEvent::EndSplit(epoch));
+        self.train_event(LearnerEvent::EndEpoch(epoch));
+        // Checkpoint strategies and early stopping read this epoch's metrics.
+        let flushed = self.parts.event_processor.flush();
+        self.parts.interrupter.fail_on_error(flushed);
+        Ok((total, started.elapsed().as_secs_f64()))
+    }
+
+    pub(super) fn report(&self, epoch: usize, valid: SummedLoss, valid_seconds: f64) {
+        let policy = lock(&self.strategy.shared.policy);
+        let (k, reason) = (
+            policy.k(),
+            policy.history().last().map(|d| d.reason.to_string()),
+        );
+        drop(policy);
+        let (relative_bias, decay) = self.estimate(k);
+        let sums = &self.sums;
+        let train_loss = sums.loss / sums.tokens as f64;
+        let valid_loss = (valid.count > 0).then(|| valid.sum / valid.count as f64);
+        let mut reports = lock(&self.strategy.shared.reports);
+        let before = reports.last().map_or(0.0, |report| report.elapsed_seconds);
+        let report = EpochReport {
+            epoch,
+            step: self.step,
+            train_loss,
+            train_perplexity: perplexity(train_loss),
+            valid_loss,
+            valid_perplexity: valid_loss.map(perplexity),
+            k,
+            mean_k: sums.k / sums.windows.max(1) as f64,
+            relative_bias,
+            decay,
+            reason,
+            tokens: sums.tokens,
+            train_seconds: sums.train_seconds,
+            probe_seconds: sums.probe_seconds,
+            valid_seconds,
+            elapsed_seconds: before + sums.train_seconds + sums.probe_seconds + valid_seconds,
+        };
+        reports.push(report.clone());
+        drop(reports);
+        if let Some(observer) = &self.strategy.observer {
+            observer.on_epoch(&report);
+        }
+    }
+}
+
+/// exp of a mean loss in nats, kept finite: reports go into JSON, which has no infinity.
+fn perplexity(loss: f64) -> f64 {
+    loss.min(700.0).exp()
+}
