@@ -171,7 +171,8 @@ impl<L: RecurrentLayer> LanguageModel<L> {
     fn embed(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
         batch.check(self.vocabulary())?;
         let tokens = batch.inputs().clone().transpose();
-        Ok(self.dropout.forward(self.embedding.forward(tokens)))
+        let embedded = ops::step::embedding(self.embedding.weight.val(), tokens);
+        Ok(ops::step::dropout(&self.dropout, embedded))
     }
 
     fn unroll(
@@ -213,10 +214,7 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
             ));
         }
         batch.check(self.vocabulary())?;
-        let rows = self
-            .dropout
-            .forward(features)
-            .reshape([time * sequences, hidden]);
+        let rows = ops::step::dropout(&self.dropout, features).reshape([time * sequences, hidden]);
         let targets = batch
             .targets()
             .clone()

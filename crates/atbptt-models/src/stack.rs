@@ -10,7 +10,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
-use crate::ops::SequenceOptions;
+use crate::ops::{self, SequenceOptions};
 use crate::state::RecurrentState;
 use crate::{ModelError, WeightInit};
 
@@ -420,19 +420,14 @@ impl<L: RecurrentLayer> Stack<L> {
         let mut states = Vec::with_capacity(count);
         for (index, (layer, state)) in self.layers.iter().zip(state).enumerate() {
             if index > 0 {
-                output = self.dropout.forward(output);
+                output = ops::step::dropout(&self.dropout, output);
             }
             let options = SequenceOptions {
                 taps: taps.as_mut().and_then(Iterator::next),
                 keep: keep.clone(),
             };
             let packed = layer.sequence(output, state, options)?;
-            output = match L::PARTS {
-                1 => packed.clone(),
-                _ => packed
-                    .clone()
-                    .slice([0..time, 0..batch, 0..layer.d_hidden()]),
-            };
+            output = ops::step::hidden_part(packed.clone(), layer.d_hidden());
             states.push(packed);
         }
         Ok(Unrolled {

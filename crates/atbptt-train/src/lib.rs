@@ -62,6 +62,7 @@ mod evaluate;
 mod learner;
 pub mod metrics;
 pub mod norms_file;
+mod optimizer;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
@@ -76,6 +77,7 @@ pub use cursor::{Cursor, Scheme, WindowSpan};
 pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
+pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, probe};
 pub use renderer::QuietRenderer;
 pub use report::{EpochReport, TrainingObserver};

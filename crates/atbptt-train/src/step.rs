@@ -1,5 +1,6 @@
 //! One optimiser step around K: how long it is and how hard the gradient is clipped (METHOD §3).
 
+use atbptt_models::ops;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -82,7 +83,7 @@ pub(crate) fn read_loss_and_norm<M: Module>(
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.sums.push(grad.square().sum());
+                self.sums.push(ops::step::sum_of_squares(grad));
             }
         }
     }
@@ -113,7 +114,8 @@ pub(crate) fn clip<M: Module>(module: &M, grads: &mut GradientsParams, norm: f64
     impl ModuleVisitor for Scale<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.remove::<D>(param.id) {
-                self.grads.register(param.id, grad * self.factor);
+                self.grads
+                    .register(param.id, ops::step::scale(grad, self.factor));
             }
         }
     }

@@ -135,7 +135,7 @@ impl<B: RecurrentOps> Backward<B, 3> for NllNode {
         let grad = grads.consume::<B>(&ops.node);
         for (node, value) in ops.parents.into_iter().zip(ops.state) {
             if let (Some(node), Some(value)) = (node, value) {
-                grads.register::<B>(node.id, super::nll::scale::<B>(value, grad.clone()));
+                grads.register::<B>(node.id, B::scale_by(value, grad.clone()));
             }
         }
     }

@@ -153,7 +153,7 @@ pub struct NllOutput<B: Backend> {
 }
 
 /// Forward and backward passes per cell.
-pub trait RecurrentKernels: Backend {
+pub trait RecurrentKernels: Backend + super::step::StepKernels {
     /// LSTM forward: gates i, f, o = σ(·), g = tanh(·); c' = f c + i g; h' = o tanh(c').
     fn lstm_forward(input: LstmInput<Self>) -> Trace<Self> {
         generic::lstm_forward::<Self>(input)

@@ -46,6 +46,7 @@ mod cpu;
 mod generic;
 pub mod kernels;
 mod nll;
+pub mod step;
 mod tensor;
 
 /// The default bodies under their own names: what kernels are held to, also on backends that override them.

@@ -103,12 +103,6 @@ fn add<T>(sum: &mut Option<T>, value: T, op: impl FnOnce(T, T) -> T) {
     });
 }
 
-/// `value` times the scalar `factor` `[1]`.
-pub(crate) fn scale<B: Backend>(value: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
-    let ones = vec![1usize; value.rank()];
-    B::float_mul(value, B::float_reshape(factor, ones.into()))
-}
-
 #[cfg(test)]
 #[cfg(feature = "flex")]
 mod tests {

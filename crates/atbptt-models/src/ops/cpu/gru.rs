@@ -4,9 +4,10 @@ use pulp::Simd;
 
 use super::math::{sigmoid, tanh};
 use super::panel::{Finish, Packed, Shared};
+use super::pool::{Buffer, Room};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Window, address};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -81,7 +82,7 @@ impl<E: Real> Finish<E, 3> for Forward<'_, E> {
 }
 
 /// States `[T, B, H]` and gates `[T, B, 4H]`.
-pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
+pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Buffer<E>; 2] {
     let (batch, hidden) = (window.batch, window.hidden);
     let mut gates = Room::new(window.rows() * 4 * hidden);
     let mut states = Room::new(window.rows() * hidden);
@@ -256,8 +257,8 @@ pub(crate) fn backward<E: Real>(
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
     let mut d_gates = products.then(|| [3 * hidden, hidden].map(|width| Room::new(rows * width)));
     let mut d_taps = needs.taps.then(|| Room::new(rows * hidden));
-    let mut d_state = zeros(batch * hidden);
-    let mut direct = zeros(batch * hidden);
+    let mut d_state = Buffer::zeros(batch * hidden);
+    let mut direct = Buffer::zeros(batch * hidden);
     let mut relay = Relay::new(batch, 3 * hidden);
     let packed = Packed::<E, 2>::transposed(window.recurrent_weight, 3 * hidden, hidden);
     let finish = Backward {

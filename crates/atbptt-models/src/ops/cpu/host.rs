@@ -6,6 +6,7 @@ use burn::backend::{
 };
 use burn::tensor::TensorData;
 
+use super::pool::Buffer;
 use super::simd::Real;
 
 /// A backend whose tensors lie in main memory.
@@ -14,10 +15,12 @@ pub(crate) trait Host: Backend {
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The elements of a contiguous tensor of type `E`.
     fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]>;
+    /// The elements of a contiguous tensor of type `E` to change; `None` where somebody else holds them, too.
+    fn elements_mut<E: Real>(tensor: &mut FloatTensor<Self>) -> Option<&mut [E]>;
     /// The elements of an integer tensor as indices below `end`; `None` where one is not.
     fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>>;
-    /// A tensor that takes the buffer over.
-    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self>;
+    /// A tensor of these elements; on Flex it takes the buffer over.
+    fn tensor<E: Real>(data: Buffer<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self>;
 }
 
 /// `values` as indices below `end`.
@@ -43,6 +46,14 @@ impl Host for burn::backend::Flex {
     fn elements<E: Real>(tensor: &FloatTensor<Self>) -> Option<&[E]> {
         tensor.as_slice::<E>()
     }
+    fn elements_mut<E: Real>(tensor: &mut FloatTensor<Self>) -> Option<&mut [E]> {
+        let (layout, count) = (tensor.layout(), tensor.layout().num_elements());
+        let whole = layout.is_contiguous() && layout.start_offset() == 0;
+        if !whole || tensor.dtype() != E::dtype() {
+            return None;
+        }
+        tensor.try_storage_mut::<E>()?.get_mut(..count)
+    }
     fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>> {
         let tensor = Self::contiguous(tensor.clone());
         match tensor.dtype() {
@@ -51,8 +62,9 @@ impl Host for burn::backend::Flex {
             _ => None,
         }
     }
-    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
-        burn::backend::flex::FlexTensor::from_data(TensorData::new(data, shape.into()))
+    fn tensor<E: Real>(data: Buffer<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
+        let data = TensorData::from_bytes(data.into(), shape.into(), E::dtype());
+        burn::backend::flex::FlexTensor::from_data(data)
     }
 }
 
@@ -67,10 +79,10 @@ impl Host for burn::backend::NdArray {
         let shape = tensor.shape().to_vec();
         match &tensor {
             F32(storage) if !storage.view().is_standard_layout() => {
-                Self::tensor::<f32>(storage.view().iter().copied().collect(), shape)
+                from_vec(storage.view().iter().copied().collect::<Vec<f32>>(), shape)
             }
             F64(storage) if !storage.view().is_standard_layout() => {
-                Self::tensor::<f64>(storage.view().iter().copied().collect(), shape)
+                from_vec(storage.view().iter().copied().collect::<Vec<f64>>(), shape)
             }
             _ => tensor,
         }
@@ -87,6 +99,9 @@ impl Host for burn::backend::NdArray {
             _ => None,
         }
     }
+    fn elements_mut<E: Real>(_: &mut FloatTensor<Self>) -> Option<&mut [E]> {
+        None
+    }
     fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>> {
         use burn::backend::ndarray::NdArrayTensor::{I32, I64};
         match tensor {
@@ -95,7 +110,13 @@ impl Host for burn::backend::NdArray {
             _ => None,
         }
     }
-    fn tensor<E: Real>(data: Vec<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
-        burn::backend::ndarray::NdArrayTensor::from_data(TensorData::new(data, shape.into()))
+    fn tensor<E: Real>(data: Buffer<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
+        from_vec(data.to_vec(), shape.into())
     }
+}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)]
+fn from_vec<E: Real>(data: Vec<E>, shape: Vec<usize>) -> FloatTensor<burn::backend::NdArray> {
+    burn::backend::ndarray::NdArrayTensor::from_data(TensorData::new(data, shape))
 }

@@ -4,9 +4,10 @@ use pulp::Simd;
 
 use super::math::{sigmoid, tanh};
 use super::panel::{Finish, Packed, Shared};
+use super::pool::{Buffer, Room};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Window, address};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -89,13 +90,13 @@ impl<E: Real> Finish<E, 4> for Forward<'_, E> {
 }
 
 /// States `[T, B, 2H]` and gates `[T, B, 4H]`.
-pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Vec<E>; 2] {
+pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> [Buffer<E>; 2] {
     let (batch, hidden) = (window.batch, window.hidden);
     let mut gates = Room::new(window.rows() * 4 * hidden);
     let mut states = Room::new(window.rows() * 2 * hidden);
     window.input_product(gates.target(), 4 * hidden);
     let mut relay = Relay::new(batch, hidden);
-    let mut cell = zeros(batch * hidden);
+    let mut cell = Buffer::zeros(batch * hidden);
     for b in 0..batch {
         fill(relay.row(b), window.first(b, 0, 2 * hidden));
         fill(&mut cell[b * hidden..], window.first(b, 1, 2 * hidden));
@@ -266,8 +267,8 @@ pub(crate) fn backward<E: Real>(
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
     let mut d_gates = products.then(|| Room::new(rows * 4 * hidden));
     let mut d_taps = needs.taps.then(|| Room::new(rows * 2 * hidden));
-    let mut d_state = zeros(batch * 2 * hidden);
-    let mut cell = zeros(batch * hidden);
+    let mut d_state = Buffer::zeros(batch * 2 * hidden);
+    let mut cell = Buffer::zeros(batch * hidden);
     let mut relay = Relay::new(batch, 4 * hidden);
     let packed = Packed::<E, 2>::transposed(window.recurrent_weight, 4 * hidden, hidden);
     let finish = Backward {

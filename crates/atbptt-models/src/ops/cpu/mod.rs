@@ -17,9 +17,11 @@ mod lstm;
 mod math;
 mod nll;
 mod panel;
+mod pool;
 mod product;
 mod rnn;
 mod simd;
+pub(crate) mod step;
 mod team;
 mod window;
 
@@ -31,6 +33,7 @@ use super::kernels::{
     Grads, GruInput, LstmInput, Needs, NllInput, NllNeeds, NllOutput, RnnInput, Trace,
 };
 use host::Host;
+use pool::Buffer;
 use simd::Real;
 use window::{Gradients, Window};
 
@@ -170,7 +173,7 @@ impl<'a, B: Host> Arguments<'a, B> {
                 grad: grad.elements()?,
             };
             let out = pass(window, traced);
-            let tensor = |data: Option<Vec<E>>, like: Vec<usize>| {
+            let tensor = |data: Option<Buffer<E>>, like: Vec<usize>| {
                 data.map(|data| B::tensor::<E>(data, like))
             };
             let shape = |tensor: &FloatTensor<B>| tensor.shape().to_vec();
@@ -191,7 +194,7 @@ impl<'a, B: Host> Arguments<'a, B> {
     fn output<E: Real>(
         &self,
         window: &Window<'_, E>,
-        data: Vec<E>,
+        data: Buffer<E>,
         parts: usize,
     ) -> FloatTensor<B> {
         B::tensor::<E>(data, vec![window.time, window.batch, parts * window.hidden])
@@ -236,6 +239,8 @@ macro_rules! by_type {
         }
     };
 }
+
+use by_type;
 
 pub(crate) fn lstm_forward<B: Host>(input: LstmInput<B>) -> Trace<B> {
     let args = Arguments::lstm(&input);
@@ -338,7 +343,7 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
     };
     let out = nll::linear_nll(&args, needs);
     Some(NllOutput {
-        loss: B::tensor(vec![out.loss], vec![1]),
+        loss: B::tensor(Buffer::from(&[out.loss][..]), vec![1]),
         hidden: out.hidden.map(|data| B::tensor(data, vec![rows, features])),
         weight: out
             .weight

@@ -7,13 +7,14 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp_of_negative;
+use super::pool::{Buffer, Room};
 use super::product::{Matrix, product, sum_rows};
 use super::simd::{Level, Real};
-use super::window::zeros;
 use crate::ops::kernels::NllNeeds;
 
-/// Largest number of logits that exist at once, as in the reference body.
-const BLOCK_LOGITS: usize = 1 << 24;
+/// Largest number of logits that exist at once: 128 MiB in f32. The products of a block pack all weights, which larger
+/// blocks do less often.
+const BLOCK_LOGITS: usize = 1 << 25;
 
 /// Contiguous arguments; every target is below `classes`.
 pub(crate) struct Arguments<'a, E> {
@@ -29,13 +30,15 @@ pub(crate) struct Arguments<'a, E> {
 /// Summed loss and the gradients asked for.
 pub(crate) struct Output<E> {
     pub loss: E,
-    pub hidden: Option<Vec<E>>,
-    pub weight: Option<Vec<E>>,
-    pub bias: Option<Vec<E>>,
+    pub hidden: Option<Buffer<E>>,
+    pub weight: Option<Buffer<E>>,
+    pub bias: Option<Buffer<E>>,
 }
 
 pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeeds) -> Output<E> {
-    let block = (BLOCK_LOGITS / args.classes).max(16);
+    let most = (BLOCK_LOGITS / args.classes).max(16);
+    // Blocks of nearly equal size.
+    let block = args.rows.div_ceil(args.rows.div_ceil(most));
     linear_nll_in_blocks(args, needs, block)
 }
 
@@ -52,24 +55,19 @@ fn linear_nll_in_blocks<E: Real>(
     } = args;
     let gradient = needs != NllNeeds::default();
     let weight = Matrix::new(args.weight, classes, features);
-    let mut z = zeros(block.min(rows) * classes);
-    let mut d_hidden = needs.hidden.then(|| zeros(rows * features));
-    let mut d_weight = needs.weight.then(|| zeros(classes * features));
-    let mut d_bias = needs.bias.then(|| zeros(classes));
-    let mut part = needs.bias.then(|| zeros(classes));
+    let mut d_hidden = needs.hidden.then(|| Buffer::zeros(rows * features));
+    let mut d_weight: Option<Buffer<E>> = None;
+    let mut d_bias = needs.bias.then(|| Buffer::zeros(classes));
+    let mut part = needs.bias.then(|| Buffer::zeros(classes));
     let mut loss = 0.0;
     let level = Level::detect();
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         let hidden = Matrix::new(&args.hidden[first * features..], count, features);
-        let z = &mut z[..count * classes];
-        product(
-            (&mut *z).into(),
-            classes,
-            false,
-            hidden,
-            weight.transposed(),
-        );
+        let mut z = Room::new(count * classes);
+        product(z.target(), classes, false, hidden, weight.transposed());
+        // SAFETY: the product wrote all of it.
+        let mut z = unsafe { z.full() };
         let losses: Vec<E> = z
             .par_chunks_mut(classes)
             .zip(&args.targets[first..first + count])
@@ -84,22 +82,25 @@ fn linear_nll_in_blocks<E: Real>(
             .collect();
         loss += losses.into_iter().map(Real::to).sum::<f64>();
 
-        let d_z = Matrix::new(z, count, classes);
+        let d_z = Matrix::new(&z, count, classes);
         if let (Some(total), Some(part)) = (&mut d_bias, &mut part) {
-            sum_rows(part, z, count, classes);
+            sum_rows(part, &z, count, classes);
             total
                 .iter_mut()
                 .zip(part.iter())
                 .for_each(|(total, &part)| *total += part);
         }
-        if let Some(out) = &mut d_weight {
-            product(
-                (&mut out[..]).into(),
-                features,
-                first > 0,
-                d_z.transposed(),
-                hidden,
-            );
+        if needs.weight {
+            let d_z = d_z.transposed();
+            match &mut d_weight {
+                Some(out) => product((&mut out[..]).into(), features, true, d_z, hidden),
+                None => {
+                    let mut out = Room::new(classes * features);
+                    product(out.target(), features, false, d_z, hidden);
+                    // SAFETY: the product wrote all of it.
+                    d_weight = Some(unsafe { out.full() });
+                }
+            }
         }
         if let Some(out) = &mut d_hidden {
             product(
@@ -242,11 +243,16 @@ mod tests {
                 bias: true,
             };
             let out = linear_nll_in_blocks(&args, needs, block);
-            [Some(vec![out.loss]), out.hidden, out.weight, out.bias]
-                .into_iter()
-                .flatten()
-                .flatten()
-                .collect::<Vec<f64>>()
+            [
+                Some(Buffer::from(&[out.loss][..])),
+                out.hidden,
+                out.weight,
+                out.bias,
+            ]
+            .into_iter()
+            .flatten()
+            .flat_map(|part| part.to_vec())
+            .collect::<Vec<f64>>()
         };
         let whole = run(rows);
         for block in [1, 2, 7, 22] {

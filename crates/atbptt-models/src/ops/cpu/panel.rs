@@ -14,6 +14,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::pool::Buffer;
 use super::simd::Real;
 
 /// Accumulators of a tile, in registers: 24 of 32 leave room for a row of the panel and a value of the batch.
@@ -64,7 +65,7 @@ impl<E> Shared<E> {
 
 /// Weights in panels of `V` registers.
 pub(crate) struct Packed<E, const V: usize> {
-    data: Vec<E>,
+    data: Buffer<E>,
     rows: usize,
     panels: usize,
 }
@@ -73,7 +74,7 @@ impl<E: Real, const V: usize> Packed<E, V> {
     /// `fill(panel, v, out)` writes vector `v` of every row of a panel, at `out[(row · V + v) · lanes..]`.
     fn pack(rows: usize, panels: usize, fill: impl Fn(usize, usize, &mut [E]) + Sync) -> Self {
         let width = V * E::native_lanes();
-        let mut data = vec![E::ZERO; rows * panels * width];
+        let mut data = Buffer::zeros(rows * panels * width);
         let work = |(panel, chunk): (usize, &mut [E])| {
             for v in 0..V {
                 fill(panel, v, chunk);

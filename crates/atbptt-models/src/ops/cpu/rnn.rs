@@ -4,9 +4,10 @@ use pulp::Simd;
 
 use super::math::tanh;
 use super::panel::{Finish, Packed, Shared};
+use super::pool::{Buffer, Room};
 use super::simd::Real;
 use super::team;
-use super::window::{Gradients, Relay, RelayParts, Room, Window, address, zeros};
+use super::window::{Gradients, Relay, RelayParts, Window, address};
 use crate::ops::kernels::Needs;
 
 struct Forward<'a, E> {
@@ -69,7 +70,7 @@ impl<E: Real> Finish<E, 2> for Forward<'_, E> {
 }
 
 /// States `[T, B, H]`.
-pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> Vec<E> {
+pub(crate) fn forward<E: Real>(window: &Window<'_, E>) -> Buffer<E> {
     let (batch, hidden) = (window.batch, window.hidden);
     let mut states = Room::new(window.rows() * hidden);
     window.input_product(states.target(), hidden);
@@ -170,7 +171,7 @@ pub(crate) fn backward<E: Real>(
     let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
     let mut d_pre = products.then(|| Room::new(rows * hidden));
     let mut d_taps = needs.taps.then(|| Room::new(rows * hidden));
-    let mut d_state = zeros(batch * hidden);
+    let mut d_state = Buffer::zeros(batch * hidden);
     let mut relay = Relay::new(batch, hidden);
     let packed = Packed::<E, 2>::transposed(window.recurrent_weight, hidden, hidden);
     let finish = Backward {

@@ -49,7 +49,14 @@ impl Level {
 ///
 /// Functions are inlined into the kernels: only there the instruction set of `S` is enabled.
 pub(crate) trait Real:
-    Element + Pod + Send + Sync + PartialOrd + std::ops::AddAssign + std::ops::MulAssign
+    Element
+    + Pod
+    + Send
+    + Sync
+    + PartialOrd
+    + std::ops::AddAssign
+    + std::ops::MulAssign
+    + std::ops::Neg<Output = Self>
 {
     /// A register of lanes.
     type Lanes<S: Simd>: Copy;

@@ -1,6 +1,7 @@
 //! What the three cells share: a window's arguments as slices, buffers, and the large products after the loop.
 
 use super::panel::Shared;
+use super::pool::{Buffer, Room};
 use super::product::{Matrix, Target, product, sum_rows};
 use super::simd::Real;
 
@@ -22,54 +23,14 @@ pub(crate) struct Window<'a, E> {
 }
 
 /// Gradients as buffers; see [`Grads`](crate::ops::kernels::Grads).
-#[derive(Default)]
 pub(crate) struct Gradients<E> {
-    pub input: Option<Vec<E>>,
-    pub input_weight: Option<Vec<E>>,
-    pub recurrent_weight: Option<Vec<E>>,
-    pub bias: Option<Vec<E>>,
-    pub recurrent_bias: Option<Vec<E>>,
-    pub state: Vec<E>,
-    pub taps: Option<Vec<E>>,
-}
-
-/// A buffer of zeros.
-pub(crate) fn zeros<E: Real>(len: usize) -> Vec<E> {
-    vec![E::ZERO; len]
-}
-
-/// A buffer whose every element is written before it becomes a vector: large results are not zeroed first.
-pub(crate) struct Room<E> {
-    data: Vec<E>,
-    len: usize,
-}
-
-impl<E: Real> Room<E> {
-    pub(crate) fn new(len: usize) -> Self {
-        Self {
-            data: Vec::with_capacity(len),
-            len,
-        }
-    }
-
-    pub(crate) fn share(&mut self) -> Shared<E> {
-        Shared::room(self.data.as_mut_ptr())
-    }
-
-    /// For a product that does not accumulate.
-    pub(crate) fn target(&mut self) -> Target<'_, E> {
-        let at = self.share();
-        // SAFETY: the capacity is at least `len`, and this buffer is borrowed as long as the target lives.
-        unsafe { Target::new(at, self.len) }
-    }
-
-    /// # Safety
-    /// Every element was written.
-    pub(crate) unsafe fn full(mut self) -> Vec<E> {
-        // SAFETY: the caller's promise, and the capacity is at least `len`.
-        unsafe { self.data.set_len(self.len) };
-        self.data
-    }
+    pub input: Option<Buffer<E>>,
+    pub input_weight: Option<Buffer<E>>,
+    pub recurrent_weight: Option<Buffer<E>>,
+    pub bias: Option<Buffer<E>>,
+    pub recurrent_bias: Option<Buffer<E>>,
+    pub state: Buffer<E>,
+    pub taps: Option<Buffer<E>>,
 }
 
 /// A copy of an optional slice's address, for kernels.
@@ -80,7 +41,7 @@ pub(crate) fn address<E>(slice: Option<&[E]>) -> Option<Shared<E>> {
 /// The left factor of the recurrent product, for this step and the next: `[B, K]` with rows apart from each other, so
 /// that rows of 2ⁿ elements do not share one set of the cache.
 pub(crate) struct Relay<E> {
-    buffers: [Vec<E>; 2],
+    buffers: [Buffer<E>; 2],
     stride: usize,
 }
 
@@ -88,7 +49,7 @@ impl<E: Real> Relay<E> {
     pub(crate) fn new(batch: usize, width: usize) -> Self {
         let stride = width.next_multiple_of(16) + 16;
         Self {
-            buffers: [zeros(batch * stride), zeros(batch * stride)],
+            buffers: [Buffer::zeros(batch * stride), Buffer::zeros(batch * stride)],
             stride,
         }
     }
@@ -179,7 +140,7 @@ impl<E: Real> Window<'_, E> {
     }
 
     /// xᵀ d: `[I, G]`.
-    pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
+    pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
         let mut out = Room::new(self.inputs * gates);
         product(
             out.target(),
@@ -193,7 +154,7 @@ impl<E: Real> Window<'_, E> {
     }
 
     /// d Wᵀ: `[T, B, I]`.
-    pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
+    pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
         let mut out = Room::new(self.rows() * self.inputs);
         product(
             out.target(),
@@ -207,8 +168,8 @@ impl<E: Real> Window<'_, E> {
     }
 
     /// Σ d over steps and batch.
-    pub(crate) fn bias_grad(&self, grad: &[E], gates: usize) -> Vec<E> {
-        let mut out = zeros(gates);
+    pub(crate) fn bias_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
+        let mut out = Buffer::zeros(gates);
         sum_rows(&mut out, grad, self.rows(), gates);
         out
     }
@@ -220,12 +181,12 @@ impl<E: Real> Window<'_, E> {
         states: &[E],
         size: usize,
         grads: &[(&[E], usize, usize)],
-    ) -> Vec<E> {
+    ) -> Buffer<E> {
         let (batch, hidden, rows) = (self.batch, self.hidden, self.rows());
         let total = grads.iter().map(|grad| grad.1).sum();
-        let mut out = zeros(hidden * total);
+        let mut out = Buffer::zeros(hidden * total);
         let entering = (self.taps.is_some() || self.keep.is_some()).then(|| {
-            let mut entering = zeros(rows * hidden);
+            let mut entering = Buffer::zeros(rows * hidden);
             for (row, out) in entering.chunks_exact_mut(hidden).enumerate() {
                 let (t, b) = (row / batch, row % batch);
                 if t == 0 {

@@ -1,0 +1,140 @@
+//! The cases, by the peer's names, and what is measured of each.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// A recurrent layer over a window, as many inputs as hidden units.
+#[derive(Clone, Copy)]
+pub struct LayerCase {
+    pub cell: Cell,
+    pub batch: usize,
+    pub hidden: usize,
+    pub steps: usize,
+}
+
+#[derive(Clone, Copy)]
+pub enum Cell {
+    Lstm,
+    Gru,
+}
+
+impl LayerCase {
+    const fn new(cell: Cell, batch: usize, hidden: usize, steps: usize) -> Self {
+        Self {
+            cell,
+            batch,
+            hidden,
+            steps,
+        }
+    }
+
+    pub fn name(self) -> String {
+        let cell = match self.cell {
+            Cell::Lstm => "lstm",
+            Cell::Gru => "gru",
+        };
+        let Self {
+            batch,
+            hidden,
+            steps,
+            ..
+        } = self;
+        format!("layer/{cell}/b{batch}/h{hidden}/t{steps}")
+    }
+}
+
+/// A one-layer LSTM language model with tied softmax, BPTT(2K−1; K).
+#[derive(Clone, Copy)]
+pub struct TrainCase {
+    pub name: &'static str,
+    pub batch: usize,
+    pub hidden: usize,
+    pub vocabulary: usize,
+    pub k: usize,
+}
+
+impl TrainCase {
+    const fn new(
+        name: &'static str,
+        batch: usize,
+        hidden: usize,
+        vocabulary: usize,
+        k: usize,
+    ) -> Self {
+        Self {
+            name,
+            batch,
+            hidden,
+            vocabulary,
+            k,
+        }
+    }
+
+    pub fn name(self) -> String {
+        let Self {
+            name,
+            batch,
+            hidden,
+            vocabulary,
+            k,
+        } = self;
+        format!("train/{name}/b{batch}/h{hidden}/v{vocabulary}/k{k}")
+    }
+}
+
+pub const LAYERS: [LayerCase; 4] = [
+    LayerCase::new(Cell::Lstm, 16, 512, 100),
+    LayerCase::new(Cell::Lstm, 32, 900, 100),
+    LayerCase::new(Cell::Lstm, 64, 50, 100),
+    LayerCase::new(Cell::Gru, 16, 512, 100),
+];
+
+pub const TRAIN: [TrainCase; 3] = [
+    TrainCase::new("wiki2", 16, 512, 33_278, 100),
+    TrainCase::new("ptb", 32, 900, 10_000, 100),
+    TrainCase::new("wiki2-k300", 16, 512, 33_278, 300),
+];
+
+/// One case on one side; the peer prints the same fields.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Measured {
+    pub case: String,
+    /// Median over the repeats.
+    pub seconds: f64,
+    /// Loss tokens, for `train/*`.
+    pub tokens_per_second: f64,
+    /// Peak resident set of the process so far, in MiB.
+    pub rss_mb: f64,
+    /// Program and version.
+    pub peer: String,
+}
+
+impl Measured {
+    pub fn new(case: String, tokens: usize, times: Vec<Duration>) -> Result<Self> {
+        let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+        seconds.sort_by(f64::total_cmp);
+        let seconds = *seconds.get(seconds.len() / 2).ok_or("nothing was timed")?;
+        Ok(Self {
+            case,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+            rss_mb: peak_rss_mb().unwrap_or(f64::NAN),
+            peer: format!("atbptt {}", env!("CARGO_PKG_VERSION")),
+        })
+    }
+
+    pub fn line(&self) -> Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+}
+
+/// Peak resident set of this process, in MiB; `None` where the system does not say.
+pub fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib / 1024.0).round())
+}

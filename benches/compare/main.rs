@@ -1,0 +1,177 @@
+//! Our speed and memory beside PyTorch's, case by case, and the cost of a loss against K.
+//!
+//! ```sh
+//! TORCH_PYTHON=/path/to/python benches/compare.sh           # every case, ours and PyTorch's in turn
+//! cargo bench --bench compare -- ours --only layer          # our side alone, one JSON line per case
+//! cargo bench --bench compare -- growth --out growth        # seconds per loss against K and batch: table, CSV, PNG
+//! cargo bench --bench compare -- overhead                   # what probes add to an epoch
+//! ```
+//!
+//! A case is named, sized and timed as in the peer's program (`torch_peer.py`): one warm-up run, then the median of the
+//! repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*` one
+//! optimiser step of the real training loop. Each side runs its cases in a process of its own, both use all cores, and
+//! rounds alternate.
+
+mod cases;
+mod growth;
+mod layer;
+mod overhead;
+mod table;
+mod train;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use cases::Measured;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Our speed and memory beside PyTorch's on the same machine.
+#[derive(Parser)]
+#[command(name = "compare")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+    /// Set by `cargo bench`; of no meaning here.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Both sides in turn, and a table of ratios.
+    Versus(Versus),
+    /// Our side alone: one JSON line per case.
+    Ours(Ours),
+    /// Time per loss token and peak memory at several K and batch sizes.
+    Growth(growth::Growth),
+    /// The share of an epoch that probes take, at the paper's WikiText-2 settings.
+    Overhead(overhead::Overhead),
+}
+
+#[derive(Args)]
+struct Versus {
+    #[command(flatten)]
+    ours: Ours,
+    /// Python with PyTorch; its program is run as `PYTHON PEER …`.
+    #[arg(long, env = "TORCH_PYTHON", default_value = "python3")]
+    python: PathBuf,
+    /// The peer's program.
+    #[arg(long, default_value = "../shared/peers/torch_peer.py")]
+    peer: PathBuf,
+    /// Device of the peer.
+    #[arg(long, default_value = "cpu")]
+    peer_device: String,
+    /// Rounds: in each, our process and then the peer's. The table shows medians over rounds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+#[derive(Args, Clone)]
+struct Ours {
+    /// Only these cases.
+    #[arg(long, value_enum)]
+    only: Option<Kind>,
+    /// Only cases whose name contains this (our side alone).
+    #[arg(long)]
+    case: Option<String>,
+    /// Timed repeats per case; the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Layer,
+    Train,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Train => "train",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // `cargo test --benches` and `cargo bench -- --test` only ask whether this starts.
+    if std::env::args().any(|arg| arg == "--test") {
+        return ExitCode::SUCCESS;
+    }
+    let outcome = match Cli::parse().what {
+        What::Versus(args) => versus(&args),
+        What::Ours(args) => ours(&args),
+        What::Growth(args) => growth::run(&args),
+        What::Overhead(args) => overhead::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ours(args: &Ours) -> Result<()> {
+    let repeat = args.repeat as usize;
+    let wanted = |kind, name: String| {
+        let part = args.case.as_deref().unwrap_or_default();
+        args.only.is_none_or(|only| only == kind) && name.contains(part)
+    };
+    for case in cases::LAYERS {
+        if wanted(Kind::Layer, case.name()) {
+            println!("{}", layer::measure(case, repeat)?.line()?);
+        }
+    }
+    for case in cases::TRAIN {
+        if wanted(Kind::Train, case.name()) {
+            println!("{}", train::measure(case, repeat)?.line()?);
+        }
+    }
+    Ok(())
+}
+
+fn versus(args: &Versus) -> Result<()> {
+    let repeat = args.ours.repeat.to_string();
+    let kinds = match args.ours.only {
+        Some(kind) => vec![kind],
+        None => vec![Kind::Layer, Kind::Train],
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=args.rounds {
+        for kind in &kinds {
+            eprintln!("round {round} of {}: {}/*", args.rounds, kind.name());
+            let only = ["--only", kind.name(), "--repeat", &repeat];
+            let mut us = Command::new(std::env::current_exe()?);
+            ours.extend(lines(us.arg("ours").args(only))?);
+            let mut them = Command::new(&args.python);
+            them.arg(&args.peer).args(only);
+            theirs.extend(lines(them.args(["--device", &args.peer_device]))?);
+        }
+    }
+    table::print(&ours, &theirs);
+    Ok(())
+}
+
+/// The JSON lines that a program prints.
+fn lines(command: &mut Command) -> Result<Vec<Measured>> {
+    let name = command.get_program().to_owned();
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| {
+        format!("cannot start {name:?}: {error}; name a Python with PyTorch in TORCH_PYTHON")
+    })?;
+    if !output.status.success() {
+        return Err(format!("{name:?} ended with {}", output.status).into());
+    }
+    String::from_utf8(output.stdout)?
+        .lines()
+        .map(|line| {
+            serde_json::from_str(line)
+                .map_err(|error| format!("{name:?} printed {line:?}: {error}").into())
+        })
+        .collect()
+}

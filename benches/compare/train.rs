@@ -1,0 +1,98 @@
+//! `train/*`: optimiser steps of the real loop, on random tokens: `AdaptiveTbptt` inside Burn's `SupervisedTraining`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use atbptt::core::{FixedK, TruncationPolicy};
+use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
+use atbptt::train::data::{MemoryTokens, TokenStream};
+use atbptt::train::{
+    AdaptiveTbptt, Clip, EpochReport, FusedSgd, ProbeConfig, QuietRenderer, StepScaling,
+    StreamLoader, Tbptt, TbpttConfig, TrainingObserver,
+};
+use burn::tensor::Device;
+use burn::train::{Learner, SupervisedTraining};
+use rand::{RngExt, SeedableRng};
+
+use crate::Result;
+use crate::cases::{Measured, TrainCase};
+
+pub type Model = LanguageModel<LstmLayer>;
+
+pub fn measure(case: TrainCase, repeat: usize) -> Result<Measured> {
+    // The first window has no burn-in and the second warms up.
+    let run = run(case, FixedK::new(case.k)?, repeat + 2, 1)?;
+    Measured::new(
+        case.name(),
+        case.batch * case.k,
+        run.steps.into_iter().skip(1).collect(),
+    )
+}
+
+/// What a run gave.
+pub struct Run {
+    /// Time from window to window.
+    pub steps: Vec<Duration>,
+    pub reports: Vec<EpochReport>,
+}
+
+/// `epochs` times `windows` optimiser steps, with the peer's settings: dropout 0.2, SGD at 1, weight decay 1e-7, clip 1.
+pub fn run(
+    case: TrainCase,
+    policy: impl TruncationPolicy + 'static,
+    windows: usize,
+    epochs: usize,
+) -> Result<Run> {
+    let device = Device::default().autodiff();
+    let model: Model = LanguageModelConfig::new(case.vocabulary)
+        .with_hidden(case.hidden)
+        .init(&device)?;
+    let clock = Arc::new(Clock::default());
+    let config = TbpttConfig {
+        step_scaling: StepScaling::None,
+        clip: Clip::Norm(1.0),
+        probe: ProbeConfig::new(400),
+        ..TbpttConfig::default()
+    };
+    let strategy = AdaptiveTbptt::new(policy, config)?.with_observer(clock.clone());
+    let handle = strategy.handle();
+    let sgd = FusedSgd::new().with_weight_decay(1e-7)?;
+    let folder = tempfile::tempdir()?;
+    let result = SupervisedTraining::new(
+        folder.path(),
+        StreamLoader::tokens(tokens(case, windows * case.k)?).into_loader(),
+        StreamLoader::tokens(tokens(TrainCase { batch: 1, ..case }, 2)?).into_loader(),
+    )
+    .renderer(Box::new(QuietRenderer))
+    .with_application_logger(None)
+    .num_epochs(epochs)
+    .with_training_strategy(strategy.into_strategy())
+    .launch(Learner::new(Tbptt::new(model), sgd.init(), 1.0));
+    handle.finish(&result)?;
+    let ends = clock.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Run {
+        steps: ends.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+        reports: handle.reports(),
+    })
+}
+
+/// Random tokens: `steps` steps of every sequence.
+fn tokens(case: TrainCase, steps: usize) -> Result<TokenStream> {
+    let mut random = rand_pcg::Pcg64::seed_from_u64(1);
+    let count = case.batch * (steps + 1);
+    let most = u32::try_from(case.vocabulary)?;
+    let tokens: Vec<u32> = (0..count).map(|_| random.random_range(0..most)).collect();
+    let store = Arc::new(MemoryTokens::from(tokens));
+    Ok(TokenStream::for_training(store, case.batch)?)
+}
+
+/// When each window ended.
+#[derive(Default)]
+struct Clock(Mutex<Vec<Instant>>);
+
+impl TrainingObserver for Clock {
+    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.push(Instant::now());
+    }
+}

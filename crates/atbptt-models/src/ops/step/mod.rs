@@ -1,0 +1,140 @@
+//! What a training step does around the recurrent layers: embedding, dropout, and the optimiser's passes over the weights.
+//!
+//! Place in the flow: [`LanguageModel`](crate::LanguageModel) and [`Stack`](crate::Stack) call the differentiable ones, the
+//! training loop the others. Composed of tensor operations, each makes several passes over large tensors and as many
+//! temporary ones; here each is one pass where the backend has a kernel ([`StepKernels`], the CPU backends), and
+//! the same composition elsewhere.
+
+mod autodiff;
+#[doc(hidden)]
+pub mod generic;
+mod kernels;
+
+use burn::backend::{
+    Dispatch, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::nn::Dropout;
+use burn::tensor::{Int, Tensor};
+
+pub use kernels::{DropoutMask, StepKernels};
+
+use crate::ModelError;
+
+/// The operations of this module, as a Burn backend extension.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Autodiff
+)]
+pub trait StepOps: StepKernels {
+    /// The first `count` features of `[T, B, S]`; differentiable.
+    fn first_features(tensor: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
+        Self::first_features_forward(tensor, count)
+    }
+
+    /// Rows of `weight` `[V, F]` at `tokens` `[N]`: `[N, F]`; differentiable in the weight.
+    fn embed(weight: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::embed_forward(weight, tokens)
+    }
+
+    /// Each element zero with probability `prob`, else divided by 1 − `prob`; differentiable.
+    fn drop_out(tensor: FloatTensor<Self>, prob: f64) -> FloatTensor<Self> {
+        Self::drop_out_forward(tensor, prob).0
+    }
+
+    /// Σ x² as `[1]`; not differentiable.
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::squares(tensor)
+    }
+
+    /// `factor` times the tensor; not differentiable.
+    fn scaled(tensor: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
+        Self::scale(tensor, factor)
+    }
+
+    /// w − rate (g + decay w); not differentiable.
+    fn descend(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        rate: f64,
+        decay: f64,
+    ) -> FloatTensor<Self> {
+        Self::descent(weight, grad, rate, decay)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl StepOps for burn::backend::Flex {}
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)]
+impl StepOps for burn::backend::NdArray {}
+#[cfg(feature = "cube")]
+impl StepOps for burn::backend::Cube {}
+
+/// The hidden part of packed states: the first `hidden` features of `[time, batch, S]`.
+pub(crate) fn hidden_part(states: Tensor<3>, hidden: usize) -> Tensor<3> {
+    if states.dims()[2] == hidden {
+        return states;
+    }
+    Tensor::from_dispatch(Dispatch::first_features(states.into_dispatch(), hidden))
+}
+
+/// Rows of `weight` `[vocabulary, features]` at `tokens` `[time, batch]`: `[time, batch, features]`.
+///
+/// The gradient of the weight is added, row by row, to one that is there already, such as that of a tied softmax: no
+/// second matrix of the vocabulary's size.
+///
+/// Every token is below `vocabulary`; that is not checked here, for it would need a read-back.
+pub fn embedding(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
+    let [time, batch] = tokens.dims();
+    let features = weight.dims()[1];
+    let tokens = tokens.reshape([time * batch]);
+    let rows = Dispatch::embed(weight.into_dispatch(), tokens.into_dispatch());
+    Tensor::<2>::from_dispatch(rows).reshape([time, batch, features])
+}
+
+/// Burn's dropout, under the same conditions: on an autodiff device, unless frozen.
+pub fn dropout<const D: usize>(dropout: &Dropout, input: Tensor<D>) -> Tensor<D> {
+    let active = dropout.training.is_enabled() && input.device().is_autodiff();
+    if !active || dropout.prob == 0.0 {
+        return input;
+    }
+    Tensor::from_dispatch(Dispatch::drop_out(input.into_dispatch(), dropout.prob))
+}
+
+/// Σ x² over all elements, `[1]`. The tensor is not tracked.
+pub fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum_of_squares(tensor.into_dispatch()))
+}
+
+/// `factor` times an untracked tensor, in its own memory where nobody else holds it.
+pub fn scale<const D: usize>(tensor: Tensor<D>, factor: f64) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::scaled(tensor.into_dispatch(), factor))
+}
+
+/// A step of gradient descent with weight decay, w − rate (g + decay w), in one pass. Both tensors are untracked.
+///
+/// # Errors
+///
+/// [`ModelError::Shape`] when gradient and weight differ in shape.
+pub fn descend<const D: usize>(
+    weight: Tensor<D>,
+    grad: Tensor<D>,
+    rate: f64,
+    decay: f64,
+) -> Result<Tensor<D>, ModelError> {
+    if weight.dims() != grad.dims() {
+        return Err(ModelError::shape(
+            "gradient",
+            grad.dims(),
+            format!("{:?}, as the weight", weight.dims()),
+            "pass the gradient of this weight",
+        ));
+    }
+    let (weight, grad) = (weight.into_dispatch(), grad.into_dispatch());
+    Ok(Tensor::from_dispatch(Dispatch::descend(
+        weight, grad, rate, decay,
+    )))
+}
