@@ -328,6 +328,7 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
     let hidden = Held::<B>::new::<E>(&input.hidden, rows * features)?;
     let weight = Held::<B>::new::<E>(&input.weight, classes * features)?;
     let bias = Held::<B>::optional::<E>(input.bias.as_ref(), classes)?;
+    let row_weights = Held::<B>::optional::<E>(input.row_weights.as_ref(), rows)?;
     let targets = B::indices(&input.targets, classes).filter(|targets| targets.len() == rows)?;
     let args = nll::Arguments {
         rows,
@@ -340,10 +341,15 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
             None => None,
         },
         targets: &targets,
+        row_weights: match &row_weights {
+            Some(held) => Some(held.elements()?),
+            None => None,
+        },
     };
     let out = nll::linear_nll(&args, needs);
     Some(NllOutput {
         loss: B::tensor(Buffer::from(&[out.loss][..]), vec![1]),
+        rows: B::tensor(out.rows, vec![rows]),
         hidden: out.hidden.map(|data| B::tensor(data, vec![rows, features])),
         weight: out
             .weight
