@@ -72,7 +72,7 @@ mod source;
 mod step;
 mod strategy;
 
-pub use checkpoint::{EpochSums, LoopState};
+pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
 pub use cursor::{Cursor, Scheme, WindowSpan};
 pub use error::TrainError;
 pub use evaluate::evaluate;
@@ -80,7 +80,7 @@ pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, probe};
 pub use renderer::QuietRenderer;
-pub use report::{EpochReport, TrainingObserver};
+pub use report::{EpochReport, Resumed, TrainingObserver};
 pub use source::{SequenceSource, StreamLoader, TokenSource};
 pub use step::{Clip, StepScaling};
-pub use strategy::{AdaptiveTbptt, TbpttConfig, TbpttHandle};
+pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
