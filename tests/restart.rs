@@ -128,9 +128,12 @@ impl Setup {
     }
 }
 
-/// Burn's epoch values of its metrics, training loss, validation loss, training perplexity, by epoch.
+/// Burn's epoch values of its metrics, by epoch: training loss, validation loss, training perplexity.
+type Rows = Vec<(usize, [Option<f64>; 3])>;
+
+/// What the spy below has seen.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(usize, [Option<f64>; 3])>>>);
+struct Seen(Arc<Mutex<Rows>>);
 
 /// Writes down what Burn's metrics say of an epoch, and stops as asked.
 #[derive(Clone)]
@@ -161,7 +164,7 @@ struct Outcome {
     weights: Vec<u32>,
     reports: Vec<EpochReport>,
     history: Vec<Decision>,
-    burn: Vec<(usize, [Option<f64>; 3])>,
+    burn: Rows,
 }
 
 fn outcome((result, handle, seen): &(LearningResult<Tbptt<Model>>, TbpttHandle, Seen)) -> Outcome {
