@@ -15,9 +15,9 @@ use atbptt::models::{
 use atbptt::train::data::{Corpus, Split, SyntheticConfig, TokenStream};
 use atbptt::train::metrics::PerplexityMetric;
 use atbptt::train::{
-    AdaptiveTbptt, Clip, EpochReport, LoopState, ProbeConfig, QuietRenderer, Scheme,
-    SequenceSource, StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource,
-    TrainError, TrainingObserver, evaluate,
+    AdaptiveTbptt, Checkpoint, CheckpointFault, Clip, EpochReport, ProbeConfig, QuietRenderer,
+    Scheme, SequenceSource, StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttHandle,
+    TokenSource, TrainError, TrainingObserver, evaluate,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::linear::LinearLrSchedulerConfig;
@@ -329,17 +329,16 @@ fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
             .unwrap()
     };
     let schedule = || LinearLrSchedulerConfig::new(2e-2, 1e-3, 90).init().unwrap();
-    let run = |folder: &Path, seed, epochs, resume: Option<usize>, stop: Option<usize>| {
+    let run = |folder: &Path, seed, epochs, resume: bool, stop: Option<usize>| {
         let interrupter = Interrupter::new();
-        let mut training = training(&corpus, folder)
+        let training = training(&corpus, folder)
             .metrics((LossMetric::new(),))
-            .with_default_checkpointers()
             .with_interrupter(interrupter.clone())
             .num_epochs(epochs);
-        if let Some(epoch) = resume {
-            training = training.checkpoint(epoch);
-        }
         let mut strategy = strategy(policy(), config()).with_run_folder(folder);
+        if resume {
+            strategy = strategy.resume(Checkpoint::newest(folder).unwrap());
+        }
         if let Some(windows) = stop {
             strategy = strategy.with_observer(Arc::new(StopAfter {
                 windows: Mutex::new(windows),
@@ -357,7 +356,7 @@ fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
         (result, handle)
     };
     let whole_folder = tempfile::tempdir().unwrap();
-    let (whole, expected) = run(whole_folder.path(), 3, 3, None, None);
+    let (whole, expected) = run(whole_folder.path(), 3, 3, false, None);
     assert_eq!(expected.reports().len(), 3);
     let first = expected.reports()[0].step as usize;
     let second = expected.reports()[1].step as usize - first;
@@ -370,12 +369,15 @@ fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
         (None, 2, "between epochs"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let (stopped, handle) = run(folder.path(), 3, epochs, None, stop);
+        let (stopped, handle) = run(folder.path(), 3, epochs, false, stop);
         assert_eq!(stopped.interrupted.is_some(), stop.is_some(), "{why}");
         assert_eq!(handle.reports().len(), if stop.is_some() { 1 } else { 2 });
-        assert_eq!(LoopState::newest(folder.path()), Some(2), "{why}");
+        assert_eq!(handle.interrupted(), stop.is_some(), "{why}");
+        let saved = Checkpoint::newest(folder.path()).unwrap();
+        assert_eq!(saved.epochs(), if stop.is_some() { 1 } else { 2 }, "{why}");
 
-        let (resumed, handle) = run(folder.path(), 99, 3, Some(2), None);
+        let (resumed, handle) = run(folder.path(), 99, 3, true, None);
+        assert_eq!(handle.resumed().unwrap().step, saved.step(), "{why}");
         assert_eq!(handle.history(), expected.history(), "{why}");
         assert_eq!(handle.reports().len(), 3, "{why}");
         for (got, expected) in handle.reports().iter().zip(expected.reports()) {
@@ -409,53 +411,62 @@ fn checkpoints_do_not_need_the_loss_metric() {
     let strategy = strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
     let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-3);
     handle.finish(&result).unwrap();
-    assert_eq!(LoopState::newest(folder.path()), Some(2));
+    assert_eq!(Checkpoint::newest(folder.path()).unwrap().epochs(), 2);
+    // Burn's own files are there for other programs.
+    for file in ["model-2.bpk", "optim-2.bpk", "scheduler-2.bpk"] {
+        assert!(
+            folder.path().join("checkpoint").join(file).is_file(),
+            "{file}"
+        );
+    }
 }
 
-/// A checkpoint whose loop state is gone, or of another batch size, is an error with a remedy, not a silent restart.
+/// A run of another batch size, and a folder without a checkpoint, are errors with a remedy, not a silent restart.
 #[test]
 fn a_checkpoint_that_does_not_fit_is_a_typed_error() {
     let _turn = turn();
     let corpus = corpus(404, 101);
     let folder = tempfile::tempdir().unwrap();
-    let run = |batch: usize, resume: Option<usize>, stop: Option<usize>| {
-        let interrupter = Interrupter::new();
+    let run = |batch: usize, resume: Option<Checkpoint>| {
         let stream = TokenStream::for_training(corpus.tokens(Split::Train), batch).unwrap();
         let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
-        let mut training = SupervisedTraining::new(
+        let training = SupervisedTraining::new(
             folder.path(),
             StreamLoader::tokens(stream).into_loader(),
             StreamLoader::tokens(valid).into_loader(),
         )
         .renderer(Box::new(QuietRenderer))
         .with_application_logger(None)
-        .metrics((LossMetric::new(),))
-        .with_interrupter(interrupter.clone())
-        .with_default_checkpointers();
-        if let Some(epoch) = resume {
-            training = training.checkpoint(epoch);
-        }
+        .metrics((LossMetric::new(),));
         let mut strategy =
             strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
-        if let Some(windows) = stop {
-            strategy = strategy.with_observer(Arc::new(StopAfter {
-                windows: Mutex::new(windows),
-                interrupter,
-            }));
+        if let Some(checkpoint) = resume {
+            strategy = strategy.resume(checkpoint);
         }
         let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-3);
         handle.finish(&result)
     };
-    run(4, None, Some(7)).unwrap();
-    let error = run(3, Some(1), None).unwrap_err();
+    let missing = Checkpoint::newest(folder.path()).unwrap_err();
     assert!(
-        matches!(&error, TrainError::Checkpoint { reason, .. } if reason.contains("batch size")),
-        "{error}"
+        matches!(missing, TrainError::NoCheckpoint { .. }),
+        "{missing}"
     );
-    std::fs::remove_file(LoopState::path(folder.path(), 1)).unwrap();
-    assert_eq!(LoopState::newest(folder.path()), None);
-    let error = run(4, Some(1), None).unwrap_err();
-    assert!(matches!(error, TrainError::Checkpoint { .. }), "{error}");
+    run(4, None).unwrap();
+    let saved = Checkpoint::newest(folder.path()).unwrap();
+    let error = run(3, Some(saved)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(
+            &error,
+            TrainError::Checkpoint {
+                fault: CheckpointFault::OtherRun { .. },
+                ..
+            }
+        ) && text.contains("sequences is 4 in the checkpoint and 3 now"),
+        "{text}"
+    );
+    let error = run(4, None).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
 }
 
 /// A NaN in the model: the run ends with the place named, and the weights are the ones it started with.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use atbptt::train::Checkpoint;
+
 /// The example's executable, which `cargo test` builds beside the test's own.
 fn wiki2() -> Option<PathBuf> {
     let test = std::env::current_exe().unwrap();
@@ -33,6 +35,20 @@ fn tiny(program: &Path) -> Command {
         "--hidden",
         "16",
     ]);
+    command
+        .env_remove("BURN_DEVICE")
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Goes on with a run.
+fn resume(program: &Path, run: &Path, options: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["--no-tui", "--resume"])
+        .arg(run)
+        .args(options);
     command
         .env_remove("BURN_DEVICE")
         .env("RUST_BACKTRACE", "0")
@@ -111,30 +127,41 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
         1,
         "one decision, before the second epoch"
     );
-    for file in [
-        "config.json",
-        "checkpoint/model-2.bpk",
-        "checkpoint/tbptt-2.json",
-    ] {
-        assert!(run.join(file).is_file(), "{file}");
-    }
-    // Damaged weights are refused before training starts.
-    let weights = run.join("checkpoint/model-2.bpk");
-    let whole = fs::read(&weights).unwrap();
+    assert!(run.join("config.json").is_file());
+    // A damaged checkpoint is refused before training starts, and the one before it is offered.
+    let newest = Checkpoint::newest(&run).unwrap();
+    assert_eq!(newest.epochs(), 2);
+    let older = Checkpoint::list(&run)[1].display().to_string();
+    let whole = fs::read(newest.path()).unwrap();
     for damaged in [
         &whole[..whole.len() / 2],
         &b"not a checkpoint"[..],
         &b""[..],
     ] {
-        fs::write(&weights, damaged).unwrap();
-        let mut resume = Command::new(&program);
-        resume
-            .args(["--no-tui", "--epochs", "3", "--resume"])
-            .arg(&run)
-            .env_remove("BURN_DEVICE");
-        assert!(failure(&resume.output().unwrap()).contains("damaged"));
+        fs::write(newest.path(), damaged).unwrap();
+        let error = failure(&resume(&program, &run, &["--epochs", "3"]).output().unwrap());
+        assert!(error.contains(&older), "{error}");
     }
-    fs::write(&weights, whole).unwrap();
+    fs::write(newest.path(), whole).unwrap();
+    // What makes it another run is named.
+    for (options, difference) in [
+        (
+            &["--hidden", "17"][..],
+            "hidden is 16 in the checkpoint and 17 now",
+        ),
+        (&["--delta", "0.7"], "rule for K is {"),
+        (&["--max-tokens", "11000"], "data is "),
+        (
+            &["--batch", "8"],
+            "sequences is 16 in the checkpoint and 8 now",
+        ),
+    ] {
+        let error = failure(&resume(&program, &run, options).output().unwrap());
+        assert!(
+            error.contains("another run") && error.contains(difference),
+            "{error}"
+        );
+    }
     // A second run into the same folder loses nothing.
     let again = tiny(&program).args(["--out"]).arg(&run).output().unwrap();
     assert!(failure(&again).contains("already holds a run"));

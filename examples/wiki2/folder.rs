@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atbptt::core::{BiasEstimate, Decision};
 use atbptt::train::plot::{EpochRow, LagProfileFigure, report_figure};
-use atbptt::train::{EpochReport, LoopState};
-use burn::optim::OptimizerRecord;
-use burn::optim::lr_scheduler::LrSchedulerRecord;
-use burn::store::ModuleRecord;
+use atbptt::train::{Checkpoint, EpochReport};
 
 use crate::options::Settings;
 use crate::options::outcome::Result;
@@ -28,8 +25,7 @@ impl RunFolder {
                 .find(|path| !path.exists())
                 .ok_or("no free folder name under runs/; name one with --out")?,
         };
-        // A run that failed before its first epoch was over leaves nothing worth keeping.
-        if path.join("metrics.jsonl").exists() || path.join("checkpoint/tbptt-1.json").exists() {
+        if path.join("metrics.jsonl").exists() || !Checkpoint::list(&path).is_empty() {
             return Err(format!(
                 "{} already holds a run; go on with it by --resume {0}, or name another folder with --out",
                 path.display()
@@ -45,48 +41,27 @@ impl RunFolder {
         Ok(Self { path })
     }
 
-    /// The folder of an earlier run.
-    pub fn open(path: &Path) -> Result<(Self, Settings)> {
-        let config = path.join("config.json");
-        let text = fs::read_to_string(&config).map_err(|error| {
-            format!(
-                "cannot read {}: {error}; --resume takes the folder of an earlier run",
-                config.display()
-            )
-        })?;
-        let settings = serde_json::from_str(&text).map_err(|error| {
-            format!(
-                "{} is not a run's configuration: {error}; start a new run",
-                config.display()
-            )
-        })?;
-        Ok((
-            Self {
-                path: path.to_owned(),
-            },
-            settings,
-        ))
-    }
-
-    /// The newest checkpoint, after a look into its files: Burn's learner takes them for granted.
-    pub fn newest_checkpoint(&self) -> Result<usize> {
-        let epoch = LoopState::newest(&self.path).ok_or_else(|| {
-            format!(
-                "{} holds no complete checkpoint; start a new run",
-                self.path.display()
-            )
-        })?;
-        let file = |name: &str| self.path.join(format!("checkpoint/{name}-{epoch}.bpk"));
-        let damaged = |error: &dyn std::fmt::Display| {
-            format!(
-                "the checkpoint of epoch {epoch} in {} is damaged: {error}; remove its files to resume from an older one",
-                self.path.display()
-            )
+    /// The folder of an earlier run, its checkpoint, and the settings it was run with. `path` is the folder, for the newest
+    /// checkpoint, or a checkpoint's file.
+    pub fn open(path: &Path) -> Result<(Self, Checkpoint, Settings)> {
+        let checkpoint = match path.is_file() {
+            true => Checkpoint::open(path)?,
+            false => Checkpoint::newest(path).map_err(|error| {
+                format!("{error}; --resume takes the folder of an earlier run, or one of its checkpoints")
+            })?,
         };
-        ModuleRecord::load(file("model")).map_err(|error| damaged(&error))?;
-        OptimizerRecord::load(file("optim")).map_err(|error| damaged(&error))?;
-        LrSchedulerRecord::load(file("scheduler")).map_err(|error| damaged(&error))?;
-        Ok(epoch)
+        let settings = serde_json::from_str(checkpoint.settings()).map_err(|error| {
+            format!(
+                "{} is not of this program: {error}; start a new run",
+                checkpoint.path().display()
+            )
+        })?;
+        // run/checkpoint/step-1.ckpt
+        let run = checkpoint.path().ancestors().nth(2).unwrap_or(path);
+        let folder = Self {
+            path: run.to_owned(),
+        };
+        Ok((folder, checkpoint, settings))
     }
 
     pub fn path(&self) -> &Path {

@@ -19,7 +19,6 @@ use std::io::IsTerminal;
 use std::panic;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use atbptt::models::{LanguageModel, LstmLayer};
 use atbptt::prelude::*;
@@ -27,33 +26,26 @@ use atbptt::train::data::{Corpus, Split, TokenStream};
 use atbptt::train::metrics::{
     DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
 };
-use atbptt::train::{QuietRenderer, evaluate};
+use atbptt::train::{
+    Checkpoint, CheckpointConfig, MetricFiles, QuietRenderer, StopSignals, evaluate,
+};
 use burn::module::Module;
 use burn::optim::SgdConfig;
 use burn::optim::decay::WeightDecayConfig;
-use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use burn::train::checkpoint::{
-    ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
-};
-use burn::train::metric::store::{Aggregate, Direction, Split as MetricSplit};
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use clap::Parser;
 
 use crate::folder::RunFolder;
 use crate::options::outcome::Result;
 use crate::options::{Cli, Settings, Text};
-use crate::progress::{HEADER, Progress, epoch_line};
+use crate::progress::{HEADER, Progress, epoch_line, resumed_lines};
 
 type Model = LanguageModel<LstmLayer>;
 
-/// Exit code of a run ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
-
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(INTERRUPTED),
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -61,14 +53,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Trains and tests; `false` when the user interrupted.
-fn run(cli: Cli) -> Result<bool> {
+/// Trains and tests; the exit status, 128 + its number after a signal.
+fn run(cli: Cli) -> Result<u8> {
     let (folder, mut settings, resumed) = match &cli.resume {
         Some(path) => {
-            let (folder, mut settings) = RunFolder::open(path)?;
-            let epoch = folder.newest_checkpoint()?;
-            settings.epochs = cli.epochs().unwrap_or(settings.epochs);
-            (Some(folder), settings, Some(epoch))
+            let (folder, checkpoint, mut settings) = RunFolder::open(path)?;
+            cli.change(&mut settings);
+            (
+                cli.out.is_none().then_some(folder),
+                settings,
+                Some(checkpoint),
+            )
         }
         None => (None, cli.settings(), None),
     };
@@ -92,46 +87,40 @@ fn run(cli: Cli) -> Result<bool> {
         Some(folder) => folder,
         None => RunFolder::create(cli.out.as_deref())?,
     };
-    folder.write_settings(&settings)?;
 
-    introduce(&settings, &corpus, &model, &device, &folder, resumed);
+    introduce(&settings, &corpus, &model, &device, &folder);
     let dashboard = !cli.no_tui && std::io::stdout().is_terminal() && cfg!(feature = "tui");
     let interrupter = Interrupter::new();
-    let interrupted = stop_on_ctrl_c(&interrupter)?;
-    let progress = Arc::new(Progress::new(!dashboard, settings.epochs));
-    let strategy = strategy
-        .with_run_folder(folder.path())
+    let signals = StopSignals::listen(&interrupter)?;
+    let progress = Arc::new(Progress::new(!dashboard, settings.epochs, signals.clone()));
+    let checkpoints = CheckpointConfig::new(folder.path())
+        .every(settings.checkpoint_every)
+        .with_identity(settings.identity(&corpus, folder.path())?)
+        .with_settings(serde_json::to_string(&settings)?);
+    let mut strategy = strategy
+        .with_checkpoints(checkpoints)
+        .on_non_finite(settings.on_non_finite)
         .with_observer(progress.clone());
     let handle = strategy.handle();
-    let perplexity = PerplexityMetric::new();
     let mut training = SupervisedTraining::new(
         folder.path(),
         StreamLoader::tokens(train).into_loader::<Model>(),
         StreamLoader::tokens(valid).into_loader::<Model>(),
     )
-    .metric_train_numeric(perplexity.clone())
-    .metric_valid_numeric(perplexity.clone())
+    .with_metric_logger(MetricFiles::new(folder.path()))
+    .metric_train_numeric(PerplexityMetric::new())
+    .metric_valid_numeric(PerplexityMetric::new())
     .metric_train_numeric(TruncationMetric::new())
     .metric_train_numeric(RelativeBiasMetric::new())
     .metric_train_numeric(DecayRateMetric::new())
     .metric_train_numeric(TokensPerSecondMetric::new())
-    .with_default_checkpointers()
-    .with_checkpointing_strategy(
-        ComposedCheckpointingStrategy::builder()
-            .add(KeepLastNCheckpoints::new(2))
-            .add(MetricCheckpointingStrategy::new(
-                &perplexity,
-                Aggregate::Mean,
-                Direction::Lowest,
-                MetricSplit::Valid,
-            ))
-            .build(),
-    )
     .with_interrupter(interrupter)
-    .num_epochs(settings.epochs)
-    .with_training_strategy(strategy.into_strategy());
-    if let Some(epoch) = resumed {
-        training = training.checkpoint(epoch);
+    .num_epochs(settings.epochs);
+    if let Some(checkpoint) = resumed {
+        if checkpoint.epochs() > 0 {
+            training = training.checkpoint(checkpoint.epochs());
+        }
+        strategy = strategy.resume(checkpoint);
     }
     if !dashboard {
         training = training.renderer(Box::new(QuietRenderer));
@@ -139,51 +128,54 @@ fn run(cli: Cli) -> Result<bool> {
     let optimizer = SgdConfig::new()
         .with_weight_decay(Some(WeightDecayConfig::new(settings.weight_decay as f32)))
         .init();
-    let result = training.launch(Learner::new(
-        Tbptt::new(model.clone()),
-        optimizer,
-        settings.lr,
-    ));
-    let model_template = model;
+    let result = training
+        .with_training_strategy(strategy.into_strategy())
+        .launch(Learner::new(
+            Tbptt::new(model.clone()),
+            optimizer,
+            settings.lr,
+        ));
     let outcome = handle.finish(&result);
     drop(result);
     progress.clear();
+    signals.restore_terminal();
 
     let reports = handle.reports();
+    // A checkpoint that does not belong to this run leaves its folder as it was.
+    if !matches!(&outcome, Err(TrainError::Checkpoint { .. })) || !reports.is_empty() {
+        folder.write_settings(&settings)?;
+    }
     let estimate = handle.last_estimate();
     let figure = folder.write_results(
         &reports,
         &handle.history(),
         estimate.as_ref(),
         settings.delta(),
-    )?;
+    );
+    // The error that ended the run says more than one of its figure.
     outcome?;
+    let figure = figure?;
     if dashboard {
+        if let Some(resumed) = handle.resumed() {
+            println!("{}", resumed_lines(&resumed));
+        }
         println!("{HEADER}");
         reports
             .iter()
             .for_each(|report| println!("{}", epoch_line(report)));
     }
-    if interrupted.load(Ordering::Relaxed) {
+    if handle.interrupted() {
         println!(
             "interrupted; go on with:  --resume {}",
             folder.path().display()
         );
-        return Ok(false);
+        return Ok(signals.exit_status().unwrap_or(0));
     }
-    test_best_epoch(
-        &model_template,
-        &reports,
-        test,
-        &corpus,
-        &folder,
-        &settings,
-        &device,
-    )?;
+    test_best_epoch(&model, test, &corpus, &folder, &settings, &device)?;
     if let Some(figure) = figure {
         println!("figure: {}", figure.display());
     }
-    Ok(true)
+    Ok(0)
 }
 
 /// Says what is about to happen.
@@ -193,7 +185,6 @@ fn introduce(
     model: &Model,
     device: &Device,
     folder: &RunFolder,
-    resumed: Option<usize>,
 ) {
     println!("text:    {}", corpus.description());
     println!(
@@ -213,9 +204,6 @@ fn introduce(
     println!("device:  {:?}", device.clone().inner());
     println!("K:       {}", settings.policy_in_words());
     println!("run:     {}", folder.path().display());
-    if let Some(epoch) = resumed {
-        println!("resumed: from the checkpoint of epoch {epoch}");
-    }
     if !settings.scaled.is_empty() {
         println!(
             "scaled:  {}; --paper gives the full settings",
@@ -234,31 +222,24 @@ fn introduce(
 /// Test perplexity with the weights of the best validation epoch.
 fn test_best_epoch(
     model: &Model,
-    reports: &[EpochReport],
     test: TokenStream,
     corpus: &Corpus,
     folder: &RunFolder,
     settings: &Settings,
     device: &Device,
 ) -> Result<()> {
-    let best = reports
-        .iter()
-        .filter_map(|report| Some((report.epoch, report.valid_loss?)))
-        .min_by(|a, b| a.1.total_cmp(&b.1));
-    let Some((epoch, _)) = best else {
+    let Some(epoch) = Checkpoint::newest(folder.path())?.best_epoch() else {
         return Ok(());
     };
-    let path = folder
-        .path()
-        .join("checkpoint")
-        .join(format!("model-{epoch}.bpk"));
-    let record = ModuleRecord::load(path.clone())
-        .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
-    let trained = Tbptt::new(model.clone())
-        .try_load_record(record)
-        .map_err(|error| format!("{} does not fit the model: {error}", path.display()))?;
+    let best = Checkpoint::end_of_epoch(folder.path(), epoch).ok_or_else(|| {
+        format!(
+            "the checkpoint of epoch {epoch}, the best one, is gone from {}; restore it and use --resume",
+            folder.path().display()
+        )
+    })?;
+    let trained = Checkpoint::open(best)?.model(model.clone())?;
     let loss = evaluate(
-        &trained.into_inner().valid(),
+        &trained.valid(),
         &TokenSource::new(test),
         settings.training.eval_chunk,
         &device.clone().inner(),
@@ -271,20 +252,6 @@ fn test_best_epoch(
     );
     println!("text: {}", corpus.description());
     Ok(())
-}
-
-/// First Ctrl-C ends the run after the current step, with a checkpoint; the second one at once.
-fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let (flag, interrupter) = (interrupted.clone(), interrupter.clone());
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
-        interrupter.stop(Some("Ctrl-C"));
-    })?;
-    Ok(interrupted)
 }
 
 /// Burn's default device; an unusable `BURN_DEVICE` is an error and not a panic.

@@ -1,10 +1,11 @@
 //! The command line, and the settings it stands for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atbptt::core::{AdaptiveConfig, BiasEstimator, FixedK, Monitor, TruncationPolicy};
 use atbptt::models::LanguageModelConfig;
-use atbptt::train::{Clip, ProbeConfig, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::data::Corpus;
+use atbptt::train::{Clip, Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -102,12 +103,19 @@ pub struct Cli {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Go on with the run in this folder from its newest checkpoint; its settings are read from there, and only --epochs
-    /// may be changed
-    #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "data", "builtin", "paper", "delta", "fixed_k", "k0", "k_min", "k_max", "window", "probes", "hidden", "layers",
-        "dropout", "batch", "lr", "step_scaling", "style", "seed", "max_tokens", "out",
-    ])]
+    /// Write a checkpoint after every so many training windows, beside those at the ends of epochs; 0 = only those
+    /// [default: 200]
+    #[arg(long, value_name = "WINDOWS")]
+    checkpoint_every: Option<u64>,
+
+    /// What to do about a loss or gradient that is not finite. It never reaches the weights [default: stop]
+    #[arg(long, value_enum)]
+    on_nonfinite: Option<NonFiniteArg>,
+
+    /// Go on with an earlier run, to the same bits as if it had never stopped: from the newest checkpoint of its folder, or
+    /// from the checkpoint file given. Its settings are read from there; --epochs, --out, --checkpoint-every and
+    /// --on-nonfinite may change, another text, model or rule for K is refused
+    #[arg(long, value_name = "PATH", conflicts_with = "paper")]
     pub resume: Option<PathBuf>,
 
     /// Print plain lines instead of the terminal dashboard
@@ -131,6 +139,45 @@ enum StyleArg {
     Overlapping,
     /// BPTT(K; K): windows end to end, about half the work
     Chunked,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NonFiniteArg {
+    /// End the run; its checkpoints stay
+    Stop,
+    /// Leave the window out, count it and go on
+    Skip,
+    /// Go back to the last checkpoint and halve the step size
+    Restore,
+}
+
+impl From<NonFiniteArg> for OnNonFinite {
+    fn from(choice: NonFiniteArg) -> Self {
+        match choice {
+            NonFiniteArg::Stop => Self::Stop,
+            NonFiniteArg::Skip => Self::Skip,
+            NonFiniteArg::Restore => Self::Restore,
+        }
+    }
+}
+
+impl From<ScalingArg> for StepScaling {
+    fn from(scaling: ScalingArg) -> Self {
+        match scaling {
+            ScalingArg::None => Self::None,
+            ScalingArg::Sqrt => Self::SqrtK,
+            ScalingArg::Linear => Self::LinearK,
+        }
+    }
+}
+
+impl From<StyleArg> for Scheme {
+    fn from(style: StyleArg) -> Self {
+        match style {
+            StyleArg::Overlapping => Self::Overlapping,
+            StyleArg::Chunked => Self::Chunked,
+        }
+    }
 }
 
 /// Where the text comes from.
@@ -159,6 +206,8 @@ pub struct Settings {
     pub policy: Policy,
     pub probes: usize,
     pub training: TbpttConfig,
+    pub checkpoint_every: u64,
+    pub on_non_finite: OnNonFinite,
     /// What was scaled down from the paper's settings, in words.
     pub scaled: Vec<String>,
 }
@@ -238,20 +287,15 @@ impl Cli {
             },
             probes: self.probes.unwrap_or(5),
             training: TbpttConfig {
-                scheme: match self.style {
-                    Some(StyleArg::Chunked) => Scheme::Chunked,
-                    _ => Scheme::Overlapping,
-                },
-                step_scaling: match scaling {
-                    ScalingArg::None => StepScaling::None,
-                    ScalingArg::Sqrt => StepScaling::SqrtK,
-                    ScalingArg::Linear => StepScaling::LinearK,
-                },
+                scheme: self.style.map(Scheme::from).unwrap_or_default(),
+                step_scaling: scaling.into(),
                 clip: Clip::PerK(1.0),
                 probe: ProbeConfig::new(self.window.unwrap_or(400)),
                 seed: self.seed.unwrap_or(1),
                 eval_chunk: 100,
             },
+            checkpoint_every: self.checkpoint_every.unwrap_or(200),
+            on_non_finite: self.on_nonfinite.map(OnNonFinite::from).unwrap_or_default(),
             scaled,
         }
     }
@@ -298,9 +342,61 @@ impl Cli {
         }
     }
 
-    /// Number of epochs, where it was given.
-    pub fn epochs(&self) -> Option<usize> {
-        self.epochs
+    /// Changes the settings of an earlier run where options were given; whether it can go on with them is checked later.
+    pub fn change(&self, settings: &mut Settings) {
+        fn set<T>(setting: &mut T, given: Option<impl Into<T>>) {
+            if let Some(given) = given {
+                *setting = given.into();
+            }
+        }
+        let text = match (&self.data, self.builtin) {
+            (Some(folder), _) => Some(Text::Folder(folder.clone())),
+            (None, true) => Some(Text::BuiltIn),
+            (None, false) => None,
+        };
+        set(&mut settings.text, text);
+        if let Some(limit) = self.max_tokens {
+            settings.max_tokens = (limit > 0).then_some(limit);
+        }
+        match (&mut settings.policy, self.fixed_k) {
+            (policy, Some(k)) => *policy = Policy::Fixed { k },
+            (
+                Policy::Adaptive {
+                    delta,
+                    k0,
+                    k_min,
+                    k_max,
+                },
+                None,
+            ) => {
+                set(delta, self.delta);
+                set(k0, self.k0);
+                set(k_min, self.k_min);
+                set(k_max, self.k_max);
+            }
+            // A fixed K has none of these, unless the run is to become an adaptive one.
+            (policy, None) => {
+                if let Policy::Adaptive { .. } = self.settings().policy
+                    && (self.delta, self.k0, self.k_min, self.k_max) != (None, None, None, None)
+                {
+                    *policy = self.settings().policy;
+                }
+            }
+        }
+        let training = &mut settings.training;
+        set(&mut training.probe, self.window.map(ProbeConfig::new));
+        set(&mut training.step_scaling, self.step_scaling);
+        set(&mut training.scheme, self.style);
+        set(&mut training.seed, self.seed);
+        set(&mut settings.probes, self.probes);
+        set(&mut settings.hidden, self.hidden);
+        set(&mut settings.layers, self.layers);
+        set(&mut settings.dropout, self.dropout);
+        set(&mut settings.batch, self.batch);
+        set(&mut settings.epochs, self.epochs);
+        set(&mut settings.lr, self.lr);
+        set(&mut settings.checkpoint_every, self.checkpoint_every);
+        set(&mut settings.on_non_finite, self.on_nonfinite);
     }
 }
 
@@ -365,6 +461,24 @@ impl Settings {
             ),
             Policy::Fixed { k } => format!("fixed at {k} steps; {probes} measure its bias"),
         }
+    }
+
+    /// What a run with these settings is made of; the strategy adds the rest.
+    pub fn identity(&self, corpus: &Corpus, folder: &Path) -> outcome::Result<Identity> {
+        Ok(Identity::new()
+            .must_match("data", corpus.fingerprint())
+            .must_match("vocabulary", corpus.vocabulary().content_hash())
+            .must_match("hidden", self.hidden)
+            .must_match("layers", self.layers)
+            .must_match("dropout", self.dropout)
+            .must_match("step size", self.lr)
+            .must_match("weight decay", self.weight_decay)
+            .must_match("rule for K", serde_json::to_string(&self.policy)?)
+            .must_match("probes", self.probes)
+            .may_change("text", format!("{:?}", self.text))
+            .may_change("run folder", folder.display())
+            .may_change("checkpoint every", self.checkpoint_every)
+            .may_change("on non-finite", format!("{:?}", self.on_non_finite)))
     }
 
     /// The tolerance, for plots.

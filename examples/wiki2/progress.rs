@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atbptt::core::{BiasEstimate, Decision};
-use atbptt::train::{EpochReport, TrainingObserver};
+use atbptt::train::{EpochReport, Resumed, StopSignals, TrainingObserver};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Column heads of [`epoch_line`].
@@ -16,7 +15,7 @@ pub fn epoch_line(report: &EpochReport) -> String {
         Some(value) => format!("{value:.digits$}"),
         None => "–".into(),
     };
-    format!(
+    let mut line = format!(
         "{:>5}  {:>10.1}  {:>10}  {:>5}  {:>10}  {:>6}  {:>10.0}  {:>6.1}%  {:>8.1}  {}",
         report.epoch,
         report.train_perplexity,
@@ -28,25 +27,45 @@ pub fn epoch_line(report: &EpochReport) -> String {
         100.0 * report.probe_share(),
         report.elapsed_seconds,
         report.reason.as_deref().unwrap_or("start value"),
-    )
+    );
+    if report.skipped > 0 {
+        line += &format!("; {} windows skipped", report.skipped);
+    }
+    if report.restored > 0 {
+        line += &format!("; {} times back to a checkpoint", report.restored);
+    }
+    line
+}
+
+/// Where a run went on, and what has changed since.
+pub fn resumed_lines(resumed: &Resumed) -> String {
+    let mut text = format!(
+        "resumed: after {} windows, {} epochs, from {}",
+        resumed.step,
+        resumed.epochs,
+        resumed.path.display()
+    );
+    for change in &resumed.changes {
+        text += &format!("\nchanged: {change}");
+    }
+    text
 }
 
 /// Plain progress on the terminal; shows nothing while the dashboard has the screen.
 pub struct Progress {
     shown: bool,
     epochs: usize,
+    signals: StopSignals,
     bar: Mutex<Option<ProgressBar>>,
     bar_epoch: AtomicUsize,
 }
 
 impl Progress {
-    pub fn new(shown: bool, epochs: usize) -> Self {
-        if shown {
-            println!("{HEADER}");
-        }
+    pub fn new(shown: bool, epochs: usize, signals: StopSignals) -> Self {
         Self {
             shown,
             epochs,
+            signals,
             bar: Mutex::new(None),
             bar_epoch: AtomicUsize::new(0),
         }
@@ -69,13 +88,24 @@ impl Progress {
 }
 
 impl TrainingObserver for Progress {
-    fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
+    fn on_resume(&self, resumed: &Resumed) {
+        if self.shown {
+            println!("{}", resumed_lines(resumed));
+        }
+    }
 
     fn on_window(&self, epoch: usize, paid: usize, total: usize, running_loss: f64) {
+        let first = self.bar_epoch.load(Ordering::Relaxed) == 0;
+        let fresh = self.bar_epoch.swap(epoch, Ordering::Relaxed) != epoch;
+        if first {
+            match self.shown {
+                true => println!("{HEADER}"),
+                false => self.signals.accept_ctrl_c(),
+            }
+        }
         if !self.shown {
             return;
         }
-        let fresh = self.bar_epoch.swap(epoch, Ordering::Relaxed) != epoch;
         self.with_bar(|slot| {
             if fresh || slot.is_none() {
                 let bar = ProgressBar::new(total as u64);

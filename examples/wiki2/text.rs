@@ -1,5 +1,7 @@
 //! Which text is trained on: a folder, WikiText-2 from the network, or the built-in corpus.
 
+use std::path::{Path, PathBuf};
+
 use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, download::WikiText2};
 
 use crate::options::outcome::Result;
@@ -14,7 +16,7 @@ pub fn load(settings: &mut Settings) -> Result<Corpus> {
         ..CorpusOptions::default()
     };
     let corpus = match &settings.text {
-        Text::Folder(folder) => Corpus::from_folder(folder, &options)?,
+        Text::Folder(folder) => from_folder(folder, &options)?,
         Text::BuiltIn => built_in(settings.max_tokens)?,
         Text::WikiText2OrBuiltIn => match WikiText2::new().and_then(|source| source.fetch()) {
             Ok(folder) => {
@@ -38,6 +40,39 @@ pub fn load(settings: &mut Settings) -> Result<Corpus> {
         },
     };
     Ok(corpus)
+}
+
+/// Texts of more bytes than this are not held in memory.
+const LARGE: u64 = 256 << 20;
+
+fn from_folder(folder: &Path, options: &CorpusOptions) -> Result<Corpus> {
+    let bytes: u64 = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+        .sum();
+    if bytes <= LARGE {
+        return Ok(Corpus::from_folder(folder, options)?);
+    }
+    let cache = cache_folder()?;
+    println!(
+        "{} holds {} MiB of text: its tokens are kept in {}",
+        folder.display(),
+        bytes >> 20,
+        cache.display()
+    );
+    Ok(Corpus::from_large_folder(folder, options, cache)?)
+}
+
+/// `atbptt/tokens` in the user's cache folder.
+fn cache_folder() -> Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty());
+    let cache = folder("XDG_CACHE_HOME")
+        .or_else(|| folder("LOCALAPPDATA"))
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache")));
+    let cache = cache.ok_or("no cache folder for a large text; set XDG_CACHE_HOME or HOME")?;
+    Ok(cache.join("atbptt/tokens"))
 }
 
 /// The built-in corpus, its size limited like a folder's would be.

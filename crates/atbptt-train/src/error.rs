@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use atbptt_core::EstimateError;
 use atbptt_models::ModelError;
 
+use crate::checkpoint::CheckpointFault;
 use crate::data::DataError;
 
 /// What can stop a training run.
@@ -85,15 +86,28 @@ pub enum TrainError {
         /// `training` or `validation`.
         split: &'static str,
     },
-    /// The state of the training loop could not be written or read.
-    #[error("checkpoint {path}: {reason}; {remedy}")]
+    /// A checkpoint could not be written, read or taken over.
+    #[error("checkpoint {} {fault}; {remedy}", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What went wrong.
-        reason: String,
-        /// What to do about it.
-        remedy: &'static str,
+        /// What is wrong with it.
+        #[source]
+        fault: CheckpointFault,
+        /// What to do about it; names an older checkpoint that is whole, where there is one.
+        remedy: String,
+    },
+    /// A run folder holds no checkpoint to resume from.
+    #[error("{} holds no checkpoint; start a new run", run.display())]
+    NoCheckpoint {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// A new run was to be written into the folder of another.
+    #[error("{} already holds checkpoints; resume from them, or choose another folder", run.display())]
+    RunExists {
+        /// The run folder.
+        run: PathBuf,
     },
     /// A tensor could not be read back from its device.
     #[error(

@@ -60,6 +60,7 @@ pub mod data;
 mod error;
 mod evaluate;
 mod learner;
+mod metric_files;
 pub mod metrics;
 pub mod norms_file;
 mod optimizer;
@@ -68,19 +69,24 @@ pub mod plot;
 mod probe;
 mod renderer;
 mod report;
+#[cfg(feature = "signals")]
+mod signals;
 mod source;
 mod step;
 mod strategy;
 
-pub use checkpoint::{EpochSums, LoopState};
+pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
 pub use cursor::{Cursor, Scheme, WindowSpan};
 pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
+pub use metric_files::MetricFiles;
 pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, probe};
 pub use renderer::QuietRenderer;
-pub use report::{EpochReport, TrainingObserver};
+pub use report::{EpochReport, Resumed, TrainingObserver};
+#[cfg(feature = "signals")]
+pub use signals::StopSignals;
 pub use source::{SequenceSource, StreamLoader, TokenSource};
 pub use step::{Clip, StepScaling};
-pub use strategy::{AdaptiveTbptt, TbpttConfig, TbpttHandle};
+pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};

@@ -1,9 +1,12 @@
 //! What happened per epoch: for progress lines, files and plots.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use atbptt_core::{BiasEstimate, Decision};
 use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Difference;
 
 /// One epoch of training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,13 @@ pub struct EpochReport {
     pub reason: Option<String>,
     /// Losses paid in training.
     pub tokens: usize,
+    /// Windows left out because they were not finite ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
+    #[serde(default)]
+    pub skipped: usize,
+    /// Times the epoch went back to a checkpoint with a smaller step
+    /// ([`OnNonFinite::Restore`](crate::OnNonFinite::Restore)).
+    #[serde(default)]
+    pub restored: usize,
     /// Time spent on training windows, in seconds.
     pub train_seconds: f64,
     /// Time spent on probes, in seconds.
@@ -73,12 +83,35 @@ impl fmt::Display for EpochReport {
             write!(f, " (validation {valid:.2})")?;
         }
         let reason = self.reason.as_deref().unwrap_or("as configured");
-        write!(f, ", K = {}: {reason}", self.k)
+        write!(f, ", K = {}: {reason}", self.k)?;
+        if self.skipped > 0 {
+            write!(f, ", {} windows skipped", self.skipped)?;
+        }
+        if self.restored > 0 {
+            write!(f, ", {} times back to a checkpoint", self.restored)?;
+        }
+        Ok(())
     }
+}
+
+/// Where a run went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// Epochs it had finished.
+    pub epochs: usize,
+    /// Windows it had trained.
+    pub step: u64,
+    /// What has changed since and may, such as the device.
+    pub changes: Vec<Difference>,
 }
 
 /// Told what happens while training runs. All methods do nothing by default.
 pub trait TrainingObserver: Send + Sync {
+    /// The run goes on from a checkpoint.
+    fn on_resume(&self, _resumed: &Resumed) {}
+
     /// A decision about K was taken.
     fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
 

@@ -4,6 +4,7 @@
 //! early stopping and interrupter; the strategy runs the loop. Per optimiser step: probes if the policy wants them, a
 //! window by the current K with the carried state, backward pass, clipping, a step scaled with K.
 
+mod capture;
 mod run;
 
 use std::path::PathBuf;
@@ -19,10 +20,11 @@ use burn::train::{
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::checkpoint::{Checkpoint, CheckpointConfig};
 use crate::cursor::Scheme;
 use crate::learner::Tbptt;
 use crate::probe::ProbeConfig;
-use crate::report::{EpochReport, TrainingObserver};
+use crate::report::{EpochReport, Resumed, TrainingObserver};
 use crate::step::{Clip, StepScaling};
 
 /// Settings of the training loop, apart from the policy for K.
@@ -56,6 +58,20 @@ impl Default for TbpttConfig {
     }
 }
 
+/// What a run does about a loss, a gradient or a weight that is not finite. None of them ever reaches the weights: the window's
+/// step is not taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnNonFinite {
+    /// Stop with [`TrainError::NonFinite`].
+    #[default]
+    Stop,
+    /// Leave the window out, count it ([`EpochReport::skipped`]) and go on. Right when single windows are to blame.
+    Skip,
+    /// Go back to the last checkpoint and go on with half the step size, ten times at most from one checkpoint
+    /// ([`EpochReport::restored`]). Right when the step size is to blame. Without checkpoints, stop.
+    Restore,
+}
+
 /// Truncated backpropagation through time with a policy for the truncation length.
 ///
 /// ```no_run
@@ -85,7 +101,9 @@ impl Default for TbpttConfig {
 /// ```
 pub struct AdaptiveTbptt {
     config: TbpttConfig,
-    run_folder: Option<PathBuf>,
+    on_non_finite: OnNonFinite,
+    checkpoints: Option<CheckpointConfig>,
+    resume: Mutex<Option<Checkpoint>>,
     observer: Option<Arc<dyn TrainingObserver>>,
     shared: Arc<Shared>,
 }
@@ -95,6 +113,8 @@ struct Shared {
     policy: Mutex<Box<dyn TruncationPolicy>>,
     reports: Mutex<Vec<EpochReport>>,
     error: Mutex<Option<TrainError>>,
+    resumed: Mutex<Option<Resumed>>,
+    interrupted: Mutex<bool>,
 }
 
 /// Locks even after a panic elsewhere: the data are plain values, whole after every assignment.
@@ -143,12 +163,16 @@ impl AdaptiveTbptt {
         }
         Ok(Self {
             config,
-            run_folder: None,
+            on_non_finite: OnNonFinite::default(),
+            checkpoints: None,
+            resume: Mutex::new(None),
             observer: None,
             shared: Arc::new(Shared {
                 policy: Mutex::new(policy),
                 reports: Mutex::new(Vec::new()),
                 error: Mutex::new(None),
+                resumed: Mutex::new(None),
+                interrupted: Mutex::new(false),
             }),
         })
     }
@@ -175,10 +199,32 @@ impl AdaptiveTbptt {
         }
     }
 
-    /// Writes the loop's state beside Burn's checkpoints in `folder` (the folder given to `SupervisedTraining::new`), and
-    /// reads it when training resumes from a checkpoint.
-    pub fn with_run_folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.run_folder = Some(folder.into());
+    /// Writes checkpoints into `run/checkpoint` at the ends of epochs and where the run is interrupted: short for
+    /// [`with_checkpoints`](Self::with_checkpoints).
+    pub fn with_run_folder(self, run: impl Into<PathBuf>) -> Self {
+        self.with_checkpoints(CheckpointConfig::new(run))
+    }
+
+    /// Writes checkpoints. Burn's own checkpointers may write theirs beside them, for other programs; a run resumes from these.
+    pub fn with_checkpoints(mut self, config: CheckpointConfig) -> Self {
+        self.checkpoints = Some(config);
+        self
+    }
+
+    /// Goes on from a checkpoint when training starts: with its weights, optimiser, scheduler, policy and position, so that the
+    /// run ends with the bits of one that never stopped (same device and program). Everything else must be set up as it was;
+    /// a difference that matters is refused then, one that does not is listed ([`TbpttHandle::resumed`]).
+    ///
+    /// Tell Burn's dashboard by `SupervisedTraining::checkpoint(checkpoint.epochs())`, without checkpointers of Burn's, which
+    /// would bring their weights along.
+    pub fn resume(self, checkpoint: Checkpoint) -> Self {
+        *lock(&self.resume) = Some(checkpoint);
+        self
+    }
+
+    /// What to do about values that are not finite; by default, stop.
+    pub fn on_non_finite(mut self, choice: OnNonFinite) -> Self {
+        self.on_non_finite = choice;
         self
     }
 
@@ -220,6 +266,16 @@ impl TbpttHandle {
     /// The policy's state.
     pub fn policy_state(&self) -> PolicyState {
         lock(&self.shared.policy).save()
+    }
+
+    /// Where the run went on, if it was resumed.
+    pub fn resumed(&self) -> Option<Resumed> {
+        lock(&self.shared.resumed).clone()
+    }
+
+    /// Whether the run was interrupted before its end; its place is saved.
+    pub fn interrupted(&self) -> bool {
+        *lock(&self.shared.interrupted)
     }
 
     /// The error that stopped the run, taken once.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::text::{for_each_line, io_error};
+use super::token_file::TokenFileWriter;
 use super::vocabulary::{END_OF_LINE, UNKNOWN, hex};
 use super::{
-    DataError, MemoryTokens, Preceded, SourceEntropy, Split, SyntheticConfig, TokenStore,
-    Vocabulary, VocabularyRule,
+    DataError, FileTokens, MemoryTokens, Preceded, SourceEntropy, Split, SyntheticConfig,
+    TokenStore, Vocabulary, VocabularyRule,
 };
 
 /// How a folder is read.
@@ -104,7 +105,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Corpus {
     vocabulary: Vocabulary,
-    splits: [Arc<MemoryTokens>; 3],
+    splits: [Arc<dyn TokenStore>; 3],
     source: Source,
     fingerprint: String,
 }
@@ -122,7 +123,31 @@ impl Corpus {
         folder: impl AsRef<Path>,
         options: &CorpusOptions,
     ) -> Result<Self, DataError> {
-        let folder = folder.as_ref();
+        Self::read_folder(folder.as_ref(), options, None)
+    }
+
+    /// [`from_folder`](Self::from_folder) for texts larger than memory: tokens go to files below `cache`, and stay there for the next
+    /// time; in memory are the vocabulary and what a window needs.
+    ///
+    /// The files are found again by a hash of the text and the options, and their checksums are compared before they are used.
+    /// Damaged ones are made anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_folder`](Self::from_folder).
+    pub fn from_large_folder(
+        folder: impl AsRef<Path>,
+        options: &CorpusOptions,
+        cache: impl AsRef<Path>,
+    ) -> Result<Self, DataError> {
+        Self::read_folder(folder.as_ref(), options, Some(cache.as_ref()))
+    }
+
+    fn read_folder(
+        folder: &Path,
+        options: &CorpusOptions,
+        cache: Option<&Path>,
+    ) -> Result<Self, DataError> {
         if !folder.is_dir() {
             return Err(DataError::FolderMissing {
                 path: folder.to_owned(),
@@ -130,25 +155,31 @@ impl Corpus {
         }
         // All files are found before the first is read: a missing one should not cost a minute.
         let [train, valid, test] = Split::ALL.map(|split| split.find_in(folder));
+        let paths = [train?, valid?, test?];
         let mut builder = Builder::new(options)?;
-        for (split, path) in Split::ALL.into_iter().zip([train?, valid?, test?]) {
+        if let Some(cache) = cache {
+            let place = cache.join(content_key(options, &paths)?);
+            if let Some(kept) = Kept::open(&place) {
+                builder.vocabulary = kept.vocabulary;
+                builder.splits = kept.splits;
+                let source = builder.folder_source(folder);
+                return Ok(builder.labelled(source, kept.fingerprint));
+            }
+            std::fs::create_dir_all(&place).map_err(|cause| io_error("create", &place, cause))?;
+            builder.place = Some(place);
+        }
+        for (split, path) in Split::ALL.into_iter().zip(paths) {
             let file = File::open(&path).map_err(|cause| io_error("open", &path, cause))?;
             let origin = path.display().to_string();
-            let mut reader = builder.split(split);
+            let mut reader = builder.split(split)?;
             for_each_line(BufReader::with_capacity(1 << 16, file), &origin, |line| {
                 reader.push_line(line)
             })?;
             let tokens = reader.tokens;
             builder.keep(split, tokens, &origin)?;
         }
-        let [_, valid, test] = builder.lengths();
-        let dataset = Dataset::ALL
-            .into_iter()
-            .find(|known| known.tokens()[1..] == [valid, test]);
-        Ok(builder.finish(Source::Folder {
-            path: folder.to_owned(),
-            dataset,
-        }))
+        let source = builder.folder_source(folder);
+        builder.finish(source)
     }
 
     /// Generates the built-in corpus; the same settings give the same text on every platform.
@@ -165,7 +196,7 @@ impl Corpus {
         ];
         for split in Split::ALL {
             let mut text = config.text(split)?;
-            let mut reader = builder.split(split);
+            let mut reader = builder.split(split)?;
             for line in &mut text {
                 reader.push_line(&line)?;
             }
@@ -173,10 +204,10 @@ impl Corpus {
             builder.keep(split, tokens, split.name())?;
             entropy[split.index()] = text.into_entropy();
         }
-        Ok(builder.finish(Source::Synthetic {
+        builder.finish(Source::Synthetic {
             config: config.clone(),
             entropy,
-        }))
+        })
     }
 
     /// Words and their ids.
@@ -270,7 +301,9 @@ impl Corpus {
 struct Builder {
     options: CorpusOptions,
     vocabulary: Vocabulary,
-    splits: [MemoryTokens; 3],
+    splits: [Arc<dyn TokenStore>; 3],
+    /// Where token files go; in memory without.
+    place: Option<PathBuf>,
 }
 
 impl Builder {
@@ -281,26 +314,36 @@ impl Builder {
         Ok(Self {
             options: *options,
             vocabulary: Vocabulary::default(),
-            splits: Default::default(),
+            splits: std::array::from_fn(|_| Arc::new(MemoryTokens::default()) as _),
+            place: None,
         })
     }
 
-    fn split(&mut self, split: Split) -> LineReader<'_> {
+    fn split(&mut self, split: Split) -> Result<LineReader<'_>, DataError> {
         let train = split == Split::Train;
         let limit = if train {
             self.options.max_tokens
         } else {
             self.options.max_eval_tokens
         };
-        LineReader {
+        let tokens = match &self.place {
+            Some(place) => Sink::File(TokenFileWriter::create(&token_path(place, split))?),
+            None => Sink::Memory(Vec::new()),
+        };
+        Ok(LineReader {
             grows: train || self.options.vocabulary == VocabularyRule::AllSplits,
             limit: limit.unwrap_or(usize::MAX),
             vocabulary: &mut self.vocabulary,
-            tokens: Vec::new(),
-        }
+            count: 0,
+            tokens,
+        })
     }
 
-    fn keep(&mut self, split: Split, tokens: Vec<u32>, origin: &str) -> Result<(), DataError> {
+    fn keep(&mut self, split: Split, tokens: Sink, origin: &str) -> Result<(), DataError> {
+        let tokens: Arc<dyn TokenStore> = match tokens {
+            Sink::Memory(tokens) => Arc::new(MemoryTokens::from(tokens)),
+            Sink::File(writer) => Arc::new(writer.finish()?),
+        };
         if tokens.is_empty() {
             return Err(DataError::EmptySplit {
                 origin: origin.to_owned(),
@@ -311,7 +354,7 @@ impl Builder {
             self.vocabulary.add(END_OF_LINE)?;
             self.vocabulary.add(UNKNOWN)?;
         }
-        self.splits[split.index()] = tokens.into();
+        self.splits[split.index()] = tokens;
         Ok(())
     }
 
@@ -319,23 +362,54 @@ impl Builder {
         Split::ALL.map(|split| self.splits[split.index()].len())
     }
 
-    fn finish(self, source: Source) -> Corpus {
+    /// A folder, with the published text that its sizes give away.
+    fn folder_source(&self, folder: &Path) -> Source {
+        let [_, valid, test] = self.lengths();
+        let dataset = Dataset::ALL
+            .into_iter()
+            .find(|known| known.tokens()[1..] == [valid, test]);
+        Source::Folder {
+            path: folder.to_owned(),
+            dataset,
+        }
+    }
+
+    fn finish(self, source: Source) -> Result<Corpus, DataError> {
         let mut hasher = Sha256::new();
         self.vocabulary.hash_into(&mut hasher);
         for tokens in &self.splits {
             hasher.update((tokens.len() as u64).to_le_bytes());
-            for part in tokens.as_slice().chunks(4096) {
+            let mut part = vec![0; 1 << 16];
+            let mut start = 0;
+            while start < tokens.len() {
+                part.truncate(tokens.len() - start);
+                tokens.read(start, &mut part)?;
                 let bytes: Vec<u8> = part.iter().flat_map(|id| id.to_le_bytes()).collect();
                 hasher.update(&bytes);
+                start += part.len();
             }
         }
+        let fingerprint = hex(&hasher.finalize());
+        if let Some(place) = &self.place {
+            Kept::write(place, &self.vocabulary, &fingerprint)?;
+        }
+        Ok(self.labelled(source, fingerprint))
+    }
+
+    fn labelled(self, source: Source, fingerprint: String) -> Corpus {
         Corpus {
             vocabulary: self.vocabulary,
-            splits: self.splits.map(Arc::new),
+            splits: self.splits,
             source,
-            fingerprint: hex(&hasher.finalize()),
+            fingerprint,
         }
     }
+}
+
+/// Where tokens go while a split is read.
+enum Sink {
+    Memory(Vec<u32>),
+    File(TokenFileWriter),
 }
 
 /// Turns lines into tokens.
@@ -343,14 +417,15 @@ struct LineReader<'a> {
     vocabulary: &'a mut Vocabulary,
     grows: bool,
     limit: usize,
-    tokens: Vec<u32>,
+    count: usize,
+    tokens: Sink,
 }
 
 impl LineReader<'_> {
     /// Adds a line and its `<eos>`; answers whether more tokens are wanted.
     fn push_line(&mut self, line: &str) -> Result<bool, DataError> {
         for word in line.split_whitespace().chain([END_OF_LINE]) {
-            if self.tokens.len() == self.limit {
+            if self.count == self.limit {
                 return Ok(false);
             }
             let known = if self.grows {
@@ -361,9 +436,71 @@ impl LineReader<'_> {
                     .or_else(|| self.vocabulary.id(UNKNOWN))
             };
             let id = known.map_or_else(|| self.vocabulary.add(word), Ok)?;
-            self.tokens.push(id);
+            match &mut self.tokens {
+                Sink::Memory(tokens) => tokens.push(id),
+                Sink::File(writer) => writer.push(id)?,
+            }
+            self.count += 1;
         }
-        Ok(self.tokens.len() < self.limit)
+        Ok(self.count < self.limit)
+    }
+}
+
+fn token_path(place: &Path, split: Split) -> PathBuf {
+    place.join(format!("{}.tokens", split.name()))
+}
+
+/// SHA-256 of the files and of the options that shape the tokens.
+fn content_key(options: &CorpusOptions, paths: &[PathBuf; 3]) -> Result<String, DataError> {
+    let mut hasher = Sha256::new();
+    hasher.update(format!("tokens 1 {options:?}"));
+    for path in paths {
+        let mut file = File::open(path).map_err(|cause| io_error("open", path, cause))?;
+        let mut content = Sha256::new();
+        std::io::copy(&mut file, &mut content).map_err(|cause| io_error("read", path, cause))?;
+        hasher.update(content.finalize());
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// Token files of an earlier time.
+struct Kept {
+    vocabulary: Vocabulary,
+    splits: [Arc<dyn TokenStore>; 3],
+    fingerprint: String,
+}
+
+impl Kept {
+    /// `None` when there are none, or one of them is damaged.
+    fn open(place: &Path) -> Option<Self> {
+        let index = std::fs::read(place.join("vocabulary.json")).ok()?;
+        let (vocabulary, fingerprint): (Vocabulary, String) =
+            serde_json::from_slice(&index).ok()?;
+        let open = |split| match FileTokens::open(token_path(place, split)) {
+            Ok(tokens) => Some(Arc::new(tokens) as Arc<dyn TokenStore>),
+            Err(error) => {
+                log::warn!("{error}");
+                None
+            }
+        };
+        let [train, valid, test] = Split::ALL.map(open);
+        Some(Self {
+            vocabulary,
+            splits: [train?, valid?, test?],
+            fingerprint,
+        })
+    }
+
+    /// The last file to be written: without it the others do not count.
+    fn write(place: &Path, vocabulary: &Vocabulary, fingerprint: &str) -> Result<(), DataError> {
+        let path = place.join("vocabulary.json");
+        let temporary = path.with_extension("tmp");
+        let fail = |cause| io_error("write", &path, cause);
+        let text = serde_json::to_vec(&(vocabulary, fingerprint)).map_err(|e| fail(e.into()))?;
+        std::fs::write(&temporary, text)
+            .and_then(|()| File::open(&temporary)?.sync_all())
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .map_err(fail)
     }
 }
 

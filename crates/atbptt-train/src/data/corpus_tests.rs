@@ -229,3 +229,56 @@ fn large_numbers_are_grouped_by_three() {
         ["0", "999", "1,000", "2,088,628"]
     );
 }
+
+/// The same tokens, words and fingerprint from files as from memory; kept files are used again, damaged ones made anew.
+#[test]
+fn a_large_folder_is_the_same_corpus_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("train", "a b c\nb a\n"),
+        ("valid", "c d\n"),
+        ("test", "a\n"),
+    ] {
+        std::fs::write(folder.path().join(format!("{name}.txt")), text).unwrap();
+    }
+    let options = CorpusOptions::default();
+    let memory = Corpus::from_folder(folder.path(), &options).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let read = || Corpus::from_large_folder(folder.path(), &options, cache.path()).unwrap();
+    let tokens = |corpus: &Corpus, split| {
+        let store = corpus.tokens(split);
+        let mut all = vec![0; store.len()];
+        store.read(0, &mut all).unwrap();
+        all
+    };
+    let check = |corpus: &Corpus| {
+        assert_eq!(corpus.fingerprint(), memory.fingerprint());
+        assert_eq!(corpus.vocabulary(), memory.vocabulary());
+        assert_eq!(corpus.description(), memory.description());
+        for split in Split::ALL {
+            assert_eq!(tokens(corpus, split), tokens(&memory, split));
+        }
+    };
+    check(&read());
+    let place = std::fs::read_dir(cache.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let written = || {
+        std::fs::metadata(place.join("train.tokens"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    let first = written();
+    check(&read());
+    assert_eq!(written(), first, "used again");
+    std::fs::write(place.join("train.tokens"), "broken").unwrap();
+    check(&read());
+    // Another text has other files.
+    std::fs::write(folder.path().join("train.txt"), "a b c\n").unwrap();
+    assert_ne!(read().fingerprint(), memory.fingerprint());
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 2);
+}

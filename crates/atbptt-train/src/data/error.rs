@@ -132,6 +132,14 @@ pub enum DataError {
         /// Tokens there are.
         len: usize,
     },
+    /// A file of tokens is something else, or damaged.
+    #[error("{} is not a whole token file: {reason}; remove it, and it is made again", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A setting of the built-in language is out of its range.
     #[error("built-in corpus: {rule}, got {got}; {remedy}")]
     Synthetic {

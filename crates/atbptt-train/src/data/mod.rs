@@ -8,7 +8,7 @@
 //!
 //! - [`corpus`]: three splits of one text as token ids, from a folder or from the built-in language;
 //! - [`vocabulary`]: word ↔ id, with a content hash;
-//! - [`store`]: where token ids lie ([`TokenStore`]), so that a split need not fit in memory one day;
+//! - [`store`]: where token ids lie ([`TokenStore`]), in memory or, for large texts, in a file ([`FileTokens`]);
 //! - [`stream`]: a split cut into parallel sequences, read in windows;
 //! - [`synthetic`]: a language with known dependency lengths and a known perplexity floor;
 //! - `download` (feature `download`): WikiText-2, cached and checked.
@@ -38,6 +38,7 @@ pub mod store;
 pub mod stream;
 pub mod synthetic;
 mod text;
+pub mod token_file;
 pub mod vocabulary;
 
 pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
@@ -48,6 +49,7 @@ pub use split::Split;
 pub use store::{MemoryTokens, Preceded, TokenStore};
 pub use stream::{TokenStream, Window};
 pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
+pub use token_file::FileTokens;
 pub use vocabulary::{Vocabulary, VocabularyRule};
 
 /// Folder of the real test data: `ATBPTT_DATA`, or `../shared/data` beside the workspace.

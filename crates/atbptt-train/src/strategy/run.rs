@@ -1,8 +1,10 @@
 //! The loop itself: epochs, windows and probes.
 
 mod saved;
+mod trouble;
 mod valid;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,9 +20,11 @@ use burn::train::{
     TrainingComponents, TrainingItem, ValidLoader,
 };
 
-use super::{AdaptiveTbptt, lock};
+use self::trouble::NonFinite;
+use super::capture::Capture;
+use super::{AdaptiveTbptt, OnNonFinite, lock};
 use crate::TrainError;
-use crate::checkpoint::EpochSums;
+use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::{Cursor, WindowSpan};
 use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 use crate::probe::probe;
@@ -40,8 +44,19 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     cursor: Cursor,
     state: Option<M::State>,
     sums: EpochSums,
-    /// The newest checkpoint that was written or resumed from.
-    last_checkpoint: Option<usize>,
+    /// Windows of the epoch so far.
+    windows: Vec<WindowRow>,
+    /// Factor on the step size, below one after values that were not finite.
+    shrink: f64,
+    capture: Capture<M>,
+    identity: Identity,
+    /// The newest checkpoint that was written or resumed from, and the step it stands at.
+    last_checkpoint: Option<PathBuf>,
+    saved_at: u64,
+    /// Restarts from it.
+    restores: u32,
+    /// Whether early stopping ended the run that was resumed.
+    stopped_early: bool,
 }
 
 impl<'a, M: RecurrentModel> Run<'a, M> {
@@ -70,7 +85,14 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             cursor: Cursor::default(),
             state: None,
             sums: EpochSums::default(),
+            windows: Vec::new(),
+            shrink: 1.0,
+            capture: Capture::new(),
+            identity: Identity::new(),
             last_checkpoint: None,
+            saved_at: 0,
+            restores: 0,
+            stopped_early: false,
         }
     }
 
@@ -89,29 +111,21 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let valid = stream::<M>(&valid, "validation")?;
         self.strategy.check_stream(train.common_steps())?;
 
-        let mut epoch = starting_epoch;
-        if let Some(resumed) = self.parts.checkpoint {
-            epoch = self.resume(resumed, &train)?;
-        }
-        while epoch <= self.parts.num_epochs {
+        let mut epoch = self.begin(&train, starting_epoch)?;
+        while epoch <= self.parts.num_epochs && !self.stopped_early {
             self.train_epoch(epoch, &train)?;
-            if self.parts.interrupter.should_stop() {
-                if self.parts.interrupter.error().is_none() {
-                    self.checkpoint(epoch, false)?;
-                }
+            if self.interrupted(epoch)? {
                 break;
             }
             let loss = self.valid_epoch(epoch, &valid)?;
-            if self.parts.interrupter.should_stop() {
-                if self.parts.interrupter.error().is_none() {
-                    self.checkpoint(epoch, false)?;
-                }
+            if self.interrupted(epoch)? {
                 break;
             }
-            self.report(epoch, loss.0, loss.1);
+            self.report(epoch, loss.0, loss.1)?;
             self.cursor = Cursor::default();
             self.state = None;
             self.sums = EpochSums::default();
+            self.windows.clear();
             self.checkpoint(epoch, true)?;
             let store = &self.parts.event_store;
             if let Some(early) = &mut self.parts.early_stopping
@@ -124,6 +138,17 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         Ok(())
     }
 
+    /// Whether the run is to stop; then, unless an error stopped it, its place is saved.
+    fn interrupted(&mut self, epoch: usize) -> Result<bool, TrainError> {
+        let stop = self.parts.interrupter.should_stop();
+        if stop && self.parts.interrupter.error().is_none() {
+            self.checkpoint(epoch, false)?;
+            // Burn's dashboard forgets the interruption when it closes.
+            *lock(&self.strategy.shared.interrupted) = true;
+        }
+        Ok(stop)
+    }
+
     /// One pass over the training stream, or the rest of one.
     fn train_epoch(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let steps = source.common_steps();
@@ -131,9 +156,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch_number: epoch,
             total_items: steps,
         });
+        self.replay_windows(steps);
         let mut accumulator = GradientsAccumulator::new();
         let mut accumulated = 0;
-        let mut iteration = self.sums.windows;
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
             let (k, next_k) = {
@@ -151,10 +176,16 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let (mut output, loss, mut grads) = self.window(epoch, k, &span, source)?;
             let model = self.learner.model();
             let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads)?;
-            self.check_finite("loss", loss, epoch, k)?;
-            self.check_finite("gradient norm", norm, epoch, k)?;
+            if let Some(found) = NonFinite::find(loss, norm) {
+                drop(model);
+                self.handle_non_finite(found, epoch, k, &span, source)?;
+                if self.strategy.on_non_finite == OnNonFinite::Restore {
+                    (accumulator, accumulated) = (GradientsAccumulator::new(), 0);
+                }
+                continue;
+            }
             step::clip(&model, &mut grads, norm, self.strategy.config.clip.limit(k));
-            let factor = self.strategy.config.step_scaling.factor(k);
+            let factor = self.strategy.config.step_scaling.factor(k) * self.shrink;
             model.step_scale().set(factor);
 
             let last = span.next.next_loss >= steps;
@@ -169,11 +200,13 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             drop(model);
             if let Some(grads) = grads {
                 accumulated = 0;
-                self.learner.lr_step();
-                self.learner.optimizer_step(grads);
+                if !self.optimizer_step(grads, norm) {
+                    let found = NonFinite::weights();
+                    self.handle_non_finite(found, epoch, k, &span, source)?;
+                    continue;
+                }
             }
             let seconds = started.elapsed().as_secs_f64();
-            iteration += 1;
             self.step += 1;
             self.cursor = span.next;
             output.report = self.account(k, loss, span.loss_steps() * source.sequences(), seconds);
@@ -188,13 +221,30 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 );
             }
             let progress = Progress::new(self.cursor.next_loss, steps, Some("steps".into()));
-            let lr = ModuleLearningRate::from(self.learner.lr_current().base() * factor);
-            let item = TrainingItem::new(output, progress, Some(iteration), Some(lr));
+            let lr = self.learner.lr_current().base() * factor;
+            self.windows.push(WindowRow {
+                report: output.report,
+                lr,
+                paid: self.cursor.next_loss,
+            });
+            let lr = Some(ModuleLearningRate::from(lr));
+            let item = TrainingItem::new(output, progress, Some(self.windows.len()), lr);
             self.train_event(LearnerEvent::ProcessedItem(item));
             // Between optimiser steps, so that accumulated gradients are not lost.
-            if accumulated == 0 && self.parts.interrupter.should_stop() {
-                break;
+            if accumulated == 0 {
+                if self.parts.interrupter.should_stop() {
+                    break;
+                }
+                if self.checkpoint_due() {
+                    self.checkpoint(epoch, false)?;
+                }
             }
+        }
+        // The window that should have completed them was left out.
+        if accumulated > 0 {
+            let grads = accumulator.grads();
+            let taken = self.optimizer_step(grads, f64::INFINITY);
+            self.sums.skipped += usize::from(!taken);
         }
         self.train_event(LearnerEvent::EndSplit(epoch));
         Ok(())
@@ -299,31 +349,6 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         drop(policy);
         self.sums.probe_seconds += started.elapsed().as_secs_f64();
         Ok(())
-    }
-
-    /// Stops before a value that is not finite reaches the weights.
-    fn check_finite(
-        &self,
-        what: &'static str,
-        value: f64,
-        epoch: usize,
-        k: usize,
-    ) -> Result<(), TrainError> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        let checkpoint = match self.last_checkpoint {
-            Some(epoch) => format!(", and the checkpoint of epoch {epoch} is there to go on from"),
-            None => String::new(),
-        };
-        Err(TrainError::NonFinite {
-            what,
-            value,
-            epoch,
-            step: self.step,
-            k,
-            checkpoint,
-        })
     }
 
     fn train_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {

@@ -1,71 +1,343 @@
-//! Checkpoints of the loop: written beside Burn's, and read to go on from.
+//! Checkpoints of the loop: written, and read to go on from.
+
+use std::path::{Path, PathBuf};
 
 use atbptt_models::RecurrentModel;
-use burn::train::EventProcessorTraining;
+use burn::data::dataloader::Progress;
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::OptimizerRecord;
+use burn::optim::lr_scheduler::LrSchedulerRecord;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::store::RecordError;
+use burn::tensor::{Bool, Int, Tensor};
+use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 
 use super::{Run, Source};
 use crate::TrainError;
-use crate::checkpoint::LoopState;
+use crate::checkpoint::{
+    Carried, Checkpoint, CheckpointConfig, CheckpointFault, Identity, LoopState, WindowRow,
+    guarded, name_of, prune, remove_temporary,
+};
+use crate::learner::TbpttOutput;
+use crate::report::Resumed;
 use crate::strategy::lock;
 
 impl<M: RecurrentModel> Run<'_, M> {
-    /// Continues from the checkpoint of `epoch`; returns the epoch to train next.
-    pub(super) fn resume(&mut self, epoch: usize, train: &Source<M>) -> Result<usize, TrainError> {
-        self.last_checkpoint = Some(epoch);
-        let Some(folder) = &self.strategy.run_folder else {
-            log::warn!(
-                "no run folder given: weights are resumed, but K and the position in the stream start afresh"
-            );
-            return Ok(epoch + 1);
+    /// Resumes if asked to, else makes the first checkpoint; returns the epoch to train first.
+    pub(super) fn begin(
+        &mut self,
+        train: &Source<M>,
+        starting_epoch: usize,
+    ) -> Result<usize, TrainError> {
+        self.identity = self.identify(train)?;
+        let resumed = lock(&self.strategy.resume).take();
+        if let Some(config) = &self.strategy.checkpoints {
+            let folder = config.folder();
+            std::fs::create_dir_all(&folder).map_err(|cause| TrainError::Checkpoint {
+                path: folder.clone(),
+                fault: CheckpointFault::Io {
+                    action: "created",
+                    cause,
+                },
+                remedy: "choose a run folder that can be written to".into(),
+            })?;
+            remove_temporary(&folder);
+            if resumed.is_none() && !Checkpoint::list(&config.run).is_empty() {
+                return Err(TrainError::RunExists {
+                    run: config.run.clone(),
+                });
+            }
+        }
+        match resumed {
+            Some(saved) => self.resume(&saved, train),
+            None if self.parts.checkpoint.is_some() => {
+                log::warn!(
+                    "Burn's checkpoint brings back the weights alone; K and the position in the stream start afresh. \
+                     `AdaptiveTbptt::resume` goes on exactly"
+                );
+                Ok(starting_epoch)
+            }
+            None => {
+                self.checkpoint(0, true)?;
+                Ok(starting_epoch)
+            }
+        }
+    }
+
+    /// Goes on from `saved`; returns the epoch to train next.
+    fn resume(&mut self, saved: &Checkpoint, train: &Source<M>) -> Result<usize, TrainError> {
+        let (refused, changes) = saved.identity().differences(&self.identity);
+        if !refused.is_empty() {
+            return Err(saved.fault(CheckpointFault::OtherRun {
+                differences: refused,
+            }));
+        }
+        let epoch = self.take_over(saved, train)?;
+        if let Some(config) = &self.strategy.checkpoints
+            && saved.path().parent() != Some(config.folder().as_path())
+        {
+            // A new run folder shall stand on its own.
+            if let Some(best) = saved.best_beside() {
+                copy(&best, config)?;
+            }
+            self.checkpoint(saved.state.epoch, saved.state.complete)?;
+        } else {
+            self.last_checkpoint = Some(saved.path().to_owned());
+        }
+        if let Some(early) = &mut self.parts.early_stopping {
+            // Strategies remember the epochs they were asked about.
+            for epoch in 1..=saved.epochs() {
+                self.stopped_early = early.should_stop(epoch, &self.parts.event_store);
+            }
+        }
+        let resumed = Resumed {
+            path: saved.path().to_owned(),
+            epochs: saved.epochs(),
+            step: saved.step(),
+            changes,
         };
-        let saved = LoopState::read(folder, epoch)?;
-        lock(&self.strategy.shared.policy).restore(saved.policy.clone())?;
-        *lock(&self.strategy.shared.reports) = saved.reports.clone();
-        self.step = saved.step;
-        if saved.complete {
-            return Ok(epoch + 1);
+        if let Some(observer) = &self.strategy.observer {
+            observer.on_resume(&resumed);
         }
-        self.cursor = saved.cursor;
-        self.sums = saved.partial;
-        if saved.has_state() {
-            let batch = train.window(0, 1, &self.device)?;
-            let model = self.learner.model().into_inner().no_grad();
-            let (_, template) = model.forward(&batch, None)?;
-            let state = saved.state(template, &self.device);
-            self.state = Some(state.ok_or_else(|| TrainError::Checkpoint {
-                path: LoopState::path(folder, epoch),
-                reason: "the carried state does not fit the model or the batch size".into(),
-                remedy: "resume with the sizes the run was started with",
-            })?);
-        }
+        *lock(&self.strategy.shared.resumed) = Some(resumed);
         Ok(epoch)
     }
 
-    /// Writes the loop's state, then has Burn write weights, optimiser and scheduler.
-    pub(super) fn checkpoint(&mut self, epoch: usize, complete: bool) -> Result<(), TrainError> {
-        let Some(checkpointer) = &mut self.parts.checkpointer else {
-            return Ok(());
+    /// Takes everything over from `saved`; returns the epoch to train next.
+    pub(super) fn take_over(
+        &mut self,
+        saved: &Checkpoint,
+        train: &Source<M>,
+    ) -> Result<usize, TrainError> {
+        let state = &saved.state;
+        if state.cursor.next_loss > train.common_steps() {
+            return Err(saved.fault(CheckpointFault::Malformed {
+                reason: "its position lies behind the end of the stream".into(),
+            }));
+        }
+        // Refuses what does not fit before anything is changed.
+        saved.load(self.learner.model())?;
+        let faulty = |fault| saved.fault(fault);
+        let (optimizer, scheduler) = guarded("the optimiser's state", || {
+            let record = |error: RecordError| CheckpointFault::Malformed {
+                reason: error.to_string(),
+            };
+            let optimizer =
+                OptimizerRecord::from_bytes(saved.bytes(&saved.optimizer)).map_err(record)?;
+            let scheduler =
+                LrSchedulerRecord::from_bytes(saved.bytes(&saved.scheduler)).map_err(record)?;
+            self.learner.load_model(saved.model_record()?);
+            let loaded = (optimizer.len(), format!("{scheduler:?}"));
+            self.learner.load_optim(optimizer);
+            self.learner.load_scheduler(scheduler);
+            Ok(loaded)
+        })
+        .map_err(faulty)?;
+        // Burn passes over state that another optimiser or scheduler left.
+        let taken = self.capture.take(&self.learner, &self.parts.event_store)?;
+        if taken.optimizer.len() != optimizer || format!("{:?}", taken.scheduler) != scheduler {
+            return Err(saved.fault(CheckpointFault::Malformed {
+                reason: "optimiser or learning-rate scheduler are not those it was written with"
+                    .into(),
+            }));
+        }
+        self.state = match &saved.carried {
+            None => None,
+            Some(carried) => {
+                let batch = train.window(0, 1, &self.device)?;
+                let model = self.learner.model().into_inner().no_grad();
+                let (_, template) = model.forward(&batch, None)?;
+                let state = carried.state(template, &self.device);
+                Some(state.ok_or_else(|| {
+                    saved.fault(CheckpointFault::Malformed {
+                        reason: "the carried state fits neither model nor batch size".into(),
+                    })
+                })?)
+            }
         };
+        lock(&self.strategy.shared.policy).restore(state.policy.clone())?;
+        *lock(&self.strategy.shared.reports) = state.reports.clone();
+        self.step = state.step;
+        self.saved_at = state.step;
+        self.cursor = state.cursor;
+        self.sums = state.sums;
+        self.shrink = state.shrink;
+        self.windows = saved.windows.clone();
+        Ok(match state.complete {
+            true => state.epoch + 1,
+            false => state.epoch,
+        })
+    }
+
+    /// Tells Burn's metrics of the windows that an earlier process trained in this epoch: their values for the epoch, and the
+    /// files they write, are then those of a run that never stopped.
+    pub(super) fn replay_windows(&mut self, steps: usize) {
+        for (index, row) in self.windows.clone().into_iter().enumerate() {
+            let WindowRow { report, lr, paid } = row;
+            let progress = Progress::new(paid, steps, Some("steps".into()));
+            let lr = Some(ModuleLearningRate::from(lr));
+            let output = TbpttOutput {
+                window: None,
+                report,
+            };
+            let item = TrainingItem::new(output, progress, Some(index + 1), lr);
+            self.train_event(LearnerEvent::ProcessedItem(item));
+        }
+    }
+
+    /// Whether a checkpoint is due between two windows of an epoch.
+    pub(super) fn checkpoint_due(&self) -> bool {
+        let config = self.strategy.checkpoints.as_ref();
+        config.is_some_and(|config| {
+            config.every > 0 && self.step.saturating_sub(self.saved_at) >= config.every
+        })
+    }
+
+    /// Writes a checkpoint, and at the end of an epoch has Burn write its own.
+    pub(super) fn checkpoint(&mut self, epoch: usize, complete: bool) -> Result<(), TrainError> {
         let flushed = self.parts.event_processor.flush();
         self.parts.interrupter.fail_on_error(flushed);
-        if let Some(folder) = &self.strategy.run_folder {
-            let policy = lock(&self.strategy.shared.policy).save();
-            let reports = lock(&self.strategy.shared.reports).clone();
-            LoopState::new(
-                epoch,
-                complete,
-                self.step,
-                self.cursor,
-                policy,
-                self.sums,
-                reports,
-            )
-            .with_state(self.state.as_ref())?
-            .write(folder)?;
-            LoopState::prune(folder, epoch);
+        if let Some(checkpointer) = &mut self.parts.checkpointer
+            && epoch > 0
+            && (complete || self.strategy.checkpoints.is_none())
+        {
+            checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
         }
-        checkpointer.checkpoint(&self.learner, epoch, &self.parts.event_store);
-        self.last_checkpoint = Some(epoch);
+        let Some(config) = &self.strategy.checkpoints else {
+            return Ok(());
+        };
+        self.check_weights(epoch)?;
+        let records = self.capture.take(&self.learner, &self.parts.event_store)?;
+        let path = config.folder().join(name_of(epoch, complete, self.step));
+        let unusable = |error: RecordError| TrainError::Training {
+            reason: format!("weights or optimiser cannot be written: {error}"),
+        };
+        let state = LoopState {
+            epoch,
+            complete,
+            step: self.step,
+            cursor: self.cursor,
+            policy: lock(&self.strategy.shared.policy).save(),
+            sums: self.sums,
+            reports: lock(&self.strategy.shared.reports).clone(),
+            shrink: self.shrink,
+            identity: self.identity.clone(),
+        };
+        let carried = self.state.as_ref().map(Carried::new).transpose()?;
+        let checkpoint = Checkpoint::new(
+            state,
+            config.settings.clone(),
+            self.windows.clone(),
+            carried,
+            records.model.into_bytes().map_err(unusable)?.to_vec(),
+            records.optimizer.into_bytes().map_err(unusable)?.to_vec(),
+            records.scheduler.into_bytes().map_err(unusable)?.to_vec(),
+        );
+        checkpoint
+            .write(&path)
+            .map_err(|fault| TrainError::Checkpoint {
+                remedy: self.after_failed_write(),
+                path: path.clone(),
+                fault,
+            })?;
+        prune(config, &path, &checkpoint.state.reports);
+        self.saved_at = self.step;
+        self.restores = 0;
+        self.last_checkpoint = Some(path);
         Ok(())
     }
+
+    fn after_failed_write(&self) -> String {
+        let advice = "check free space and write permission of the run folder";
+        match &self.last_checkpoint {
+            Some(path) => format!(
+                "the last good one, {}, is untouched; {advice}",
+                path.display()
+            ),
+            None => format!("nothing was trained yet; {advice}"),
+        }
+    }
+
+    /// What the run is made of.
+    fn identify(&self, train: &Source<M>) -> Result<Identity, TrainError> {
+        let mut identity = match &self.strategy.checkpoints {
+            Some(config) => config.identity.clone(),
+            None => Identity::new(),
+        };
+        let config = serde_json::to_value(&self.strategy.config);
+        let config = config.map_err(|error| TrainError::Training {
+            reason: format!("the settings of the loop cannot be written down: {error}"),
+        })?;
+        for (name, value) in config.as_object().into_iter().flatten() {
+            identity = match name.as_str() {
+                "eval_chunk" => identity.may_change(name, value),
+                _ => identity.must_match(name, value),
+            };
+        }
+        let policy = lock(&self.strategy.shared.policy);
+        identity = identity
+            .must_match("policy", policy.save().policy())
+            .must_match("largest K", policy.k_max())
+            .must_match("sequences", train.sequences())
+            .must_match("steps per sequence", train.common_steps())
+            .must_match(
+                "windows per step",
+                self.parts.grad_accumulation.unwrap_or(1),
+            )
+            .may_change("epochs", self.parts.num_epochs)
+            .may_change("device", format!("{:?}", self.device.clone().inner()));
+        let mut shapes = Shapes {
+            path: Vec::new(),
+            identity,
+        };
+        self.learner.model().into_inner().visit(&mut shapes);
+        Ok(shapes.identity)
+    }
+}
+
+/// Adds the shapes of all weights to an identity.
+struct Shapes {
+    path: Vec<String>,
+    identity: Identity,
+}
+
+impl Shapes {
+    fn add(&mut self, shape: impl std::fmt::Debug) {
+        let name = format!("shape of {}", self.path.join("."));
+        let identity = std::mem::take(&mut self.identity);
+        self.identity = identity.must_match(name, format!("{shape:?}"));
+    }
+}
+
+impl ModuleVisitor for Shapes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.add(param.val().dims());
+    }
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.add(param.val().dims());
+    }
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.add(param.val().dims());
+    }
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
+
+/// Copies a checkpoint into another run's folder.
+fn copy(from: &Path, config: &CheckpointConfig) -> Result<(), TrainError> {
+    let Some(name) = from.file_name() else {
+        return Ok(());
+    };
+    let to: PathBuf = config.folder().join(name);
+    Checkpoint::open(from)?
+        .write(&to)
+        .map_err(|fault| TrainError::Checkpoint {
+            path: to,
+            fault,
+            remedy: "check free space and write permission of the run folder".into(),
+        })
 }

@@ -7,13 +7,13 @@ use burn::data::dataloader::Progress;
 use burn::module::Module;
 use burn::train::{EventProcessorTraining, InferenceStep, LearnerEvent, TrainingItem};
 
-use super::{Run, Source};
+use super::{NonFinite, Run, Source};
 use crate::TrainError;
 use crate::evaluate::{keep_first, next_chunk, read_scalar};
 use crate::learner::{StepReport, TbpttInput};
 use crate::metrics::SummedLoss;
 use crate::report::EpochReport;
-use crate::strategy::lock;
+use crate::strategy::{OnNonFinite, lock};
 
 impl<M: RecurrentModel> Run<'_, M> {
     /// Exact validation; returns the summed loss and the time it took.
@@ -82,7 +82,16 @@ impl<M: RecurrentModel> Run<'_, M> {
         Ok((total, started.elapsed().as_secs_f64()))
     }
 
-    pub(super) fn report(&self, epoch: usize, valid: SummedLoss, valid_seconds: f64) {
+    /// # Errors
+    ///
+    /// [`TrainError::NonFinite`] when no window of the epoch was finite, or the validation loss is not and the run is to stop
+    /// on that.
+    pub(super) fn report(
+        &self,
+        epoch: usize,
+        valid: SummedLoss,
+        valid_seconds: f64,
+    ) -> Result<(), TrainError> {
         let policy = lock(&self.strategy.shared.policy);
         let (k, reason) = (
             policy.k(),
@@ -93,6 +102,17 @@ impl<M: RecurrentModel> Run<'_, M> {
         let sums = &self.sums;
         let train_loss = sums.loss / sums.tokens as f64;
         let valid_loss = (valid.count > 0).then(|| valid.sum / valid.count as f64);
+        let invalid = [("loss of every window", train_loss, true)]
+            .into_iter()
+            .chain(valid_loss.map(|loss| {
+                let fatal = self.strategy.on_non_finite != OnNonFinite::Skip;
+                ("validation loss", loss, fatal)
+            }))
+            .find(|(_, loss, fatal)| *fatal && !loss.is_finite());
+        if let Some((what, value, _)) = invalid {
+            return Err(self.non_finite(NonFinite { what, value }, epoch, k));
+        }
+        let valid_loss = valid_loss.filter(|loss| loss.is_finite());
         let mut reports = lock(&self.strategy.shared.reports);
         let before = reports.last().map_or(0.0, |report| report.elapsed_seconds);
         let report = EpochReport {
@@ -108,6 +128,8 @@ impl<M: RecurrentModel> Run<'_, M> {
             decay,
             reason,
             tokens: sums.tokens,
+            skipped: sums.skipped,
+            restored: sums.restored,
             train_seconds: sums.train_seconds,
             probe_seconds: sums.probe_seconds,
             valid_seconds,
@@ -118,6 +140,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         if let Some(observer) = &self.strategy.observer {
             observer.on_epoch(&report);
         }
+        Ok(())
     }
 }
 

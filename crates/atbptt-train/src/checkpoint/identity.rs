@@ -1,0 +1,97 @@
+//! What a run is made of, and whether a checkpoint belongs to it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a run is made of, as names and values in words.
+///
+/// The strategy adds what it knows: shapes of all weights, number of sequences and steps, settings of the training loop, kind
+/// of the policy, device, epochs. Add what only the program knows, above all the data:
+///
+/// ```
+/// use atbptt_train::Identity;
+/// use atbptt_train::data::{Corpus, SyntheticConfig};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+/// let saved = Identity::new()
+///     .must_match("data", corpus.fingerprint())
+///     .must_match("vocabulary", corpus.vocabulary().content_hash())
+///     .may_change("run folder", "runs/1");
+/// let now = saved.clone().must_match("data", "other").may_change("run folder", "runs/2");
+/// let (refused, changed) = saved.differences(&now);
+/// assert_eq!((refused[0].name.as_str(), changed[0].name.as_str()), ("data", "run folder"));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    fixed: BTreeMap<String, String>,
+    free: BTreeMap<String, String>,
+}
+
+/// A value that differs between a checkpoint and the run that resumes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What differs.
+    pub name: String,
+    /// Its value in the checkpoint, if it has one.
+    pub saved: Option<String>,
+    /// Its value now, if it has one.
+    pub now: Option<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+        let (saved, now) = (value(&self.saved), value(&self.now));
+        write!(
+            f,
+            "{} is {saved} in the checkpoint and {now} now",
+            self.name
+        )
+    }
+}
+
+impl Identity {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds something without which the run would be another one: a checkpoint with another value is refused.
+    pub fn must_match(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.fixed.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// Adds something that may change between runs, and is then listed.
+    pub fn may_change(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.free.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// What differs in `now`, a run that resumes the one this belongs to: first what may not, then what may.
+    pub fn differences(&self, now: &Self) -> (Vec<Difference>, Vec<Difference>) {
+        (
+            compare(&self.fixed, &now.fixed),
+            compare(&self.free, &now.free),
+        )
+    }
+}
+
+fn compare(saved: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Difference> {
+    let mut names: Vec<&String> = saved.keys().chain(now.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+        .into_iter()
+        .filter(|name| saved.get(*name) != now.get(*name))
+        .map(|name| Difference {
+            name: name.clone(),
+            saved: saved.get(name).cloned(),
+            now: now.get(name).cloned(),
+        })
+        .collect()
+}

@@ -1,0 +1,391 @@
+//! Checkpoints: everything that shapes the rest of a run, in one checked file.
+//!
+//! Place in the flow: [`AdaptiveTbptt`](crate::AdaptiveTbptt) writes one every so many windows and at the end of every epoch
+//! ([`CheckpointConfig`]); [`AdaptiveTbptt::resume`](crate::AdaptiveTbptt::resume) goes on from one. A run that was killed and
+//! resumed ends with the bits of a run that never stopped.
+//!
+//! A file holds weights, optimiser, learning-rate scheduler, policy with its history, carried state, position in the stream,
+//! sums and windows of the epoch so far, all reports, and an [`Identity`]: what the run is made of. No random generator is
+//! stored, for every draw is a function of the seed and the number of windows before it.
+//!
+//! ```text
+//! magic "atbpttCK" | version u32 | sections u32 | length of the file u64
+//! per section: name [8 bytes] | length u64
+//! the sections
+//! SHA-256 of all that
+//! ```
+//!
+//! Numbers are little endian. A file is written beside its place, flushed to the disk, read back and compared, and only then
+//! renamed; older ones are dropped after that. Reading checks magic, version, length and checksum, in this order, before any
+//! section is looked at, and takes no memory beyond the file's size.
+
+pub(crate) mod container;
+mod fault;
+mod folder;
+mod identity;
+mod parts;
+
+use std::path::{Path, PathBuf};
+
+use atbptt_core::PolicyState;
+use atbptt_models::RecurrentModel;
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use burn::tensor::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::cursor::Cursor;
+use crate::learner::Tbptt;
+use crate::report::EpochReport;
+
+pub use fault::CheckpointFault;
+pub use folder::CheckpointConfig;
+pub use identity::{Difference, Identity};
+
+pub(crate) use folder::{name_of, prune, remove_temporary};
+pub(crate) use parts::{Carried, WindowRow};
+
+/// Sums over an epoch's windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EpochSums {
+    /// Of losses, in nats.
+    pub loss: f64,
+    /// Of losses paid.
+    pub tokens: usize,
+    /// Of truncation lengths.
+    pub k: f64,
+    /// Number of windows.
+    pub windows: usize,
+    /// Windows left out because they were not finite.
+    pub skipped: usize,
+    /// Times the epoch went back to a checkpoint because a value was not finite.
+    pub restored: usize,
+    /// Seconds spent on windows.
+    pub train_seconds: f64,
+    /// Seconds spent on probes.
+    pub probe_seconds: f64,
+}
+
+/// The loop between two windows; the part of a checkpoint that is written as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoopState {
+    /// Epoch, counted from one; zero before the first.
+    pub epoch: usize,
+    /// Whether the epoch was finished; otherwise training goes on in its middle.
+    pub complete: bool,
+    /// Windows since the start of the run.
+    pub step: u64,
+    pub cursor: Cursor,
+    pub policy: PolicyState,
+    pub sums: EpochSums,
+    pub reports: Vec<EpochReport>,
+    /// Factor on the step size, below one after values that were not finite.
+    pub shrink: f64,
+    pub identity: Identity,
+}
+
+/// Bounds that a counter of any real run stays below, so that adding to it cannot overflow.
+const MOST: u64 = 1 << 48;
+
+impl LoopState {
+    fn check(&self) -> Result<(), CheckpointFault> {
+        let counters = [
+            self.epoch as u64,
+            self.step,
+            self.cursor.next_loss as u64,
+            self.sums.tokens as u64,
+            self.sums.windows as u64,
+            self.sums.skipped as u64,
+            self.sums.restored as u64,
+        ];
+        let malformed = |reason: &str| {
+            Err(CheckpointFault::Malformed {
+                reason: reason.into(),
+            })
+        };
+        if counters.iter().any(|&count| count >= MOST) {
+            return malformed("a counter is beyond any run");
+        }
+        if self.epoch == 0 && !self.complete {
+            return malformed("epochs count from one");
+        }
+        if self.cursor.start > self.cursor.next_loss {
+            return malformed("the carried state stands after the next loss");
+        }
+        if !(self.shrink > 0.0 && self.shrink <= 1.0) {
+            return malformed("the factor on the step size is outside (0, 1]");
+        }
+        Ok(())
+    }
+}
+
+/// A checkpoint that was read and found whole.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    settings: String,
+    pub(crate) state: LoopState,
+    pub(crate) windows: Vec<WindowRow>,
+    pub(crate) carried: Option<Carried>,
+    pub(crate) model: Vec<u8>,
+    pub(crate) optimizer: Vec<u8>,
+    pub(crate) scheduler: Vec<u8>,
+}
+
+/// Names of the sections.
+const SECTIONS: [&str; 7] = [
+    "loop", "settings", "windows", "carried", "model", "optim", "sched",
+];
+
+impl Checkpoint {
+    #[allow(clippy::too_many_arguments)] // one per section, in their order
+    pub(crate) fn new(
+        state: LoopState,
+        settings: String,
+        windows: Vec<WindowRow>,
+        carried: Option<Carried>,
+        model: Vec<u8>,
+        optimizer: Vec<u8>,
+        scheduler: Vec<u8>,
+    ) -> Self {
+        Self {
+            path: PathBuf::new(),
+            settings,
+            state,
+            windows,
+            carried,
+            model,
+            optimizer,
+            scheduler,
+        }
+    }
+
+    /// Reads a checkpoint and checks that it is whole.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Checkpoint`], with what is wrong and which older checkpoint of the same folder is whole.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, TrainError> {
+        let path = path.as_ref();
+        Self::read(path).map_err(|fault| TrainError::Checkpoint {
+            path: path.to_owned(),
+            remedy: folder::remedy(path, &fault),
+            fault,
+        })
+    }
+
+    /// The newest checkpoint of a run folder.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::NoCheckpoint`] when there is none; [`TrainError::Checkpoint`] when the newest is not whole: nothing older
+    /// is taken in its place unasked, but the error names it.
+    pub fn newest(run: impl AsRef<Path>) -> Result<Self, TrainError> {
+        let run = run.as_ref();
+        match Self::list(run).into_iter().next() {
+            Some(path) => Self::open(path),
+            None => Err(TrainError::NoCheckpoint {
+                run: run.to_owned(),
+            }),
+        }
+    }
+
+    /// Checkpoints of a run folder by their names, newest first. They are not opened.
+    pub fn list(run: impl AsRef<Path>) -> Vec<PathBuf> {
+        folder::list(run.as_ref())
+    }
+
+    /// Path of the checkpoint at the end of `epoch`, if it is still there.
+    pub fn end_of_epoch(run: impl AsRef<Path>, epoch: usize) -> Option<PathBuf> {
+        folder::end_of_epoch(run.as_ref(), epoch)
+    }
+
+    fn read(path: &Path) -> Result<Self, CheckpointFault> {
+        let sections = container::read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            ..Self::from_sections(sections)?
+        })
+    }
+
+    /// Takes the sections apart. Total: any bytes give a checkpoint or a fault.
+    pub(crate) fn from_sections(
+        mut sections: container::Sections,
+    ) -> Result<Self, CheckpointFault> {
+        let mut take = |name: &str| {
+            sections
+                .remove(name)
+                .ok_or_else(|| CheckpointFault::Malformed {
+                    reason: format!("it has no section {name:?}"),
+                })
+        };
+        let malformed = |what: &str, error: &dyn std::fmt::Display| CheckpointFault::Malformed {
+            reason: format!("{what}: {error}"),
+        };
+        let [
+            state,
+            settings,
+            windows,
+            carried,
+            model,
+            optimizer,
+            scheduler,
+        ] = SECTIONS;
+        let state: LoopState = serde_json::from_slice(&take(state)?)
+            .map_err(|error| malformed("the state of the loop", &error))?;
+        state.check()?;
+        Ok(Self {
+            path: PathBuf::new(),
+            settings: String::from_utf8(take(settings)?)
+                .map_err(|error| malformed("the settings", &error))?,
+            state,
+            windows: parts::windows_from(&take(windows)?)?,
+            carried: Carried::from_bytes(&take(carried)?)?,
+            model: take(model)?,
+            optimizer: take(optimizer)?,
+            scheduler: take(scheduler)?,
+        })
+    }
+
+    /// Writes the checkpoint to its place, checked before it takes the name.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), CheckpointFault> {
+        let state =
+            serde_json::to_vec(&self.state).map_err(|error| CheckpointFault::Malformed {
+                reason: format!("the state of the loop cannot be written: {error}"),
+            })?;
+        let windows = parts::windows_to(&self.windows);
+        let carried = Carried::to_bytes(self.carried.as_ref());
+        let contents: [&[u8]; 7] = [
+            &state,
+            self.settings.as_bytes(),
+            &windows,
+            &carried,
+            &self.model,
+            &self.optimizer,
+            &self.scheduler,
+        ];
+        let sections: Vec<(&str, &[u8])> = SECTIONS.into_iter().zip(contents).collect();
+        container::write(path, &sections, |written| {
+            // What JSON cannot carry, such as a policy's infinity, shows here and not when it is needed.
+            let back = Self::read(written)?;
+            if back.state == self.state {
+                return Ok(());
+            }
+            Err(CheckpointFault::Malformed {
+                reason: "the state of the loop does not survive being written; a policy's state must be finite".into(),
+            })
+        })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text given to [`CheckpointConfig::with_settings`].
+    pub fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    /// Epochs finished.
+    pub fn epochs(&self) -> usize {
+        match self.state.complete {
+            true => self.state.epoch,
+            false => self.state.epoch - 1,
+        }
+    }
+
+    /// Windows since the start of the run.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// The policy's state, with its history.
+    pub fn policy(&self) -> &PolicyState {
+        &self.state.policy
+    }
+
+    /// Epochs finished, one report each.
+    pub fn reports(&self) -> &[EpochReport] {
+        &self.state.reports
+    }
+
+    /// The epoch with the lowest validation loss so far.
+    pub fn best_epoch(&self) -> Option<usize> {
+        folder::best_epoch(&self.state.reports)
+    }
+
+    /// The best epoch's checkpoint, where it lies beside this one.
+    pub(crate) fn best_beside(&self) -> Option<PathBuf> {
+        let run = self.path.parent()?.parent()?;
+        Self::end_of_epoch(run, self.best_epoch()?)
+    }
+
+    /// What the run is made of.
+    pub fn identity(&self) -> &Identity {
+        &self.state.identity
+    }
+
+    /// The weights, in the structure of `template`: to evaluate or to use elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Checkpoint`] when they do not fit.
+    pub fn model<M: RecurrentModel>(&self, template: M) -> Result<M, TrainError> {
+        Ok(self.load(Tbptt::new(template))?.into_inner())
+    }
+
+    pub(crate) fn load<M: Module>(&self, template: M) -> Result<M, TrainError> {
+        let loaded = guarded("the weights", || {
+            let record = self.model_record()?;
+            template
+                .try_load_record(record)
+                .map_err(|error| CheckpointFault::Malformed {
+                    reason: format!("the weights do not fit the model: {error}"),
+                })
+        });
+        loaded.map_err(|fault| self.fault(fault))
+    }
+
+    pub(crate) fn model_record(&self) -> Result<ModuleRecord, CheckpointFault> {
+        ModuleRecord::from_bytes(self.bytes(&self.model)).map_err(|error| {
+            CheckpointFault::Malformed {
+                reason: format!("the weights: {error}"),
+            }
+        })
+    }
+
+    pub(crate) fn bytes(&self, section: &[u8]) -> Bytes {
+        Bytes::from_bytes_vec(section.to_vec())
+    }
+
+    pub(crate) fn fault(&self, fault: CheckpointFault) -> TrainError {
+        TrainError::Checkpoint {
+            path: self.path.clone(),
+            remedy: folder::remedy(&self.path, &fault),
+            fault,
+        }
+    }
+}
+
+/// Runs code of Burn's that panics on records that pass the checksum and yet do not fit, such as one of another optimiser.
+pub(crate) fn guarded<T>(
+    what: &str,
+    act: impl FnOnce() -> Result<T, CheckpointFault>,
+) -> Result<T, CheckpointFault> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+    caught.unwrap_or_else(|cause| {
+        let reason = cause
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_else(|| "no reason given".into());
+        Err(CheckpointFault::Malformed {
+            reason: format!("{what} cannot be taken over: {reason}"),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! Token ids in a file: corpora larger than memory.
+//!
+//! A window is read where it lies. Reads go by position through the operating system's page cache, as a memory map's would, but
+//! a file that is cut short under a running program is an error here, where a map would end the process, and pages that were
+//! read do not count as the process' memory.
+//!
+//! ```text
+//! magic "atbpttTK" | version u32 | reserved u32 | number of tokens u64 | tokens u32 … | SHA-256 of all that
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::text::io_error;
+use super::{DataError, TokenStore};
+
+const MAGIC: [u8; 8] = *b"atbpttTK";
+const VERSION: u32 = 1;
+const HEADER: u64 = 24;
+const DIGEST: u64 = 32;
+const WIDTH: u64 = 4;
+
+/// Tokens in a file, 4 bytes each, read when they are needed.
+#[derive(Clone, Debug)]
+pub struct FileTokens {
+    file: Arc<File>,
+    path: PathBuf,
+    len: usize,
+}
+
+impl FileTokens {
+    /// Opens a file and checks it: magic, version, length, and the checksum over all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`]; [`DataError::TokenFile`] when it is not such a file, or damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        let fail = |action| move |cause| io_error(action, path, cause);
+        let damaged = |reason: String| DataError::TokenFile {
+            path: path.to_owned(),
+            reason,
+        };
+        let mut file = File::open(path).map_err(fail("open"))?;
+        let length = file.metadata().map_err(fail("open"))?.len();
+        let mut head = [0; HEADER as usize];
+        if length < HEADER + DIGEST {
+            return Err(damaged(format!("{length} bytes are too few")));
+        }
+        file.read_exact(&mut head).map_err(fail("read"))?;
+        let Some((magic, version, tokens)) = fields(&head) else {
+            return Err(damaged("its header is incomplete".into()));
+        };
+        if magic != MAGIC || version != VERSION {
+            return Err(damaged(format!("it is no token file of version {VERSION}")));
+        }
+        let expected = tokens
+            .checked_mul(WIDTH)
+            .and_then(|t| t.checked_add(HEADER + DIGEST));
+        let len = usize::try_from(tokens).ok();
+        let (true, Some(len)) = (expected == Some(length), len) else {
+            return Err(damaged(format!(
+                "{tokens} tokens do not fit {length} bytes"
+            )));
+        };
+        let mut hasher = Sha256::new();
+        hasher.update(head);
+        io::copy(&mut (&mut file).take(tokens * WIDTH), &mut hasher).map_err(fail("read"))?;
+        let mut digest = [0; DIGEST as usize];
+        file.read_exact(&mut digest).map_err(fail("read"))?;
+        if hasher.finalize().as_slice() != digest {
+            return Err(damaged("its checksum does not match".into()));
+        }
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.to_owned(),
+            len,
+        })
+    }
+}
+
+fn fields(head: &[u8; HEADER as usize]) -> Option<([u8; 8], u32, u64)> {
+    let (magic, rest) = head.split_first_chunk::<8>()?;
+    let (version, rest) = rest.split_first_chunk::<4>()?;
+    let (_, rest) = rest.split_first_chunk::<4>()?;
+    let tokens = rest.first_chunk::<8>()?;
+    Some((
+        *magic,
+        u32::from_le_bytes(*version),
+        u64::from_le_bytes(*tokens),
+    ))
+}
+
+impl TokenStore for FileTokens {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn read(&self, start: usize, into: &mut [u32]) -> Result<(), DataError> {
+        let count = into.len();
+        if start.checked_add(count).is_none_or(|end| end > self.len) {
+            return Err(DataError::OutOfRange {
+                start,
+                count,
+                len: self.len,
+            });
+        }
+        let mut bytes = vec![0; count * WIDTH as usize];
+        read_at(&self.file, &mut bytes, HEADER + start as u64 * WIDTH)
+            .map_err(|cause| io_error("read", &self.path, cause))?;
+        let (words, _) = bytes.as_chunks::<4>();
+        for (to, &from) in into.iter_mut().zip(words) {
+            *to = u32::from_le_bytes(from);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !into.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, into, at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        into = into.get_mut(read..).unwrap_or_default();
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// Writes a token file, one token at a time, under a temporary name until [`finish`](Self::finish).
+pub(super) struct TokenFileWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+    len: u64,
+}
+
+impl TokenFileWriter {
+    pub(super) fn create(path: &Path) -> Result<Self, DataError> {
+        let temporary = path.with_extension("tmp");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary)
+            .map_err(|cause| io_error("create", &temporary, cause))?;
+        let mut writer = Self {
+            path: path.to_owned(),
+            file: BufWriter::with_capacity(1 << 20, file),
+            len: 0,
+        };
+        // The number of tokens is filled in at the end.
+        writer.put(&[0; HEADER as usize])?;
+        Ok(writer)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|cause| io_error("write", &self.path, cause))
+    }
+
+    pub(super) fn push(&mut self, token: u32) -> Result<(), DataError> {
+        self.len += 1;
+        self.put(&token.to_le_bytes())
+    }
+
+    /// Completes the file, flushes it to the disk and gives it its name.
+    pub(super) fn finish(self) -> Result<FileTokens, DataError> {
+        use io::{Seek, SeekFrom};
+        let Self { path, file, len } = self;
+        let fail = |cause| io_error("write", &path, cause);
+        let mut file = file
+            .into_inner()
+            .map_err(|error| fail(error.into_error()))?;
+        let mut head = Vec::with_capacity(HEADER as usize);
+        head.extend(MAGIC);
+        head.extend(VERSION.to_le_bytes());
+        head.extend([0; 4]);
+        head.extend(len.to_le_bytes());
+        file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        file.write_all(&head).map_err(fail)?;
+        file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        let mut hasher = Sha256::new();
+        io::copy(&mut file, &mut hasher).map_err(fail)?;
+        file.write_all(&hasher.finalize()).map_err(fail)?;
+        file.sync_all().map_err(fail)?;
+        std::fs::rename(path.with_extension("tmp"), &path).map_err(fail)?;
+        FileTokens::open(&path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(tokens: &[u32]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.tokens");
+        let mut writer = TokenFileWriter::create(&path).unwrap();
+        for &token in tokens {
+            writer.push(token).unwrap();
+        }
+        assert_eq!(writer.finish().unwrap().len(), tokens.len());
+        (folder, path)
+    }
+
+    #[test]
+    fn ranges_are_read_back_and_nothing_past_the_end() {
+        let (_folder, path) = file(&[3, 1, 4, 1, u32::MAX]);
+        let store = FileTokens::open(&path).unwrap();
+        let mut two = [0; 2];
+        store.read(3, &mut two).unwrap();
+        assert_eq!(two, [1, u32::MAX]);
+        store.read(5, &mut []).unwrap();
+        for start in [4, 5, usize::MAX] {
+            let found = store.read(start, &mut two);
+            assert!(
+                matches!(found, Err(DataError::OutOfRange { len: 5, .. })),
+                "{start}"
+            );
+        }
+        // Cut short while it is open: an error, where a memory map would end the process.
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(30)
+            .unwrap();
+        assert!(matches!(store.read(3, &mut two), Err(DataError::Io { .. })));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_refused() {
+        let (_folder, path) = file(&[3, 1, 4]);
+        let whole = std::fs::read(&path).unwrap();
+        for offset in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[offset] ^= 1 << (offset % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            assert!(
+                matches!(FileTokens::open(&path), Err(DataError::TokenFile { .. })),
+                "{offset}"
+            );
+            std::fs::write(&path, &whole[..offset]).unwrap();
+            assert!(
+                matches!(FileTokens::open(&path), Err(DataError::TokenFile { .. })),
+                "{offset}"
+            );
+        }
+    }
+}
