@@ -19,6 +19,10 @@ pub enum GradientSize {
     /// the lags or sequences cancel, so δ(K) comes out lower.
     #[default]
     SumOfNorms,
+    /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is then compared
+    /// with what the recurrence keeps, so δ(K) comes out higher. Close to the released code of Aicher et al. 2019, whose
+    /// profile starts at lag 1; K is longest with this reading where the decoder's gradient outweighs the memory's.
+    SumOfStateNorms,
     /// ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖: a true lower bound, more conservative. The probe must have kept it.
     NormOfMeanSum,
 }
@@ -135,6 +139,11 @@ impl BiasEstimator {
         }
         let log_gradient = match self.gradient_size {
             GradientSize::SumOfNorms => logs::cumulative_sums(log_phi),
+            GradientSize::SumOfStateNorms => {
+                let mut states = log_phi.to_vec();
+                states[0] = f64::NEG_INFINITY;
+                logs::cumulative_sums(&states)
+            }
             GradientSize::NormOfMeanSum => {
                 let sizes = norms
                     .mean_sum_norms()

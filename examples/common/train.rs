@@ -1,0 +1,146 @@
+//! One run: Burn's `SupervisedTraining` with the `AdaptiveTbptt` strategy, a run folder around it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use atbptt::models::RecurrentModel;
+use atbptt::prelude::*;
+use atbptt::train::metrics::PerplexityMetric;
+use atbptt::train::{FusedSgd, QuietRenderer, TrainingObserver};
+use burn::train::checkpoint::{
+    ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
+};
+use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::{Interrupter, Learner, SupervisedTraining};
+
+use super::folder::{RunFolder, RunResult};
+use super::options::Plan;
+use super::progress::Progress;
+use super::{Ended, Result};
+
+/// What is trained, on what, and how it is judged.
+pub struct Task<M: RecurrentModel> {
+    /// Name of the run, for figures.
+    pub title: String,
+    /// Name of the loss, for figures.
+    pub loss: &'static str,
+    pub model: M,
+    pub train: StreamLoader<M::Batch>,
+    pub valid: StreamLoader<M::Batch>,
+    /// Named numbers after every epoch, such as the test perplexity.
+    #[allow(clippy::type_complexity)] // The type is the one of `with_measures`.
+    pub measures:
+        Box<dyn Fn(&M) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync>,
+}
+
+/// Trains; returns the result of a complete run.
+pub fn train<M: RecurrentModel>(
+    task: Task<M>,
+    plan: &Plan,
+    folder: &RunFolder,
+    resumed: Option<usize>,
+    quiet: bool,
+) -> Result<(Ended, Option<RunResult>)> {
+    let interrupter = Interrupter::new();
+    let interrupted = stop_on_ctrl_c(&interrupter)?;
+    let progress = Arc::new(Progress::new(!quiet, plan.epochs));
+    let strategy = AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+        .with_run_folder(folder.path())
+        .with_measures(task.measures);
+    let handle = strategy.handle();
+    let written = Arc::new(Written {
+        progress: progress.clone(),
+        folder: folder.clone(),
+        handle: handle.clone(),
+    });
+    let strategy = strategy.with_observer(written);
+
+    let perplexity = PerplexityMetric::new();
+    let mut training = SupervisedTraining::new(
+        folder.path(),
+        task.train.into_loader::<M>(),
+        task.valid.into_loader::<M>(),
+    )
+    .metric_valid_numeric(perplexity.clone())
+    .with_default_checkpointers()
+    .with_checkpointing_strategy(
+        ComposedCheckpointingStrategy::builder()
+            .add(KeepLastNCheckpoints::new(2))
+            .add(MetricCheckpointingStrategy::new(
+                &perplexity,
+                Aggregate::Mean,
+                Direction::Lowest,
+                Split::Valid,
+            ))
+            .build(),
+    )
+    .with_interrupter(interrupter)
+    .renderer(Box::new(QuietRenderer))
+    .num_epochs(plan.epochs)
+    .with_training_strategy(strategy.into_strategy());
+    if let Some(epoch) = resumed {
+        training = training.checkpoint(epoch);
+    }
+    let optimizer = FusedSgd::new().with_weight_decay(plan.weight_decay)?.init();
+    let result = training.launch(Learner::new(Tbptt::new(task.model), optimizer, plan.lr));
+    let outcome = handle.finish(&result);
+    drop(result);
+    progress.clear();
+
+    let reports = handle.reports();
+    if !reports.is_empty() {
+        folder.write_metrics(&reports)?;
+    }
+    folder.write_figures(
+        &task.title,
+        task.loss,
+        &reports,
+        &handle.history(),
+        handle.last_estimate().as_ref(),
+        plan.delta(),
+    )?;
+    outcome?;
+    if interrupted.load(Ordering::Relaxed) {
+        println!(
+            "interrupted; go on with:  --resume {}",
+            folder.path().display()
+        );
+        return Ok((Ended::Interrupted, None));
+    }
+    Ok((Ended::Complete, folder.write_result(&reports)?))
+}
+
+/// Shows progress and writes the metrics after every epoch, for who looks into the folder meanwhile.
+struct Written {
+    progress: Arc<Progress>,
+    folder: RunFolder,
+    handle: TbpttHandle,
+}
+
+impl TrainingObserver for Written {
+    fn on_window(&self, epoch: usize, paid: usize, total: usize, running_loss: f64) {
+        self.progress.window(epoch, paid, total, running_loss);
+    }
+
+    fn on_epoch(&self, report: &EpochReport) {
+        self.progress.epoch(report);
+        if let Err(error) = self.folder.write_metrics(&self.handle.reports()) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// First Ctrl-C ends the run after the current step, with a checkpoint; the second one at once.
+fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let (flag, interrupter) = (interrupted.clone(), interrupter.clone());
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(super::INTERRUPTED));
+        }
+        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+        interrupter.stop(Some("Ctrl-C"));
+    })?;
+    Ok(interrupted)
+}
