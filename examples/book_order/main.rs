@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use atbptt::core::BiasEstimator;
+use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::common::diagnostics::lstm_parts;
 use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
@@ -76,8 +77,9 @@ impl Cli {
             k0: 6,
             k_min: 1,
             k_max: 100,
-            probes: 5,
-            estimator: BiasEstimator::new(),
+            probes: 1,
+            estimator: BiasEstimator::new()
+                .with_gradient_size(GradientSize::NormOfMeanStateSum),
             training: TbpttConfig {
                 clip: Clip::PerK(1.0),
                 probe: ProbeConfig::new(self.window.unwrap_or(200)),
@@ -164,6 +166,7 @@ fn run(cli: Cli) -> Result<Ended> {
         title: format!("Order book; {}", plan.policy),
         loss: "Negative log-likelihood per event (nats)",
         model,
+        parts: lstm_parts(task.layers),
         train: StreamLoader::new(streams),
         valid: StreamLoader::new(valid.parallel()),
         measures: Box::new(move |model: &EventModel| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atbptt::core::{BiasEstimate, Decision};
-use atbptt::train::plot::{LagProfileFigure, Line, LinesPanel, lag_profile_figure, lines_figure};
+use atbptt::core::Decision;
+use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::{EpochReport, LoopState};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -154,14 +154,13 @@ impl RunFolder {
         self.write("metrics.csv", table.into_inner()?)
     }
 
-    /// The history of decisions, and figures of the run and of its last lag profile.
+    /// The history of decisions, and a figure of the run.
     pub fn write_figures(
         &self,
         title: &str,
         loss: &str,
         reports: &[EpochReport],
         history: &[Decision],
-        estimate: Option<&BiasEstimate>,
         delta: Option<f64>,
     ) -> Result<()> {
         self.write("controller.json", serde_json::to_string_pretty(history)?)?;
@@ -209,24 +208,6 @@ impl RunFolder {
         ];
         panels.splice(1..1, measures);
         lines_figure(self.path.join("report.png"), title, &panels)?;
-        if let Some(estimate) = estimate {
-            let k = reports.last().map_or(0, |report| report.k);
-            let curve = estimate.relative_bias_curve();
-            let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
-            lag_profile_figure(
-                self.path.join("lag_profile.png"),
-                &LagProfileFigure {
-                    title: "Lag profile of the last estimate",
-                    mean: &estimate.profile().phi(),
-                    sequences: &[],
-                    tau: estimate.tau(),
-                    beta: Some(estimate.beta()).filter(|beta| beta.is_finite()),
-                    bias: &bias,
-                    delta: delta.unwrap_or(f64::NAN),
-                    k,
-                },
-            )?;
-        }
         Ok(())
     }
 

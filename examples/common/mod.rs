@@ -1,5 +1,6 @@
 //! What the experiment programs share: options, run folder, training, progress.
 
+pub mod diagnostics;
 pub mod folder;
 pub mod options;
 mod progress;
@@ -33,6 +34,14 @@ pub fn exit_code(ended: Result<Ended>) -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The device with gradient tracking.
+pub fn autodiff(device: Device) -> Device {
+    match device.is_autodiff() {
+        true => device,
+        false => device.autodiff(),
     }
 }
 

@@ -48,11 +48,11 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS")]
     pub k_max: Option<usize>,
 
-    /// Probes averaged per estimate [default: 5]
+    /// Probes averaged per estimate [default: 1]
     #[arg(long, value_name = "N")]
     pub probes: Option<usize>,
 
-    /// What the bias is compared with
+    /// What the bias is compared with [default: mean-states, as the authors' scripts for these tasks]
     #[arg(long, value_enum)]
     pub gradient_size: Option<SizeArg>,
 }
@@ -66,6 +66,8 @@ pub enum SizeArg {
     States,
     /// Norm of the batch-mean sum: a true lower bound
     MeanSum,
+    /// The same without lag 0
+    MeanStates,
 }
 
 /// What a run needs whatever it trains.
@@ -154,6 +156,7 @@ impl Plan {
             Some(SizeArg::Sum) => GradientSize::SumOfNorms,
             Some(SizeArg::States) => GradientSize::SumOfStateNorms,
             Some(SizeArg::MeanSum) => GradientSize::NormOfMeanSum,
+            Some(SizeArg::MeanStates) => GradientSize::NormOfMeanStateSum,
             None => self.estimator.gradient_size,
         };
         self.epochs = run.epochs.unwrap_or(self.epochs);

@@ -14,10 +14,11 @@ use burn::train::checkpoint::{
 use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 
+use super::diagnostics::diagnose;
 use super::folder::{RunFolder, RunResult};
 use super::options::Plan;
 use super::progress::Progress;
-use super::{Ended, Result};
+use super::{Ended, Result, autodiff};
 
 /// What is trained, on what, and how it is judged.
 pub struct Task<M: RecurrentModel> {
@@ -26,6 +27,8 @@ pub struct Task<M: RecurrentModel> {
     /// Name of the loss, for figures.
     pub loss: &'static str,
     pub model: M,
+    /// Names of the parts of its state.
+    pub parts: Vec<String>,
     pub train: StreamLoader<M::Batch>,
     pub valid: StreamLoader<M::Batch>,
     /// Named numbers after every epoch, such as the test perplexity.
@@ -59,7 +62,7 @@ pub fn train<M: RecurrentModel>(
     let perplexity = PerplexityMetric::new();
     let mut training = SupervisedTraining::new(
         folder.path(),
-        task.train.into_loader::<M>(),
+        task.train.clone().into_loader::<M>(),
         task.valid.into_loader::<M>(),
     )
     .metric_valid_numeric(perplexity.clone())
@@ -85,7 +88,7 @@ pub fn train<M: RecurrentModel>(
     let optimizer = FusedSgd::new().with_weight_decay(plan.weight_decay)?.init();
     let result = training.launch(Learner::new(Tbptt::new(task.model), optimizer, plan.lr));
     let outcome = handle.finish(&result);
-    drop(result);
+    let trained = result.model.into_inner();
     progress.clear();
 
     let reports = handle.reports();
@@ -97,7 +100,6 @@ pub fn train<M: RecurrentModel>(
         task.loss,
         &reports,
         &handle.history(),
-        handle.last_estimate().as_ref(),
         plan.delta(),
     )?;
     outcome?;
@@ -107,6 +109,12 @@ pub fn train<M: RecurrentModel>(
             folder.path().display()
         );
         return Ok((Ended::Interrupted, None));
+    }
+    if let Some(device) = trained.devices().into_iter().next() {
+        // Burn gives the model back in evaluation mode.
+        let device = autodiff(device);
+        let trained = trained.train();
+        diagnose(&trained, task.train.source(), plan, folder, &task.parts, &device)?;
     }
     Ok((Ended::Complete, folder.write_result(&reports)?))
 }

@@ -174,6 +174,7 @@ impl SymbolSequences {
     }
 
     /// Input and target of a sequence at a step.
+    #[allow(dead_code)] // Tests look.
     pub fn at(&self, sequence: usize, step: usize) -> (u8, u8) {
         let at = step * self.sequences + sequence;
         (self.inputs[at], self.targets[at])

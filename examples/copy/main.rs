@@ -19,13 +19,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use atbptt::core::{BiasEstimator, bias::Tau};
+use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
 use atbptt::train::evaluate;
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::common::diagnostics::lstm_parts;
 use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
@@ -104,8 +105,10 @@ impl Cli {
             k0: 15,
             k_min: 2,
             k_max: 100,
-            probes: 5,
-            estimator: BiasEstimator::new().with_tau(Tau::Fraction(0.8)),
+            probes: 1,
+            estimator: BiasEstimator::new()
+                .with_tau(Tau::Fraction(0.8))
+                .with_gradient_size(GradientSize::NormOfMeanStateSum),
             training: TbpttConfig {
                 clip: Clip::PerK(1.0),
                 probe: ProbeConfig::new(window).with_burn_in(window / 5),
@@ -227,6 +230,7 @@ fn run(cli: Cli) -> Result<Ended> {
         title,
         loss: "Loss per symbol (nats)",
         model,
+        parts: lstm_parts(task.layers),
         train: StreamLoader::new(train_data),
         valid: StreamLoader::new(valid),
         measures: Box::new(move |model: &CopyModel| {

@@ -15,6 +15,7 @@ mod options;
 mod progress;
 mod text;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic;
 use std::process::ExitCode;
@@ -40,17 +41,18 @@ use burn::train::metric::store::{Aggregate, Direction, Split as MetricSplit};
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use clap::Parser;
 
-use crate::folder::RunFolder;
-use crate::options::outcome::Result;
-use crate::options::{Cli, Settings, Text};
-use crate::progress::{HEADER, Progress, epoch_line};
+use self::folder::RunFolder;
+use self::options::outcome::Result;
+use self::options::{Cli, Settings, Text};
+use self::progress::{HEADER, Progress, epoch_line};
 
 type Model = LanguageModel<LstmLayer>;
 
 /// Exit code of a run ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-fn main() -> ExitCode {
+/// The program; `ptb` is the same one with another preset.
+pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(INTERRUPTED),
@@ -101,6 +103,7 @@ fn run(cli: Cli) -> Result<bool> {
     let progress = Arc::new(Progress::new(!dashboard, settings.epochs));
     let strategy = strategy
         .with_run_folder(folder.path())
+        .with_measures(test_perplexity(&test, &settings, &device))
         .with_observer(progress.clone());
     let handle = strategy.handle();
     let perplexity = PerplexityMetric::new();
@@ -231,6 +234,25 @@ fn introduce(
     println!();
 }
 
+/// The test perplexity after every epoch: for curves and sweeps.
+fn test_perplexity(
+    test: &TokenStream,
+    settings: &Settings,
+    device: &Device,
+) -> impl Fn(&Model) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static
+{
+    let (source, chunk) = (
+        TokenSource::new(test.clone()),
+        settings.training.eval_chunk,
+    );
+    let device = device.clone().inner();
+    move |model| {
+        let loss = evaluate(model, &source, chunk, &device)?;
+        let perplexity = (loss.sum / loss.count as f64).min(700.0).exp();
+        Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+    }
+}
+
 /// Test perplexity with the weights of the best validation epoch.
 fn test_best_epoch(
     model: &Model,
@@ -248,6 +270,9 @@ fn test_best_epoch(
     let Some((epoch, _)) = best else {
         return Ok(());
     };
+    if let Some(best) = reports.iter().find(|report| report.epoch == epoch) {
+        folder.write_result(reports, best)?;
+    }
     let path = folder
         .path()
         .join("checkpoint")

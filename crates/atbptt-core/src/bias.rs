@@ -19,12 +19,15 @@ pub enum GradientSize {
     /// the lags or sequences cancel, so δ(K) comes out lower.
     #[default]
     SumOfNorms,
-    /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is then compared
-    /// with what the recurrence keeps, so δ(K) comes out higher. Close to the released code of Aicher et al. 2019, whose
-    /// profile starts at lag 1; K is longest with this reading where the decoder's gradient outweighs the memory's.
+    /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is compared with
+    /// what the recurrence keeps, so δ(K) comes out higher: for tasks whose decoder outweighs the memory.
     SumOfStateNorms,
     /// ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖: a true lower bound, more conservative. The probe must have kept it.
     NormOfMeanSum,
+    /// ‖mean over sequences of Σ_{1≤k<j} ∂L/∂h_{s−k}‖: the same without lag 0. What the released scripts of Aicher et al.
+    /// 2019 use for the copy and point-process tasks; the most conservative of all, and noisy where the mean over a probe's
+    /// sequences nearly cancels.
+    NormOfMeanStateSum,
 }
 
 /// The lag from which on the profile is taken as geometric.
@@ -144,11 +147,17 @@ impl BiasEstimator {
                 states[0] = f64::NEG_INFINITY;
                 logs::cumulative_sums(&states)
             }
-            GradientSize::NormOfMeanSum => {
+            GradientSize::NormOfMeanSum | GradientSize::NormOfMeanStateSum => {
                 let sizes = norms
                     .mean_sum_norms()
                     .ok_or(EstimateError::MeanSumsMissing)?;
-                sizes.iter().map(|size| size.ln()).collect()
+                let output = match self.gradient_size {
+                    GradientSize::NormOfMeanSum => 0.0,
+                    // Lag 0 has coordinates of its own: without it, its square is missing from every other size's.
+                    _ => sizes.get(1).copied().unwrap_or(0.0),
+                };
+                let without = |size: &f64| ((size - output) * (size + output)).max(0.0).sqrt();
+                sizes.iter().map(|size| without(size).ln()).collect()
             }
         };
         let tau = self.tau.lag(profile.window());
