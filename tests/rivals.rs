@@ -15,8 +15,9 @@ use atbptt::models::{
 };
 use atbptt::train::data::{Corpus, Split, SyntheticConfig, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, Clip, EpochReport, ProbeConfig, QuietRenderer, Scheme, StepScaling,
-    StreamLoader, Tbptt, TbpttConfig, TokenSource, TrainError, evaluate,
+    AdaptiveTbptt, Clip, EpochReport, ProbeConfig, QuietRenderer, Scheme, SequenceSource,
+    StepScaling, StreamLoader, Tbptt, TbpttConfig, TokenSource, TrainError, evaluate,
+    measured_bias,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
@@ -212,6 +213,58 @@ fn artbp_is_unbiased_over_its_own_draws() {
 /// 1/(1 − c_i) from the formula, for α = 6 and L₀ = 3: c_i = 5/(12 + i).
 fn factors_of(_: &impl TruncationPolicy, length: usize) -> Vec<f64> {
     (1..length).map(|i| 1.0 / (1.0 - 5.0 / (12.0 + i as f64))).collect()
+}
+
+/// What `measured_bias` says, by hand: the gradient of the last step's loss through all steps, and with the state before
+/// the last K steps held fixed. In doubles, to their rounding; W = 7, no burn-in, one window per sequence.
+#[test]
+fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
+    let _turn = turn();
+    /// Two sequences of exactly one window.
+    struct OneWindow;
+    impl SequenceSource for OneWindow {
+        type Batch = TokenBatch;
+        fn sequences(&self) -> usize {
+            2
+        }
+        fn common_steps(&self) -> usize {
+            STEPS
+        }
+        fn active(&self, step: usize) -> usize {
+            if step < STEPS { 2 } else { 0 }
+        }
+        fn window(&self, start: usize, len: usize, _: &Device) -> Result<TokenBatch, TrainError> {
+            Ok(words().slice(start..start + len))
+        }
+        fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<TokenBatch, TrainError> {
+            self.window(starts[0], len, device)
+        }
+    }
+    let model = tiny();
+    let device = Device::flex().autodiff();
+    let config = ProbeConfig::new(STEPS).with_burn_in(0);
+    let ks = [1, 3, STEPS, 100];
+    let got = measured_bias(&model, &OneWindow, config, &ks, &[1, 2], &device).unwrap();
+    let last = words().slice(STEPS - 1..STEPS);
+    let truncated = |kept: usize| {
+        let state = (kept < STEPS).then(|| {
+            let (_, state) = model.forward(&words().slice(0..STEPS - kept), None).unwrap();
+            state.detach()
+        });
+        let (features, _) = model.forward(&words().slice(STEPS - kept..STEPS), state).unwrap();
+        let features = features.narrow(0, kept - 1, 1);
+        gradient(&model, model.loss(features, &last).unwrap().sum)
+    };
+    let full = truncated(STEPS);
+    for (k, got) in ks.into_iter().zip(got) {
+        let expected = distance(&truncated(k.min(STEPS)), &full) / norm(&full);
+        assert!((got - expected).abs() < 1e-12, "K = {k}: {got}, expected {expected}");
+        assert!(k >= STEPS || got > 1e-4);
+    }
+    for (ks, seeds) in [(&[0usize][..], &[1u64][..]), (&[1], &[])] {
+        let error = measured_bias(&model, &OneWindow, config, ks, seeds, &device).unwrap_err();
+        assert!(error.to_string().contains("at least 1"), "{error}");
+    }
 }
 
 /// Factors change no value: the loss and the state are those of the plain window, to rounding.

@@ -84,10 +84,13 @@ pub fn diagnose<M: RecurrentModel>(
             None => name.to_owned(),
         };
         let curve = estimate.relative_bias_curve();
-        // Beyond ten thousand nothing is told apart; it would flatten the rest.
+        // Far above one or below any tolerance nothing is told apart; it would flatten the rest.
         let shown: Vec<f64> = curve
             .iter()
-            .map(|bias| if *bias < 1e4 { *bias } else { f64::NAN })
+            .map(|bias| match (1e-4..1e4).contains(bias) {
+                true => *bias,
+                false => f64::NAN,
+            })
             .collect();
         bias.push(line(&name, by_lag(&shown, 1)));
     }
@@ -105,7 +108,9 @@ pub fn diagnose<M: RecurrentModel>(
             x: "lag k (steps)".into(),
             lines: profiles
                 .iter()
-                .map(|(name, phi)| line(name, by_lag(phi, 0)))
+                .enumerate()
+                // Lag 0 is the output's gradient, which belongs to no part.
+                .map(|(nth, (name, phi))| line(name, by_lag(phi, nth.min(1))))
                 .collect(),
         },
         LinesPanel {

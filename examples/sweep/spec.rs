@@ -243,7 +243,7 @@ title = "test perplexity"
     #[test]
     fn errors_name_line_and_field() {
         let cases = [
-            ("seeds = [1]", "seeds = [1", ", line 5"),
+            ("seeds = [1]", "seeds = [1", "`seeds`: missing comma"),
             ("seeds = [1]", "seeds = [\"one\"]", ", line 5, `seeds`"),
             ("seeds = [1]", "seeds = []", "`seeds` is empty"),
             ("seeds = [1]", "sedes = [1]", "unknown field `sedes`"),

@@ -156,7 +156,10 @@ impl BiasEstimator {
                     // Lag 0 has coordinates of its own: without it, its square is missing from every other size's.
                     _ => sizes.get(1).copied().unwrap_or(0.0),
                 };
-                let without = |size: &f64| ((size - output) * (size + output)).max(0.0).sqrt();
+                let without = |size: &f64| match *size > output {
+                    true => size * (1.0 - (output / size).powi(2)).sqrt(),
+                    false => 0.0,
+                };
                 sizes.iter().map(|size| without(size).ln()).collect()
             }
         };
