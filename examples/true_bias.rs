@@ -57,7 +57,12 @@ struct Cli {
     train_k: usize,
 
     /// Truncation lengths to measure the bias of, in steps
-    #[arg(long, value_name = "STEPS", value_delimiter = ',', default_value = "1,2,5,10,15,20,30")]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        value_delimiter = ',',
+        default_value = "1,2,5,10,15,20,30"
+    )]
     k: Vec<usize>,
 
     /// Passes over the training data; every one is measured
@@ -103,8 +108,9 @@ fn run(cli: &Cli) -> Result<Ended> {
     match &cli.text {
         None => {
             let [train, valid] = match &cli.data {
-                Some(folder) => ["train", "valid"]
-                    .map(|split| SymbolSequences::from_folder(folder, split, 6)),
+                Some(folder) => {
+                    ["train", "valid"].map(|split| SymbolSequences::from_folder(folder, split, 6))
+                }
                 None => {
                     let task = CopyTask {
                         memory: (10, 10),
@@ -116,7 +122,14 @@ fn run(cli: &Cli) -> Result<Ended> {
             };
             let model = CopyModel::new(6, cli.hidden, 2, &device)?;
             let lr = cli.lr.unwrap_or(1.0);
-            measure(cli, "copy task", model, (train?, valid?), (lr, 1e-5), &device)
+            measure(
+                cli,
+                "copy task",
+                model,
+                (train?, valid?),
+                (lr, 1e-5),
+                &device,
+            )
         }
         Some(folder) => {
             let options = CorpusOptions {
@@ -176,7 +189,10 @@ where
         )
         .into());
     }
-    println!("training: {name}, K = {} for {} epochs", cli.train_k, cli.epochs);
+    println!(
+        "training: {name}, K = {} for {} epochs",
+        cli.train_k, cli.epochs
+    );
     let training = SupervisedTraining::new(
         &cli.out,
         StreamLoader::new(train.clone()).into_loader::<M>(),
@@ -196,7 +212,10 @@ where
     let mut points = Vec::new();
     for report in handle.reports() {
         let epoch = report.epoch;
-        let path = cli.out.join("checkpoint").join(format!("model-{epoch}.bpk"));
+        let path = cli
+            .out
+            .join("checkpoint")
+            .join(format!("model-{epoch}.bpk"));
         let record = ModuleRecord::load(path.clone())
             .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
         let model = trained.clone().try_load_record(record)?.into_inner();
@@ -231,7 +250,10 @@ where
     let table = table(&points);
     fs::write(cli.out.join("table.md"), &table)?;
     figure(cli, name, &points)?;
-    println!("\n{table}\nfigure: {}", cli.out.join("true_bias.png").display());
+    println!(
+        "\n{table}\nfigure: {}",
+        cli.out.join("true_bias.png").display()
+    );
     Ok(Ended::Complete)
 }
 
@@ -249,7 +271,11 @@ fn write_points(out: &Path, points: &[Point]) -> Result<()> {
     let head = ["epoch", "k", "measured"].into_iter();
     table.write_record(head.chain(SIZES.map(|(_, name)| name)))?;
     for point in points {
-        let numbers = [point.epoch.to_string(), point.k.to_string(), point.measured.to_string()];
+        let numbers = [
+            point.epoch.to_string(),
+            point.k.to_string(),
+            point.measured.to_string(),
+        ];
         let estimates = point.estimated.iter().map(f64::to_string);
         table.write_record(numbers.into_iter().chain(estimates))?;
     }
@@ -308,7 +334,9 @@ fn figure(cli: &Cli, name: &str, points: &[Point]) -> Result<()> {
             };
             let mut lines = vec![Line {
                 name: "true bias of the parameter gradient".into(),
-                points: of_k().map(|p| (p.epoch as f64, positive(p.measured))).collect(),
+                points: of_k()
+                    .map(|p| (p.epoch as f64, positive(p.measured)))
+                    .collect(),
                 dashed: false,
             }];
             for (nth, (_, name)) in SIZES.iter().enumerate() {
@@ -327,6 +355,13 @@ fn figure(cli: &Cli, name: &str, points: &[Point]) -> Result<()> {
             }
         })
         .collect();
-    let title = format!("True and estimated bias: {name}, trained with K = {}", cli.train_k);
-    Ok(lines_figure(cli.out.join("true_bias.png"), &title, &panels)?)
+    let title = format!(
+        "True and estimated bias: {name}, trained with K = {}",
+        cli.train_k
+    );
+    Ok(lines_figure(
+        cli.out.join("true_bias.png"),
+        &title,
+        &panels,
+    )?)
 }

@@ -58,8 +58,14 @@ fn repeats(data: &SymbolSequences, memory: usize, sequences: usize) {
 /// asked for was always seen ten steps before.
 #[test]
 fn the_released_copy_data_ask_for_what_was_seen_ten_steps_before() {
-    let Some(folder) = real_data("copy_fixed") else { return };
-    for (split, steps, whole) in [("train", 4000, 3400), ("valid", 1000, 400), ("test", 1000, 400)] {
+    let Some(folder) = real_data("copy_fixed") else {
+        return;
+    };
+    for (split, steps, whole) in [
+        ("train", 4000, 3400),
+        ("valid", 1000, 400),
+        ("test", 1000, 400),
+    ] {
         let data = SymbolSequences::from_folder(&folder, split, 6).unwrap();
         assert_eq!((data.steps(), data.sequences()), (steps, 64));
         for sequence in 0..64 {
@@ -67,7 +73,10 @@ fn the_released_copy_data_ask_for_what_was_seen_ten_steps_before() {
                 let (_, target) = data.at(sequence, step);
                 let (input, _) = data.at(sequence, step - 10);
                 let asked = target != 0 || step < whole;
-                assert!(!asked || target == input, "{split}, sequence {sequence}, step {step}");
+                assert!(
+                    !asked || target == input,
+                    "{split}, sequence {sequence}, step {step}"
+                );
             }
         }
     }
@@ -142,10 +151,25 @@ fn wrong_copy_files_and_settings_are_named() {
     };
     assert_eq!(read("012\n345\n", "000\n012\n", 6).unwrap().steps(), 2);
     let cases: [(&str, &str, usize, &str); 7] = [
-        ("012\n365\n", "000\n012\n", 6, "line 2, column 2: symbols are the digits 0 to 5, got '6'"),
+        (
+            "012\n365\n",
+            "000\n012\n",
+            6,
+            "line 2, column 2: symbols are the digits 0 to 5, got '6'",
+        ),
         ("012\n3x5\n", "000\n012\n", 6, "got 'x'"),
-        ("012\n345\n", "000\n007\n", 6, "train_target.txt line 2, column 3"),
-        ("012\n34\n", "000\n012\n", 6, "line 2 has 2 sequences, line 1 has 3"),
+        (
+            "012\n345\n",
+            "000\n007\n",
+            6,
+            "train_target.txt line 2, column 3",
+        ),
+        (
+            "012\n34\n",
+            "000\n012\n",
+            6,
+            "line 2 has 2 sequences, line 1 has 3",
+        ),
         ("012\n345\n", "000\n", 6, "2 steps of 3 sequences"),
         ("", "000\n", 6, "is empty"),
         ("012\n", "000\n", 2, "digits 0 to 1"),
@@ -187,11 +211,23 @@ fn wrong_event_files_are_named() {
     let cases = [
         ("1 2 1\n2 1\n", "0 1 2\n0 1 2\n", "line 2: 2 marks"),
         ("1 2\n", "0 1\n0 1\n", "1 lines"),
-        ("1 2 1\n", "0 1 0.5\n", "event 3: times must not run backwards, got 0.5 after 1"),
-        ("1 0 1\n", "0 1 2\n", "event 2: a mark is a whole number from 1, got \"0\""),
+        (
+            "1 2 1\n",
+            "0 1 0.5\n",
+            "event 3: times must not run backwards, got 0.5 after 1",
+        ),
+        (
+            "1 0 1\n",
+            "0 1 2\n",
+            "event 2: a mark is a whole number from 1, got \"0\"",
+        ),
         ("1 -1 1\n", "0 1 2\n", "got \"-1\""),
         ("1 1.5 1\n", "0 1 2\n", "got \"1.5\""),
-        ("1 2 1\n", "0 1 x\n", "event 3: a time is a finite number of seconds, got \"x\""),
+        (
+            "1 2 1\n",
+            "0 1 x\n",
+            "event 3: a time is a finite number of seconds, got \"x\"",
+        ),
         ("1 2 1\n", "0 1 inf\n", "got \"inf\""),
         ("1 2 1\n", "0 NaN 2\n", "got \"NaN\""),
         ("1\n2\n", "0\n0\n", "no sequence of two events"),
@@ -220,9 +256,21 @@ fn events_become_predictions_of_the_next() {
     let marks: Vec<i64> = batch.marks.to_data().iter::<i64>().collect();
     let next: Vec<i64> = batch.next_marks.to_data().iter::<i64>().collect();
     assert_eq!((marks, next), (vec![0, 1, 1], vec![1, 1, 0]));
-    assert_eq!(numbers(batch.next_intervals.clone().reshape([3])), [0.5, 1.5, 0.0]);
-    assert_eq!(numbers(batch.timing.clone().reshape([6])), [1.0, 0.0, 0.0, 0.5, 1.0, 0.0]);
-    let reset: Vec<bool> = batch.reset.clone().unwrap().to_data().iter::<bool>().collect();
+    assert_eq!(
+        numbers(batch.next_intervals.clone().reshape([3])),
+        [0.5, 1.5, 0.0]
+    );
+    assert_eq!(
+        numbers(batch.timing.clone().reshape([6])),
+        [1.0, 0.0, 0.0, 0.5, 1.0, 0.0]
+    );
+    let reset: Vec<bool> = batch
+        .reset
+        .clone()
+        .unwrap()
+        .to_data()
+        .iter::<bool>()
+        .collect();
     assert_eq!(reset, [true, false, true]);
     assert!(batch.slice(1..2).marks.dims() == [1, 1]);
 
@@ -236,7 +284,9 @@ fn events_become_predictions_of_the_next() {
 /// 100 sequences of 3,319 training events and of 829 test events, halved.
 #[test]
 fn the_order_book_has_the_events_it_is_said_to_have() {
-    let Some(folder) = real_data("book_order") else { return };
+    let Some(folder) = real_data("book_order") else {
+        return;
+    };
     let train = Events::from_folder(&folder, "train").unwrap();
     assert_eq!((train.len(), train.classes()), (100 * 3318, 2));
     assert_eq!(train.streams(64).common_steps(), 331_800 / 64);
@@ -256,7 +306,11 @@ fn density(dtype: DType, a: f64, w: f64, d: &[f64]) -> Vec<f64> {
         let count = values.len();
         Tensor::<1>::from_data(TensorData::new(values, [count]), (&device, dtype))
     };
-    let result = log_density(tensor(vec![a; d.len()]), tensor(vec![w]), tensor(d.to_vec()));
+    let result = log_density(
+        tensor(vec![a; d.len()]),
+        tensor(vec![w]),
+        tensor(d.to_vec()),
+    );
     result.into_data().iter::<f64>().collect()
 }
 
@@ -295,16 +349,32 @@ fn the_density_at_zero_slope_is_exponential() {
 /// Simpson's rule over [0, T]: 1 − S(T), where S(T) = exp(−Λ(T)). On both sides of the switch to the series, and at it.
 #[test]
 fn the_density_integrates_to_the_chance_of_an_event() {
-    for (a, w) in [(0.0, 0.0), (1.0, 1e-9), (1.0, 0.29), (1.0, 0.31), (0.5, 2.0), (2.0, -0.5), (1.0, -3.0)] {
+    for (a, w) in [
+        (0.0, 0.0),
+        (1.0, 1e-9),
+        (1.0, 0.29),
+        (1.0, 0.31),
+        (0.5, 2.0),
+        (2.0, -0.5),
+        (1.0, -3.0),
+    ] {
         let (end, nodes) = (3.0, 3000);
         let d: Vec<f64> = (0..=nodes).map(|i| end * i as f64 / nodes as f64).collect();
-        let f: Vec<f64> = density(DType::F64, a, w, &d).iter().map(|x| x.exp()).collect();
-        let inner: f64 = (1..nodes).map(|i| f[i] * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+        let f: Vec<f64> = density(DType::F64, a, w, &d)
+            .iter()
+            .map(|x| x.exp())
+            .collect();
+        let inner: f64 = (1..nodes)
+            .map(|i| f[i] * if i % 2 == 1 { 4.0 } else { 2.0 })
+            .sum();
         let integral = (f[0] + inner + f[nodes]) * end / nodes as f64 / 3.0;
         let x: f64 = w * end;
         let hazard = a.exp() * end * if x == 0.0 { 1.0 } else { x.exp_m1() / x };
         let expected = -(-hazard).exp_m1();
-        assert!((integral - expected).abs() < 1e-9, "a {a}, w {w}: {integral}, expected {expected}");
+        assert!(
+            (integral - expected).abs() < 1e-9,
+            "a {a}, w {w}: {integral}, expected {expected}"
+        );
     }
 }
 
@@ -312,13 +382,27 @@ fn the_density_integrates_to_the_chance_of_an_event() {
 #[test]
 fn the_density_has_the_right_gradient() {
     let device = Device::flex().autodiff();
-    for (a, w, d) in [(1.0, 0.0, 0.7), (1.0, 1e-7, 0.7), (0.3, 0.4285, 0.7), (0.3, 0.4287, 0.7), (2.0, -1.5, 0.9)] {
+    for (a, w, d) in [
+        (1.0, 0.0, 0.7),
+        (1.0, 1e-7, 0.7),
+        (0.3, 0.4285, 0.7),
+        (0.3, 0.4287, 0.7),
+        (2.0, -1.5, 0.9),
+    ] {
         let leaf = |x: f64| {
-            Tensor::<1>::from_data(TensorData::new(vec![x], [1]), (&device, DType::F64)).require_grad()
+            Tensor::<1>::from_data(TensorData::new(vec![x], [1]), (&device, DType::F64))
+                .require_grad()
         };
         let (ta, tw, td) = (leaf(a), leaf(w), leaf(d));
         let grads = log_density(ta.clone(), tw.clone(), td).sum().backward();
-        let read = |t: &Tensor<1>| t.grad(&grads).unwrap().into_data().iter::<f64>().next().unwrap();
+        let read = |t: &Tensor<1>| {
+            t.grad(&grads)
+                .unwrap()
+                .into_data()
+                .iter::<f64>()
+                .next()
+                .unwrap()
+        };
         let h = 1e-4;
         let f = |a: f64, w: f64| density(DType::F64, a, w, &[d])[0];
         // Fourth-order differences: error h⁴ f⁽⁵⁾/30, below 1e-14 here, and rounding of 1e-16/h.
@@ -326,8 +410,16 @@ fn the_density_has_the_right_gradient() {
             (8.0 * (g(h) - g(-h)) - (g(2.0 * h) - g(-2.0 * h))) / (12.0 * h)
         };
         let (da, dw) = (slope(&|e| f(a + e, w)), slope(&|e| f(a, w + e)));
-        assert!((read(&ta) - da).abs() < 1e-9, "∂a at {a}, {w}, {d}: {} {da}", read(&ta));
-        assert!((read(&tw) - dw).abs() < 1e-9, "∂w at {a}, {w}, {d}: {} {dw}", read(&tw));
+        assert!(
+            (read(&ta) - da).abs() < 1e-9,
+            "∂a at {a}, {w}, {d}: {} {da}",
+            read(&ta)
+        );
+        assert!(
+            (read(&tw) - dw).abs() < 1e-9,
+            "∂w at {a}, {w}, {d}: {} {dw}",
+            read(&tw)
+        );
     }
 }
 
@@ -336,10 +428,20 @@ fn the_density_has_the_right_gradient() {
 #[test]
 fn mean_intervals_are_those_of_the_density() {
     for a in [-2.0, 0.0, 7.0] {
-        assert!((mean_interval(a, 0.0) / (-a).exp() - 1.0).abs() < 1e-5, "{a}");
+        assert!(
+            (mean_interval(a, 0.0) / (-a).exp() - 1.0).abs() < 1e-5,
+            "{a}"
+        );
     }
     assert!((mean_interval(0.0, 1.0) - 0.596_347_362_323_194).abs() < 1e-6);
-    for (a, w, far) in [(0.0, 0.5, 12.0), (1.0, 5.0, 6.0), (3.0, -0.2, 12.0), (1.0, -2.0, 12.0), (0.0, -0.7, 40.0), (6.7, -1.7, 1.0)] {
+    for (a, w, far) in [
+        (0.0, 0.5, 12.0),
+        (1.0, 5.0, 6.0),
+        (3.0, -0.2, 12.0),
+        (1.0, -2.0, 12.0),
+        (0.0, -0.7, 40.0),
+        (6.7, -1.7, 1.0),
+    ] {
         let nodes = 400_000;
         let step = far / nodes as f64;
         let (mut mean, mut mass) = (0.0, 0.0);
@@ -351,7 +453,10 @@ fn mean_intervals_are_those_of_the_density() {
         }
         let expected = mean / mass;
         let got = mean_interval(a, w);
-        assert!((got / expected - 1.0).abs() < 2e-4, "a {a}, w {w}: {got}, expected {expected}");
+        assert!(
+            (got / expected - 1.0).abs() < 2e-4,
+            "a {a}, w {w}: {got}, expected {expected}"
+        );
     }
 }
 
@@ -386,7 +491,11 @@ fn the_projects_sweep_files_are_valid() {
         let spec = spec::Spec::read(&path).unwrap();
         for metric in &spec.metrics {
             for policy in &spec.policies {
-                assert!(metric.paper.contains_key(&policy.key()), "{}: {policy}", path.display());
+                assert!(
+                    metric.paper.contains_key(&policy.key()),
+                    "{}: {policy}",
+                    path.display()
+                );
             }
         }
         seen += 1;

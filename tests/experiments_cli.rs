@@ -43,9 +43,17 @@ fn text(bytes: &[u8]) -> String {
 
 fn failure(output: &Output) -> String {
     let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "stdout {}, stderr {error}", text(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "stdout {}, stderr {error}",
+        text(&output.stdout)
+    );
     let lines: Vec<&str> = error.lines().collect();
-    assert!(lines.len() == 1 && lines[0].starts_with("error: "), "one line, got {lines:?}");
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("error: "),
+        "one line, got {lines:?}"
+    );
     error
 }
 
@@ -76,7 +84,9 @@ fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
     let run = folder.path().join("run");
     let output = command(&copy)
         .args(TINY)
-        .args(["--epochs", "3", "--delta", "0.9", "--k0", "4", "--k-max", "20", "--out"])
+        .args([
+            "--epochs", "3", "--delta", "0.9", "--k0", "4", "--k-max", "20", "--out",
+        ])
         .arg(&run)
         .output()
         .unwrap();
@@ -89,7 +99,10 @@ fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
     assert_eq!(epochs(&run).len(), 3);
     let table = fs::read_to_string(run.join("metrics.csv")).unwrap();
     let head = table.lines().next().unwrap();
-    assert!(head.starts_with("epoch,step,train_loss") && head.ends_with("test_perplexity"), "{head}");
+    assert!(
+        head.starts_with("epoch,step,train_loss") && head.ends_with("test_perplexity"),
+        "{head}"
+    );
     assert_eq!(table.lines().count(), 4);
     let profiles = fs::read_to_string(run.join("profiles.csv")).unwrap();
     assert_eq!(profiles.lines().count(), 32, "a head and lags 0 to 30");
@@ -103,7 +116,12 @@ fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
     assert_eq!(result["valid_loss"].as_f64(), Some(best));
     assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
     // A second run into the same folder loses nothing.
-    let again = command(&copy).args(TINY).arg("--out").arg(&run).output().unwrap();
+    let again = command(&copy)
+        .args(TINY)
+        .arg("--out")
+        .arg(&run)
+        .output()
+        .unwrap();
     assert!(failure(&again).contains("already holds a run"));
 }
 
@@ -125,13 +143,22 @@ fn a_resumed_copy_run_goes_on_exactly() {
         );
         let start = |epochs: &str, out: &Path| {
             let mut run = command(&copy);
-            run.args(TINY).args(policy).args(["--quiet", "--k0", "4", "--k-max", "20"]);
-            success(&run.args(["--epochs", epochs, "--out"]).arg(out).output().unwrap());
+            run.args(TINY)
+                .args(policy)
+                .args(["--quiet", "--k0", "4", "--k-max", "20"]);
+            success(
+                &run.args(["--epochs", epochs, "--out"])
+                    .arg(out)
+                    .output()
+                    .unwrap(),
+            );
         };
         start("4", &whole);
         start("2", &parts);
         let mut resumed = command(&copy);
-        resumed.args(["--quiet", "--epochs", "4", "--resume"]).arg(&parts);
+        resumed
+            .args(["--quiet", "--epochs", "4", "--resume"])
+            .arg(&parts);
         success(&resumed.output().unwrap());
         assert_eq!(epochs(&whole), epochs(&parts), "{policy:?}");
     }
@@ -145,7 +172,10 @@ fn a_sweep_compares_policies_and_repeats_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let file = folder.path().join("tiny.toml");
-    let arguments: Vec<String> = TINY.iter().map(|argument| format!("{argument:?}")).collect();
+    let arguments: Vec<String> = TINY
+        .iter()
+        .map(|argument| format!("{argument:?}"))
+        .collect();
     fs::write(
         &file,
         format!(
@@ -181,7 +211,13 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
     ] {
         assert!(shown.contains(part), "{part:?} in {shown}");
     }
-    assert_eq!(fs::read_to_string(out.join("table.md")).unwrap().lines().count(), 5);
+    assert_eq!(
+        fs::read_to_string(out.join("table.md"))
+            .unwrap()
+            .lines()
+            .count(),
+        5
+    );
     assert!(fs::read(out.join("figure.png")).unwrap().len() > 5_000);
     // The number in the table is the mean of the runs' results.
     let perplexity = |seed: u64| {
@@ -190,7 +226,10 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
     };
     let mean = (perplexity(1) + perplexity(2)) / 2.0;
     let sd = (perplexity(1) - perplexity(2)).abs() / 2f64.sqrt();
-    assert!(shown.contains(&format!("| {mean:.3} ({sd:.3}) |")), "{mean} {sd} in {shown}");
+    assert!(
+        shown.contains(&format!("| {mean:.3} ({sd:.3}) |")),
+        "{mean} {sd} in {shown}"
+    );
 
     let written = |seed: u64| -> SystemTime {
         let path = out.join(format!("adaptive-0.9-seed{seed}/result.json"));
@@ -199,8 +238,16 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
     let before = [written(1), written(2)];
     fs::remove_dir_all(out.join("fixed-4-seed2")).unwrap();
     success(&run(&["--jobs", "1"]));
-    assert_eq!([written(1), written(2)], before, "finished runs are not repeated");
-    assert_eq!((perplexity(1) + perplexity(2)) / 2.0, mean, "the removed run came out the same");
+    assert_eq!(
+        [written(1), written(2)],
+        before,
+        "finished runs are not repeated"
+    );
+    assert_eq!(
+        (perplexity(1) + perplexity(2)) / 2.0,
+        mean,
+        "the removed run came out the same"
+    );
 }
 
 #[test]
@@ -240,17 +287,37 @@ fn wrong_options_and_files_are_one_line_errors() {
         (&copy, vec!["--fixed-k", "0"], "at least 1"),
         (&copy, vec!["--artbp-k", "0"], "k_min"),
         (&copy, vec!["--symbols", "2"], "--symbols"),
-        (&copy, vec!["--memory", "4", "--min-memory", "5"], "--min-memory"),
-        (&copy, vec!["--k-min", "9", "--k-max", "5"], "k_min <= k0 <= k_max"),
+        (
+            &copy,
+            vec!["--memory", "4", "--min-memory", "5"],
+            "--min-memory",
+        ),
+        (
+            &copy,
+            vec!["--k-min", "9", "--k-max", "5"],
+            "k_min <= k0 <= k_max",
+        ),
         (&copy, vec!["--steps", "50"], "may reach 100 steps"),
         (&copy, vec!["--data", "/no/such"], "train_input.txt"),
         (&copy, vec!["--resume", "/no/such"], "earlier run"),
-        (&book_order, vec!["--data", &events], "must not run backwards, got 0.5 after 1"),
+        (
+            &book_order,
+            vec!["--data", &events],
+            "must not run backwards, got 0.5 after 1",
+        ),
         (&book_order, vec!["--data", "/no/such"], "event-1-train.txt"),
         (&sweep, vec!["/no/such.toml"], "cannot read"),
         (&sweep, vec![&open], "line 2, `program`"),
-        (&sweep, vec![&unknown], "line 4, `policies`: unknown policy \"fixd 6\""),
-        (&sweep, vec![&absent], "cargo build --release --example no-such"),
+        (
+            &sweep,
+            vec![&unknown],
+            "line 3, `policies`: unknown policy \"fixd 6\"",
+        ),
+        (
+            &sweep,
+            vec![&absent],
+            "cargo build --release --example no-such",
+        ),
     ];
     for (program, arguments, expected) in cases {
         let mut run = command(program);
@@ -259,7 +326,10 @@ fn wrong_options_and_files_are_one_line_errors() {
             run.args(["--out", &out]);
         }
         let error = failure(&run.output().unwrap());
-        assert!(error.contains(expected), "{arguments:?}: {expected:?} in {error}");
+        assert!(
+            error.contains(expected),
+            "{arguments:?}: {expected:?} in {error}"
+        );
         assert!(!Path::new(&out).exists(), "{arguments:?} left a run folder");
     }
 }

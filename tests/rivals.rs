@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use atbptt::core::{
-    ArtbpConfig, FixedK, RandomLengthConfig, Truncation, TruncationPolicy,
-};
+use atbptt::core::{ArtbpConfig, FixedK, RandomLengthConfig, Truncation, TruncationPolicy};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
     TokenBatch, WindowPlan,
@@ -20,7 +18,7 @@ use atbptt::train::{
     measured_bias,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{GradientsParams, SgdConfig};
+use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn::train::{Learner, SupervisedTraining};
 
@@ -59,7 +57,9 @@ fn tiny() -> Model {
 
 fn words() -> TokenBatch {
     let ids = |offset: usize| -> Vec<i64> {
-        (0..2 * STEPS).map(|i| ((i * i + 3 * i + offset) % 5) as i64).collect()
+        (0..2 * STEPS)
+            .map(|i| ((i * i + 3 * i + offset) % 5) as i64)
+            .collect()
     };
     TokenBatch::from_host(&ids(0), &ids(2), 2, STEPS, &Device::flex().autodiff()).unwrap()
 }
@@ -68,7 +68,10 @@ fn gradient(model: &Model, loss: Tensor<1>) -> Vec<f64> {
     struct Collect(GradientsParams, Vec<f64>);
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let grad = self.0.get::<D>(param.id).expect("every parameter has a gradient");
+            let grad = self
+                .0
+                .get::<D>(param.id)
+                .expect("every parameter has a gradient");
             self.1.extend(grad.into_data().iter::<f64>());
         }
     }
@@ -96,7 +99,9 @@ fn cut_gradient(model: &Model, lengths: &[usize], factors: &[f64]) -> Vec<f64> {
     for &length in lengths {
         let end = (start + length).min(STEPS);
         let piece = batch.slice(start..end);
-        let window = model.compensated_window(&piece, state, &factors[..end - start - 1]).unwrap();
+        let window = model
+            .compensated_window(&piece, state, &factors[..end - start - 1])
+            .unwrap();
         let part = gradient(model, window.loss.sum);
         total = Some(match total {
             Some(sum) => sum.iter().zip(&part).map(|(a, b)| a + b).collect(),
@@ -113,7 +118,11 @@ fn cut_gradient(model: &Model, lengths: &[usize], factors: &[f64]) -> Vec<f64> {
 }
 
 fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }
 
 fn norm(a: &[f64]) -> f64 {
@@ -128,7 +137,9 @@ fn artbp_is_unbiased_in_exact_expectation() {
     let model = tiny();
     let full = full_gradient(&model);
     for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 4.0 }] {
-        let config = ArtbpConfig::new(3).with_truncation(truncation).with_longest(STEPS);
+        let config = ArtbpConfig::new(3)
+            .with_truncation(truncation)
+            .with_longest(STEPS);
         let mut policy = config.init().unwrap();
         while policy.next_k() < STEPS {}
         let factors = policy.compensation().to_vec();
@@ -164,7 +175,10 @@ fn artbp_is_unbiased_in_exact_expectation() {
         let off = distance(&expectation(&factors), &full) / norm(&full);
         assert!(off < 1e-12, "{truncation:?}: off by {off}");
         let plain = distance(&expectation(&vec![1.0; STEPS]), &full) / norm(&full);
-        assert!(plain > 1e-3, "{truncation:?}: plain random cuts are off by {plain} only");
+        assert!(
+            plain > 1e-3,
+            "{truncation:?}: plain random cuts are off by {plain} only"
+        );
     }
 }
 
@@ -175,7 +189,11 @@ fn artbp_is_unbiased_over_its_own_draws() {
     let _turn = turn();
     let model = tiny();
     let full = full_gradient(&model);
-    let mut policy = ArtbpConfig::new(3).with_longest(60).with_seed(9).init().unwrap();
+    let mut policy = ArtbpConfig::new(3)
+        .with_longest(60)
+        .with_seed(9)
+        .init()
+        .unwrap();
     let (mut sum, mut squares) = (vec![0.0; full.len()], vec![0.0; full.len()]);
     const DRAWS: usize = 3_000;
     // Gradients per set of lengths: there are few.
@@ -206,13 +224,18 @@ fn artbp_is_unbiased_over_its_own_draws() {
     for ((sum, squares), full) in sum.iter().zip(&squares).zip(&full) {
         let mean = sum / count;
         let error = ((squares / count - mean * mean).max(0.0) / count).sqrt();
-        assert!((mean - full).abs() <= 5.0 * error + 1e-12, "{mean} ± {error}, full {full}");
+        assert!(
+            (mean - full).abs() <= 5.0 * error + 1e-12,
+            "{mean} ± {error}, full {full}"
+        );
     }
 }
 
 /// 1/(1 − c_i) from the formula, for α = 6 and L₀ = 3: c_i = 5/(12 + i).
 fn factors_of(_: &impl TruncationPolicy, length: usize) -> Vec<f64> {
-    (1..length).map(|i| 1.0 / (1.0 - 5.0 / (12.0 + i as f64))).collect()
+    (1..length)
+        .map(|i| 1.0 / (1.0 - 5.0 / (12.0 + i as f64)))
+        .collect()
 }
 
 /// What `measured_bias` says, by hand: the gradient of the last step's loss through all steps, and with the state before
@@ -236,7 +259,12 @@ fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
         fn window(&self, start: usize, len: usize, _: &Device) -> Result<TokenBatch, TrainError> {
             Ok(words().slice(start..start + len))
         }
-        fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<TokenBatch, TrainError> {
+        fn gather(
+            &self,
+            starts: &[usize],
+            len: usize,
+            device: &Device,
+        ) -> Result<TokenBatch, TrainError> {
             self.window(starts[0], len, device)
         }
     }
@@ -248,17 +276,24 @@ fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
     let last = words().slice(STEPS - 1..STEPS);
     let truncated = |kept: usize| {
         let state = (kept < STEPS).then(|| {
-            let (_, state) = model.forward(&words().slice(0..STEPS - kept), None).unwrap();
+            let (_, state) = model
+                .forward(&words().slice(0..STEPS - kept), None)
+                .unwrap();
             state.detach()
         });
-        let (features, _) = model.forward(&words().slice(STEPS - kept..STEPS), state).unwrap();
+        let (features, _) = model
+            .forward(&words().slice(STEPS - kept..STEPS), state)
+            .unwrap();
         let features = features.narrow(0, kept - 1, 1);
         gradient(&model, model.loss(features, &last).unwrap().sum)
     };
     let full = truncated(STEPS);
     for (k, got) in ks.into_iter().zip(got) {
         let expected = distance(&truncated(k.min(STEPS)), &full) / norm(&full);
-        assert!((got - expected).abs() < 1e-12, "K = {k}: {got}, expected {expected}");
+        assert!(
+            (got - expected).abs() < 1e-12,
+            "K = {k}: {got}, expected {expected}"
+        );
         assert!(k >= STEPS || got > 1e-4);
     }
     for (ks, seeds) in [(&[0usize][..], &[1u64][..]), (&[1], &[])] {
@@ -284,7 +319,10 @@ fn compensation_leaves_values_as_they_are() {
     let (a, b) = (values(plain.loss.sum), values(compensated.loss.sum));
     assert!((a - b).abs() < 1e-12, "{a} and {b}");
     assert_eq!(plain.loss.count, compensated.loss.count);
-    let (a, b) = (plain.state.unwrap().parts(), compensated.state.unwrap().parts());
+    let (a, b) = (
+        plain.state.unwrap().parts(),
+        compensated.state.unwrap().parts(),
+    );
     for (a, b) in a.into_iter().zip(b) {
         let off: f64 = (a - b).abs().max().into_scalar();
         assert!(off < 1e-13);
@@ -333,7 +371,11 @@ fn trained(strategy: AdaptiveTbptt, epochs: usize) -> (Result<(), TrainError>, V
     .with_application_logger(None)
     .num_epochs(epochs)
     .with_training_strategy(strategy.into_strategy())
-    .launch(Learner::new(Tbptt::new(model), SgdConfig::new().init(), 1.0));
+    .launch(Learner::new(
+        Tbptt::new(model),
+        AdamConfig::new().init(),
+        1e-2,
+    ));
     (handle.finish(&result), handle.reports())
 }
 
@@ -361,10 +403,17 @@ fn random_policies_train() {
         let strategy = AdaptiveTbptt::with_boxed_policy(policy, config(scheme)).unwrap();
         let (outcome, reports) = trained(strategy, 3);
         outcome.unwrap();
-        assert!(reports[2].train_loss < 0.95 * reports[0].train_loss, "{name}");
+        assert!(
+            reports[2].train_loss < 0.95 * reports[0].train_loss,
+            "{name}"
+        );
         for report in &reports {
             assert_eq!(report.tokens, 1600, "{name}");
-            assert!((report.mean_k / typical - 1.0).abs() < 0.5, "{name}: {}", report.mean_k);
+            assert!(
+                (report.mean_k / typical - 1.0).abs() < 0.5,
+                "{name}: {}",
+                report.mean_k
+            );
         }
     }
 }
@@ -373,7 +422,9 @@ fn random_policies_train() {
 #[test]
 fn artbp_refuses_overlapping_windows() {
     let policy = ArtbpConfig::new(8).init().unwrap();
-    let error = AdaptiveTbptt::new(policy, config(Scheme::Overlapping)).err().unwrap();
+    let error = AdaptiveTbptt::new(policy, config(Scheme::Overlapping))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("Scheme::Chunked"), "{error}");
 }
 
@@ -387,7 +438,10 @@ fn measures_see_the_model_after_every_epoch() {
         .with_measures(move |model: &Model| {
             let source = TokenSource::new(valid.clone());
             let loss = evaluate(model, &source, 20, &Device::flex())?;
-            Ok(BTreeMap::from([("loss".into(), loss.sum / loss.count as f64)]))
+            Ok(BTreeMap::from([(
+                "loss".into(),
+                loss.sum / loss.count as f64,
+            )]))
         });
     let (outcome, reports) = trained(strategy, 2);
     outcome.unwrap();

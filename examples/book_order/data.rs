@@ -86,10 +86,14 @@ impl Events {
     pub fn from_folder(folder: &Path, split: &str) -> Result<Self, EventError> {
         let mark_path = folder.join(format!("event-1-{split}.txt"));
         let time_path = folder.join(format!("time-1-{split}.txt"));
-        let marks: Vec<Vec<usize>> =
-            read(&mark_path, "a mark is a whole number from 1", |mark| *mark >= 1)?;
-        let times: Vec<Vec<f64>> =
-            read(&time_path, "a time is a finite number of seconds", |time: &f64| time.is_finite())?;
+        let marks: Vec<Vec<usize>> = read(&mark_path, "a mark is a whole number from 1", |mark| {
+            *mark >= 1
+        })?;
+        let times: Vec<Vec<f64>> = read(
+            &time_path,
+            "a time is a finite number of seconds",
+            |time: &f64| time.is_finite(),
+        )?;
         if marks.len() != times.len() {
             return Err(EventError::Sequences {
                 mark_path,
@@ -234,12 +238,19 @@ pub struct EventStreams {
 }
 
 impl EventStreams {
-    fn batch(&self, starts: &[usize], len: usize, device: &Device) -> Result<EventBatch, TrainError> {
+    fn batch(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<EventBatch, TrainError> {
         let sequences = starts.len();
         let mut rows: Vec<&[Step]> = Vec::with_capacity(sequences);
         for (stream, &start) in self.streams.iter().zip(starts) {
             let steps = stream.len();
-            let row = start.checked_add(len).and_then(|end| stream.get(start..end));
+            let row = start
+                .checked_add(len)
+                .and_then(|end| stream.get(start..end));
             rows.push(row.ok_or(DataError::WindowTooLong { start, len, steps })?);
         }
         let steps = || (0..len).flat_map(|t| rows.iter().map(move |row| &row[t]));

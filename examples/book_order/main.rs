@@ -78,8 +78,7 @@ impl Cli {
             k_min: 1,
             k_max: 100,
             probes: 1,
-            estimator: BiasEstimator::new()
-                .with_gradient_size(GradientSize::NormOfMeanStateSum),
+            estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
             training: TbpttConfig {
                 clip: Clip::PerK(1.0),
                 probe: ProbeConfig::new(self.window.unwrap_or(200)),
@@ -131,12 +130,7 @@ fn run(cli: Cli) -> Result<Ended> {
     AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
         .check_stream(streams.common_steps())?;
     device.clone().autodiff().seed(plan.training.seed);
-    let model = EventModel::new(
-        marks,
-        task.hidden,
-        task.layers,
-        &device.clone().autodiff(),
-    )?;
+    let model = EventModel::new(marks, task.hidden, task.layers, &device.clone().autodiff())?;
     let folder = match folder {
         Some(folder) => folder,
         None => RunFolder::create(cli.run.out.as_deref(), "book_order")?,

@@ -60,7 +60,11 @@ pub fn mean_interval(a: f64, w: f64) -> f64 {
         _ => 2.0,
     };
     let sum: f64 = (0..=NODES).map(|node| weight(node) * value(node)).sum();
-    let happens = if end.is_finite() { -(-end).exp_m1() } else { 1.0 };
+    let happens = if end.is_finite() {
+        -(-end).exp_m1()
+    } else {
+        1.0
+    };
     sum / (3.0 * NODES as f64) / happens
 }
 
@@ -100,7 +104,9 @@ pub fn evaluate(
             .sum::<f64>();
         let guesses = model.mark_logits(rows).argmax(1).reshape([loss.count]);
         let wrong = guesses.not_equal(batch.next_marks.reshape([loss.count]));
-        errors += read(wrong.float().sum())?.first().map_or(0, |n| *n as usize);
+        errors += read(wrong.float().sum())?
+            .first()
+            .map_or(0, |n| *n as usize);
         state = Some(after);
         start += len;
     }

@@ -17,7 +17,10 @@ pub const SIZES: [(GradientSize, &str); 4] = [
     (GradientSize::SumOfNorms, "sum of norms"),
     (GradientSize::SumOfStateNorms, "sum of norms, states only"),
     (GradientSize::NormOfMeanSum, "norm of the mean sum"),
-    (GradientSize::NormOfMeanStateSum, "norm of the mean sum, states only"),
+    (
+        GradientSize::NormOfMeanStateSum,
+        "norm of the mean sum, states only",
+    ),
 ];
 
 /// Probes of a diagnosis: enough for smooth curves.
@@ -119,7 +122,11 @@ pub fn diagnose<M: RecurrentModel>(
             lines: bias,
         },
     ];
-    lines_figure(folder.path().join("profiles.png"), "Lag profiles of the trained model", &panels)?;
+    lines_figure(
+        folder.path().join("profiles.png"),
+        "Lag profiles of the trained model",
+        &panels,
+    )?;
 
     let Ok(estimate) = plan.estimator.estimate(&pooled) else {
         return Ok(());

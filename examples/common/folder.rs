@@ -119,8 +119,19 @@ impl RunFolder {
             .first()
             .map_or_else(Vec::new, |report| report.measures.keys().collect());
         let columns = [
-            "epoch", "step", "train_loss", "valid_loss", "k", "mean_k", "relative_bias", "decay", "train_seconds",
-            "probe_seconds", "valid_seconds", "elapsed_seconds", "reason",
+            "epoch",
+            "step",
+            "train_loss",
+            "valid_loss",
+            "k",
+            "mean_k",
+            "relative_bias",
+            "decay",
+            "train_seconds",
+            "probe_seconds",
+            "valid_seconds",
+            "elapsed_seconds",
+            "reason",
         ];
         table.write_record(
             columns

@@ -114,7 +114,14 @@ pub fn train<M: RecurrentModel>(
         // Burn gives the model back in evaluation mode.
         let device = autodiff(device);
         let trained = trained.train();
-        diagnose(&trained, task.train.source(), plan, folder, &task.parts, &device)?;
+        diagnose(
+            &trained,
+            task.train.source(),
+            plan,
+            folder,
+            &task.parts,
+            &device,
+        )?;
     }
     Ok((Ended::Complete, folder.write_result(&reports)?))
 }

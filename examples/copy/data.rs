@@ -128,7 +128,8 @@ impl CopyTask {
                         0 => 1,
                         _ => rng.random_range(2..=largest),
                     };
-                    for (column, at) in [(&mut inputs, step + i), (&mut targets, step + memory + i)] {
+                    for (column, at) in [(&mut inputs, step + i), (&mut targets, step + memory + i)]
+                    {
                         if (skipped..skipped + steps).contains(&at) {
                             column[(at - skipped) * self.sequences + sequence] = symbol;
                         }
@@ -190,7 +191,10 @@ impl SymbolSequences {
         device: &Device,
     ) -> Result<TokenBatch, TrainError> {
         let steps = self.steps();
-        if let Some(start) = starts.clone().find(|start| start.saturating_add(len) > steps) {
+        if let Some(start) = starts
+            .clone()
+            .find(|start| start.saturating_add(len) > steps)
+        {
             return Err(DataError::WindowTooLong { start, len, steps }.into());
         }
         let rows = |from: &[u8]| -> Vec<i64> {
@@ -227,7 +231,10 @@ fn read_digits(path: &Path, symbols: usize) -> Result<(Vec<u8>, usize), SymbolEr
     for (nth, line) in text.lines().enumerate() {
         let before = digits.len();
         for (column, found) in line.trim_end().chars().enumerate() {
-            match found.to_digit(10).filter(|digit| (*digit as usize) < symbols) {
+            match found
+                .to_digit(10)
+                .filter(|digit| (*digit as usize) < symbols)
+            {
                 Some(digit) => digits.push(digit as u8),
                 None => {
                     return Err(SymbolError::NotASymbol {

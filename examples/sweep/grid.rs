@@ -48,10 +48,7 @@ impl Run {
 
     /// Starts the run, or goes on with it where it was interrupted.
     fn start(&self, program: &Path, spec: &Spec, threads: usize) -> io::Result<Child> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())?;
+        let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(program);
         let resumable = fs::read_dir(self.folder.join("checkpoint"))
             .is_ok_and(|mut files| files.next().is_some())
@@ -75,8 +72,7 @@ impl Run {
 
     /// Epochs finished, as the run's metrics tell.
     fn epochs(&self) -> usize {
-        fs::read_to_string(self.folder.join("metrics.jsonl"))
-            .map_or(0, |text| text.lines().count())
+        fs::read_to_string(self.folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
     }
 }
 

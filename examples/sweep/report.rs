@@ -61,11 +61,12 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
     let mut lines = vec![row(&head), row(&vec!["---".to_owned(); head.len()])];
     let mut unfinished = false;
     for &policy in &spec.policies {
-        let of_policy: Vec<&Finished> = finished
+        let of_policy: Vec<&Finished> =
+            finished.iter().filter(|run| run.policy == policy).collect();
+        let results: Vec<RunResult> = of_policy
             .iter()
-            .filter(|run| run.policy == policy)
+            .filter_map(|run| best(&run.reports))
             .collect();
-        let results: Vec<RunResult> = of_policy.iter().filter_map(|run| best(&run.reports)).collect();
         let open = of_policy.iter().any(|run| !run.complete);
         unfinished |= open;
         let mut cells = vec![
@@ -132,10 +133,7 @@ fn number(metric: &Metric, mean: f64, sd: Option<f64>) -> String {
 pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), PlotError> {
     let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, seconds: bool| -> Vec<Line> {
         let of_policy = |&policy: &Policy| {
-            let runs: Vec<&Finished> = finished
-                .iter()
-                .filter(|run| run.policy == policy)
-                .collect();
+            let runs: Vec<&Finished> = finished.iter().filter(|run| run.policy == policy).collect();
             let epochs = runs.iter().map(|run| run.reports.len()).max().unwrap_or(0);
             let point = |epoch: usize| {
                 let rows = runs.iter().filter_map(|run| run.reports.get(epoch));
@@ -164,8 +162,7 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
         drawn.filter(|line| !line.points.is_empty()).collect()
     };
     let metric = &spec.metrics[0];
-    let measured =
-        |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
+    let measured = |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
     let panel = |title: &str, x: &str, lines| LinesPanel {
         title: title.into(),
         x: x.into(),
@@ -173,9 +170,21 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
     };
     let panels = [
         panel(&metric.title, "epoch", lines(&measured, false)),
-        panel(&metric.title, "seconds of training, probes and validation", lines(&measured, true)),
-        panel("Truncation length K (steps)", "epoch", lines(&|r| Some(r.mean_k), false)),
-        panel("Estimated relative bias δ(K)", "epoch", lines(&|r| r.relative_bias, false)),
+        panel(
+            &metric.title,
+            "seconds of training, probes and validation",
+            lines(&measured, true),
+        ),
+        panel(
+            "Truncation length K (steps)",
+            "epoch",
+            lines(&|r| Some(r.mean_k), false),
+        ),
+        panel(
+            "Estimated relative bias δ(K)",
+            "epoch",
+            lines(&|r| r.relative_bias, false),
+        ),
     ];
     lines_figure(path, &spec.title, &panels)
 }

@@ -248,11 +248,23 @@ title = "test perplexity"
             ("seeds = [1]", "seeds = []", "`seeds` is empty"),
             ("seeds = [1]", "sedes = [1]", "unknown field `sedes`"),
             ("seeds = [1]\n", "", "missing field `seeds`"),
-            ("adaptive 0.9", "adaptiv 0.9", "line 4, `policies`: unknown policy \"adaptiv 0.9\""),
+            (
+                "adaptive 0.9",
+                "adaptiv 0.9",
+                "line 4, `policies`: unknown policy \"adaptiv 0.9\"",
+            ),
             ("adaptive 0.9", "adaptive 1.9", "δ must lie in (0, 1]"),
             ("fixed 5\"", "fixed 0\"", "at least 1"),
-            ("\"fixed 5\" =", "\"fixed 6\" =", "\"fixed 6\", which the sweep does not run"),
-            ("[1.646, 0.012]", "[1, 2, 3]", "`fixed 5`: a published number"),
+            (
+                "\"fixed 5\" =",
+                "\"fixed 6\" =",
+                "\"fixed 6\", which the sweep does not run",
+            ),
+            (
+                "[1.646, 0.012]",
+                "[1, 2, 3]",
+                "`fixed 5`: a published number",
+            ),
         ];
         for (from, to, expected) in cases {
             let error = Spec::parse(&WHOLE.replacen(from, to, 1)).unwrap_err();

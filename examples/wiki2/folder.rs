@@ -10,8 +10,8 @@ use burn::optim::OptimizerRecord;
 use burn::optim::lr_scheduler::LrSchedulerRecord;
 use burn::store::ModuleRecord;
 
-use super::options::{PROGRAM, Settings};
 use super::options::outcome::Result;
+use super::options::{PROGRAM, Settings};
 
 /// Where a run keeps its files.
 pub struct RunFolder {

@@ -241,10 +241,7 @@ fn test_perplexity(
     device: &Device,
 ) -> impl Fn(&Model) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static
 {
-    let (source, chunk) = (
-        TokenSource::new(test.clone()),
-        settings.training.eval_chunk,
-    );
+    let (source, chunk) = (TokenSource::new(test.clone()), settings.training.eval_chunk);
     let device = device.clone().inner();
     move |model| {
         let loss = evaluate(model, &source, chunk, &device)?;

@@ -68,6 +68,6 @@ pub use lag_norms::{LagGradients, LagNormOps, RowOrder};
 pub use norms::LagNorms;
 pub use policy::{
     AdaptiveConfig, Artbp, ArtbpConfig, Decision, FixedK, KController, Monitor, PolicyState,
-    Position, RandomLength, RandomLengthConfig, Reason, TruncationPolicy, Truncation, UpdateEvery,
+    Position, RandomLength, RandomLengthConfig, Reason, Truncation, TruncationPolicy, UpdateEvery,
 };
 pub use profile::{Averaging, LagProfile};

@@ -185,7 +185,12 @@ fn state_sizes_leave_lag_zero_out() {
         })
         .collect();
     let norms = norms.with_mean_sum_norms(sizes).unwrap();
-    let estimate = |size| BiasEstimator::new().with_gradient_size(size).estimate(&norms).unwrap();
+    let estimate = |size| {
+        BiasEstimator::new()
+            .with_gradient_size(size)
+            .estimate(&norms)
+            .unwrap()
+    };
     let all = estimate(GradientSize::SumOfNorms);
     let states = |j: usize| phi[1..j.max(1)].iter().sum::<f64>();
     for (size, share) in [
@@ -199,7 +204,10 @@ fn state_sizes_leave_lag_zero_out() {
         for k in 1..=window {
             assert_eq!(got.absolute_bias(k), all.absolute_bias(k));
             let expected = all.absolute_bias(k) / scale;
-            assert!((got.relative_bias(k) / expected - 1.0).abs() < 1e-11, "{size:?} {k}");
+            assert!(
+                (got.relative_bias(k) / expected - 1.0).abs() < 1e-11,
+                "{size:?} {k}"
+            );
         }
         assert!(got.smallest_k(0.1) > all.smallest_k(0.1));
     }

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 
-use atbptt_core::{
-    ArtbpConfig, EstimateError, RandomLengthConfig, Truncation, TruncationPolicy,
-};
+use atbptt_core::{ArtbpConfig, EstimateError, RandomLengthConfig, Truncation, TruncationPolicy};
 
 /// Mean and variance of a million numbers from a sample of `n` are known to a few standard errors.
 fn draws(policy: &mut dyn TruncationPolicy, n: usize) -> Vec<f64> {
@@ -46,11 +44,17 @@ fn without_spread_there_are_two_lengths() {
 #[test]
 fn artbp_lengths_have_the_mean_that_was_asked_for() {
     for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 6.0 }] {
-        let config = ArtbpConfig::new(10).with_truncation(truncation).with_longest(400);
+        let config = ArtbpConfig::new(10)
+            .with_truncation(truncation)
+            .with_longest(400);
         let mut policy = config.init().unwrap();
         let lengths = draws(&mut policy, 40_000);
         // Standard deviation at most 13: five standard errors are 0.33.
-        assert!((mean(&lengths) - 10.0).abs() < 0.33, "{truncation:?}: {}", mean(&lengths));
+        assert!(
+            (mean(&lengths) - 10.0).abs() < 0.33,
+            "{truncation:?}: {}",
+            mean(&lengths)
+        );
     }
 }
 
@@ -58,7 +62,9 @@ fn artbp_lengths_have_the_mean_that_was_asked_for() {
 #[test]
 fn artbp_factors_compensate_the_cuts() {
     for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 3.0 }] {
-        let config = ArtbpConfig::new(3).with_truncation(truncation).with_longest(50);
+        let config = ArtbpConfig::new(3)
+            .with_truncation(truncation)
+            .with_longest(50);
         let mut policy = config.init().unwrap();
         while policy.next_k() < 8 {}
         let factors = policy.compensation().to_vec();
@@ -71,16 +77,29 @@ fn artbp_factors_compensate_the_cuts() {
         assert!(policy.needs_chunks());
     }
     // L₀ = 1 cuts after every step: nothing to compensate.
-    let mut every = ArtbpConfig::new(1).with_truncation(Truncation::Constant).init().unwrap();
+    let mut every = ArtbpConfig::new(1)
+        .with_truncation(Truncation::Constant)
+        .init()
+        .unwrap();
     assert_eq!((every.next_k(), every.compensation().len()), (1, 0));
 }
 
 #[test]
 fn seeds_make_other_draws_and_the_same_seed_the_same() {
-    let lengths = |seed| draws(&mut ArtbpConfig::new(20).with_seed(seed).init().unwrap(), 50);
+    let lengths = |seed| {
+        draws(
+            &mut ArtbpConfig::new(20).with_seed(seed).init().unwrap(),
+            50,
+        )
+    };
     assert_eq!(lengths(1), lengths(1));
     assert_ne!(lengths(1), lengths(2));
-    let lengths = |seed| draws(&mut RandomLengthConfig::new(20).with_seed(seed).init().unwrap(), 50);
+    let lengths = |seed| {
+        draws(
+            &mut RandomLengthConfig::new(20).with_seed(seed).init().unwrap(),
+            50,
+        )
+    };
     assert_eq!(lengths(1), lengths(1));
     assert_ne!(lengths(1), lengths(2));
 }
@@ -92,13 +111,35 @@ fn settings_out_of_range_are_refused() {
     lengths(ArtbpConfig::new(0).init().unwrap_err());
     lengths(ArtbpConfig::new(10).with_longest(9).init().unwrap_err());
     let ranges = [
-        RandomLengthConfig::new(9).with_spread(f64::NAN).init().err(),
-        RandomLengthConfig { whole: 1.1, ..RandomLengthConfig::new(9) }.init().err(),
-        RandomLengthConfig { whole: f64::NAN, ..RandomLengthConfig::new(9) }.init().err(),
-        ArtbpConfig::new(9).with_truncation(Truncation::Decaying { alpha: 2.0 }).init().err(),
-        ArtbpConfig::new(9).with_truncation(Truncation::Decaying { alpha: f64::NAN }).init().err(),
+        RandomLengthConfig::new(9)
+            .with_spread(f64::NAN)
+            .init()
+            .err(),
+        RandomLengthConfig {
+            whole: 1.1,
+            ..RandomLengthConfig::new(9)
+        }
+        .init()
+        .err(),
+        RandomLengthConfig {
+            whole: f64::NAN,
+            ..RandomLengthConfig::new(9)
+        }
+        .init()
+        .err(),
+        ArtbpConfig::new(9)
+            .with_truncation(Truncation::Decaying { alpha: 2.0 })
+            .init()
+            .err(),
+        ArtbpConfig::new(9)
+            .with_truncation(Truncation::Decaying { alpha: f64::NAN })
+            .init()
+            .err(),
     ];
     for error in ranges {
-        assert!(matches!(error, Some(EstimateError::OutOfRange { .. })), "{error:?}");
+        assert!(
+            matches!(error, Some(EstimateError::OutOfRange { .. })),
+            "{error:?}"
+        );
     }
 }

@@ -202,7 +202,8 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
             }
             let entering = Tensor::cat(entering, 0);
             let width = layers.d_hidden();
-            parts.extend((0..parts_per_layer).map(|p| entering.clone().narrow(2, p * width, width)));
+            parts
+                .extend((0..parts_per_layer).map(|p| entering.clone().narrow(2, p * width, width)));
         }
         let features = feature_tap
             .grad(&grads)

@@ -145,7 +145,8 @@ impl TruncationPolicy for RandomLength {
             false => config.base as f64 / 2.0,
         };
         // The spread was checked: the distribution exists.
-        let length = Normal::new(centre, config.spread).map_or(centre, |normal| normal.sample(&mut rng));
+        let length =
+            Normal::new(centre, config.spread).map_or(centre, |normal| normal.sample(&mut rng));
         // AWD-LSTM cuts the fraction off.
         self.state.last = (length.max(0.0) as usize).clamp(config.shortest, config.longest);
         self.state.last

@@ -194,7 +194,13 @@ fn lines_figures_survive_any_numbers() {
         lines,
     };
     let many = (0..12)
-        .map(|n| line(&format!("a rather long name, number {n}"), &[(0.0, f64::from(n)), (1.5, 3.0)], n % 2 == 0))
+        .map(|n| {
+            line(
+                &format!("a rather long name, number {n}"),
+                &[(0.0, f64::from(n)), (1.5, 3.0)],
+                n % 2 == 0,
+            )
+        })
         .collect();
     let odd = vec![
         line("", &[(f64::NAN, 1.0), (1.0, f64::INFINITY)], false),

@@ -10,8 +10,8 @@ use atbptt_core::{EstimateError, LagNorms, Position};
 use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use burn::train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader,
