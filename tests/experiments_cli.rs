@@ -219,6 +219,27 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
         5
     );
     assert!(fs::read(out.join("figure.png")).unwrap().len() > 5_000);
+    // The same into a document, twice: what stood between the marks goes.
+    let document = folder.path().join("results.md");
+    fs::write(
+        &document,
+        "before\n<!-- sweep tiny -->\nold\n<!-- end tiny -->\nafter\n",
+    )
+    .unwrap();
+    for _ in 0..2 {
+        success(&run(&["--report", "--into", document.to_str().unwrap()]));
+        let text = fs::read_to_string(&document).unwrap();
+        assert!(
+            text.starts_with("before\n<!-- sweep tiny -->\n\n| policy |"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("(img/tiny.png)\n\n<!-- end tiny -->\nafter\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("| K = 4 |").count(), 1);
+        assert!(folder.path().join("img/tiny.png").is_file());
+    }
     // The number in the table is the mean of the runs' results.
     let perplexity = |seed: u64| {
         let result = json(out.join(format!("fixed-4-seed{seed}/result.json")));
@@ -332,4 +353,125 @@ fn wrong_options_and_files_are_one_line_errors() {
         );
         assert!(!Path::new(&out).exists(), "{arguments:?} left a run folder");
     }
+}
+
+/// Events whose intervals alternate between 1 and 3 hundredths, the mark following the interval.
+#[test]
+fn an_order_book_run_reports_likelihood_error_and_interval() {
+    let Some(book_order) = program("book_order") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (split, sequences) in [("train", 6), ("test", 4)] {
+        let (mut marks, mut times) = (String::new(), String::new());
+        for sequence in 0..sequences {
+            let mut time = 0.01 * f64::from(sequence);
+            for event in 0..80 {
+                let slow = (event + sequence) % 2 == 0;
+                marks += if slow { "1 " } else { "2 " };
+                times += &format!("{time:.4} ");
+                time += if slow { 0.03 } else { 0.01 };
+            }
+            marks.push('\n');
+            times.push('\n');
+        }
+        fs::write(folder.path().join(format!("event-1-{split}.txt")), marks).unwrap();
+        fs::write(folder.path().join(format!("time-1-{split}.txt")), times).unwrap();
+    }
+    let run = folder.path().join("run");
+    let output = command(&book_order)
+        .args([
+            "--hidden", "8", "--batch", "4", "--window", "20", "--k-max", "20", "--epochs", "12",
+            "--data",
+        ])
+        .arg(folder.path())
+        .arg("--out")
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(success(&output).contains("test NLL"));
+    let result = json(run.join("result.json"));
+    let measure = |name: &str| result["measures"][name].as_f64().unwrap();
+    // Intervals of 1 to 3 hundredths of a second: the density is far above one.
+    assert!(measure("test_nll") < 0.0, "{}", measure("test_nll"));
+    assert!((0.0..=1.0).contains(&measure("test_error")));
+    assert!(
+        measure("test_rmse") > 0.0 && measure("test_rmse") < 0.2,
+        "{}",
+        measure("test_rmse")
+    );
+    assert!((measure("test_nll") - result["valid_loss"].as_f64().unwrap()).abs() < 0.5);
+}
+
+#[test]
+fn ptb_is_wiki2_with_another_preset() {
+    let Some(ptb) = program("ptb") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = command(&ptb)
+        .args([
+            "--builtin",
+            "--no-tui",
+            "--max-tokens",
+            "20000",
+            "--hidden",
+            "16",
+            "--epochs",
+            "1",
+            "--out",
+        ])
+        .arg(&run)
+        .output()
+        .unwrap();
+    success(&output);
+    assert_eq!(json(run.join("config.json"))["batch"], 32);
+    let result = json(run.join("result.json"));
+    assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn true_bias_sets_the_estimate_beside_the_truth() {
+    let Some(true_bias) = program("true_bias") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = command(&true_bias)
+        .args([
+            "--epochs",
+            "2",
+            "--batches",
+            "1",
+            "--hidden",
+            "5",
+            "--window",
+            "20",
+            "--k",
+            "2,20",
+            "--out",
+        ])
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(success(&output).contains("points bounded"));
+    let points = fs::read_to_string(run.join("points.csv")).unwrap();
+    let rows: Vec<Vec<f64>> = points
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|cell| cell.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(rows.len(), 4, "two epochs, two lengths");
+    for row in rows {
+        assert_eq!(row.len(), 7);
+        // All of the window kept: no bias.
+        assert_eq!(row[1] == 20.0, row[2] == 0.0, "{row:?}");
+    }
+    assert!(fs::read(run.join("true_bias.png")).unwrap().len() > 5_000);
+    assert!(
+        fs::read_to_string(run.join("table.md"))
+            .unwrap()
+            .lines()
+            .count()
+            == 6
+    );
 }

@@ -46,6 +46,11 @@ struct Cli {
     #[arg(long)]
     report: bool,
 
+    /// Markdown file to write table and figure into: between the lines `<!-- sweep NAME -->` and `<!-- end NAME -->`, NAME
+    /// being that of the TOML file; the figure goes to img/ beside it
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+
     /// Folder with the example programs [default: where this one is]
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
@@ -92,6 +97,10 @@ fn run(cli: &Cli) -> Result<Ended> {
     fs::write(&table_path, &table)
         .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;
     report::figure(&spec, &finished, &figure_path)?;
+    if let Some(document) = &cli.into {
+        let name = cli.file.file_stem().unwrap_or_default().to_string_lossy();
+        report::write_into(document, &name, &spec, &table, &figure_path)?;
+    }
     println!("{}\n\n{table}", spec.title);
     println!("figure: {}", figure_path.display());
     match interrupted {

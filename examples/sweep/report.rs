@@ -188,3 +188,35 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
     ];
     lines_figure(path, &spec.title, &panels)
 }
+
+/// Puts table and figure between the markers of `name` in a Markdown file, the figure into `img/` beside it.
+pub fn write_into(
+    document: &Path,
+    name: &str,
+    spec: &Spec,
+    table: &str,
+    figure: &Path,
+) -> Result<(), String> {
+    let shown = document.display();
+    let failed =
+        |what: &Path, error: std::io::Error| format!("cannot write {}: {error}", what.display());
+    let text =
+        fs::read_to_string(document).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let (begin, end) = (
+        format!("<!-- sweep {name} -->"),
+        format!("<!-- end {name} -->"),
+    );
+    let places = text.find(&begin).zip(text.find(&end));
+    let Some((from, to)) = places.filter(|(from, to)| from < to) else {
+        return Err(format!(
+            "{shown} has no lines {begin:?} and {end:?}; add them where the table belongs"
+        ));
+    };
+    let images = document.with_file_name("img");
+    fs::create_dir_all(&images).map_err(|error| failed(&images, error))?;
+    let file = format!("{}.png", name.replace('_', "-"));
+    fs::copy(figure, images.join(&file)).map_err(|error| failed(&images.join(&file), error))?;
+    let middle = format!("\n\n{table}\n![{}](img/{file})\n\n", spec.title);
+    let whole = format!("{}{begin}{middle}{}", &text[..from], &text[to..]);
+    fs::write(document, whole).map_err(|error| failed(document, error))
+}
