@@ -174,7 +174,7 @@ fn artbp_is_unbiased_in_exact_expectation() {
         };
         let off = distance(&expectation(&factors), &full) / norm(&full);
         assert!(off < 1e-12, "{truncation:?}: off by {off}");
-        let plain = distance(&expectation(&vec![1.0; STEPS]), &full) / norm(&full);
+        let plain = distance(&expectation(&[1.0; STEPS]), &full) / norm(&full);
         assert!(
             plain > 1e-3,
             "{truncation:?}: plain random cuts are off by {plain} only"

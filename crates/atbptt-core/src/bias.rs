@@ -15,12 +15,13 @@ use crate::{EstimateError, LagNorms, logs};
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum GradientSize {
-    /// Σ_{k<j} φ_k, as in the experiments of Aicher et al. 2019. Every probe has it. It overstates the gradient where
-    /// the lags or sequences cancel, so δ(K) comes out lower.
+    /// Σ_{k<j} φ_k, as in the language experiments of Aicher et al. 2019 (but for lag 0). Every probe has it. It overstates
+    /// the gradient where the lags or sequences cancel, so δ(K) comes out lower: an estimate, and no bound.
     #[default]
     SumOfNorms,
     /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is compared with
-    /// what the recurrence keeps, so δ(K) comes out higher: for tasks whose decoder outweighs the memory.
+    /// what the recurrence keeps, so δ(K) comes out higher: for tasks whose decoder outweighs the memory. The language
+    /// experiments' profile starts at lag 1 and has this size.
     SumOfStateNorms,
     /// ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖: a true lower bound, more conservative. The probe must have kept it.
     NormOfMeanSum,

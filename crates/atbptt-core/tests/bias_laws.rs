@@ -201,7 +201,7 @@ fn state_sizes_leave_lag_zero_out() {
         let scale = (1..=phi.len())
             .map(|j| share * states(j) - all.absolute_bias(j))
             .fold(0.0, f64::max);
-        for k in 1..=window {
+        for k in 1..=window as usize {
             assert_eq!(got.absolute_bias(k), all.absolute_bias(k));
             let expected = all.absolute_bias(k) / scale;
             assert!(

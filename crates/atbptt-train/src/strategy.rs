@@ -95,7 +95,9 @@ pub struct AdaptiveTbptt {
 }
 
 /// Named numbers of a model, measured after every epoch.
-struct Measures<M>(Box<dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync>);
+struct Measures<M>(Box<MeasureFn<M>>);
+
+type MeasureFn<M> = dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync;
 
 /// What strategy and handle share.
 struct Shared {
