@@ -9,7 +9,7 @@ use atbptt_models::interop::TorchCompatible;
 use atbptt_models::ops::kernels::{GruInput, LstmInput, RnnInput};
 use atbptt_models::ops::{
     GruWeights, LstmWeights, RecurrentKernels, RnnWeights, SequenceOptions, gru_sequence,
-    linear_nll, lstm_sequence, rnn_sequence,
+    linear_nll, linear_nll_rows, lstm_sequence, rnn_sequence,
 };
 use atbptt_models::{LayerConfig, LstmLayer, RecurrentLayer, RecurrentState, WeightInit};
 use burn::backend::Dispatch;
@@ -398,6 +398,55 @@ fn softmax_loss_equals_the_plain_formula() {
                     &values(b.grad(&plain).unwrap()),
                     1e-12,
                 );
+            }
+        }
+    }
+}
+
+/// Losses per row are the plain formula's, and each row's gradient comes with its own factor, here the step's.
+#[test]
+fn softmax_loss_per_row_equals_the_plain_formula() {
+    let (time, batch, features, classes) = (4, 3, 5, 7);
+    let rows = time * batch;
+    for (backend, device) in devices() {
+        let device = device.autodiff();
+        for has_bias in [true, false] {
+            let h = at::<2>(&noise(1, rows * features), &[rows, features], &device).require_grad();
+            let w = at::<2>(&noise(2, classes * features), &[classes, features], &device)
+                .require_grad();
+            let b = at::<1>(&noise(3, classes), &[classes], &device).require_grad();
+            let targets: Vec<i64> = (0..rows as i64).map(|row| row * 5 % 7).collect();
+            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &device);
+            let factors = at::<2>(&noise(4, time), &[time, 1], &device);
+
+            let bias = has_bias.then(|| b.clone());
+            let fused = linear_nll_rows(h.clone(), w.clone(), bias, targets.clone()).unwrap();
+            let mut logits = h.clone().matmul(w.clone().transpose());
+            if has_bias {
+                logits = logits + b.clone().unsqueeze::<2>();
+            }
+            let log_p = burn::tensor::activation::log_softmax(logits, 1);
+            let plain = -log_p.gather(1, targets.reshape([rows, 1])).reshape([rows]);
+            assert_close(
+                backend,
+                &values(fused.clone()),
+                &values(plain.clone()),
+                1e-12,
+            );
+
+            let per_step = |losses: Tensor<1>| losses.reshape([time, batch]).sum_dim(1);
+            let backward = |losses| (per_step(losses) * factors.clone()).sum().backward();
+            let (fused, plain) = (backward(fused), backward(plain));
+            let mut pairs = vec![
+                (h.grad(&fused).unwrap(), h.grad(&plain).unwrap()),
+                (w.grad(&fused).unwrap(), w.grad(&plain).unwrap()),
+            ];
+            if has_bias {
+                let row = |grads| b.grad(grads).unwrap().unsqueeze::<2>();
+                pairs.push((row(&fused), row(&plain)));
+            }
+            for (fused, plain) in pairs {
+                assert_close(backend, &values(fused), &values(plain), 1e-12);
             }
         }
     }

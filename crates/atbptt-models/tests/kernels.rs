@@ -10,7 +10,7 @@ use atbptt_models::ops::kernels::{
     Grads, GruInput, LstmInput, Needs, NllInput, NllNeeds, RnnInput, Trace,
 };
 use atbptt_models::ops::{RecurrentKernels, reference};
-use burn::backend::ops::FloatTensorOps as _;
+use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
 use burn::backend::{Backend, Flex, NdArray, tensor::FloatTensor};
 use burn::tensor::{DType, TensorData};
 use common::noise;
@@ -446,7 +446,7 @@ fn softmax_loss_equals_the_reference() {
         tolerance: f64,
     ) {
         let device = Default::default();
-        for flags in 0..16u8 {
+        for flags in 0..32u8 {
             let flag = |bit: u8| flags >> bit & 1 == 1;
             let needs = NllNeeds {
                 hidden: flag(0),
@@ -461,11 +461,13 @@ fn softmax_loss_equals_the_reference() {
                 weight: float::<B>(noise(2, classes * features), &[classes, features], dtype),
                 bias: flag(3).then(|| float::<B>(noise(3, classes), &[classes], dtype)),
                 targets: B::int_from_data(TensorData::new(targets.clone(), [rows]), &device),
+                row_weights: flag(4).then(|| float::<B>(noise(4, rows), &[rows], dtype)),
             };
             let got = B::linear_nll_forward(args(), needs);
             let expected = reference::linear_nll::<B>(args(), needs);
             let pairs = [
                 (Some(got.loss), Some(expected.loss)),
+                (Some(got.rows), Some(expected.rows)),
                 (got.hidden, expected.hidden),
                 (got.weight, expected.weight),
                 (got.bias, expected.bias),
@@ -491,5 +493,41 @@ fn softmax_loss_equals_the_reference() {
         check::<Flex>(rows, features, classes, DType::F32, 1e-5);
         check::<Flex>(rows, features, classes, DType::F64, 1e-12);
         check::<NdArray>(rows, features, classes, DType::F64, 1e-12);
+    }
+}
+
+/// Blocks, large products and sums over rows alike.
+#[test]
+fn softmax_loss_bits_do_not_depend_on_the_number_of_threads() {
+    let (rows, features, classes) = (300, 64, 3001);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().expect("a thread pool");
+        pool.install(|| {
+            let targets: Vec<i64> = (0..rows as i64).map(|row| row * 7 % 3001).collect();
+            let targets = TensorData::new(targets, [rows]);
+            let args = NllInput::<Flex> {
+                hidden: float::<Flex>(noise(1, rows * features), &[rows, features], DType::F32),
+                weight: float::<Flex>(
+                    noise(2, classes * features),
+                    &[classes, features],
+                    DType::F32,
+                ),
+                bias: Some(float::<Flex>(noise(3, classes), &[classes], DType::F32)),
+                targets: Flex::int_from_data(targets, &Default::default()),
+                row_weights: None,
+            };
+            let needs = NllNeeds {
+                hidden: true,
+                weight: true,
+                bias: true,
+            };
+            let out = Flex::linear_nll_forward(args, needs);
+            [Some(out.loss), out.hidden, out.weight, out.bias].map(|part| part.map(values::<Flex>))
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        assert!(one == run(threads), "{threads} threads");
     }
 }

@@ -99,10 +99,10 @@ mod tests {
                 module = optimizer.step(0.01, module, grads);
             }
             let record = optimizer.to_record();
-            let weights = module.weight.val().into_data().to_vec::<f32>().unwrap();
+            let weights = module.weight.val().into_data().try_to_vec::<f32>().unwrap();
             (weights, record.is_empty(), module.num_params())
         };
-        let burns = SgdConfig::new().with_weight_decay(Some(WeightDecayConfig::new(decay)));
+        let burns = SgdConfig::new().with_weight_decay(Some(WeightDecayConfig::new(decay as f32)));
         let (expected, ours) = (
             steps(burns.init()),
             steps(FusedSgd::new().with_weight_decay(decay).unwrap().init()),

@@ -141,6 +141,32 @@ impl<B: RecurrentOps> Backward<B, 3> for NllNode {
     }
 }
 
+/// The loss of every row: the factors of the rows are known only in the backward pass, which computes all again.
+#[derive(Debug)]
+struct NllRowsNode;
+
+impl<B: RecurrentOps> Backward<B, 3> for NllRowsNode {
+    type State = NllInput<B>;
+
+    fn backward(self, ops: Ops<NllInput<B>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let row_weights = Some(grads.consume::<B>(&ops.node));
+        let [hidden, weight, bias] = ops.parents;
+        let needs = NllNeeds {
+            hidden: hidden.is_some(),
+            weight: weight.is_some(),
+            bias: bias.is_some() && ops.state.bias.is_some(),
+        };
+        let out = B::linear_nll_forward(
+            NllInput {
+                row_weights,
+                ..ops.state
+            },
+            needs,
+        );
+        register!(grads, B, hidden => out.hidden, weight => out.weight, bias => out.bias);
+    }
+}
+
 impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
     fn lstm_sequence(
         input: FloatTensor<Self>,
@@ -231,6 +257,7 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
             weight: weight.into_primitive(),
             bias: has_bias.then(|| bias.into_primitive()),
             targets,
+            row_weights: None,
         };
         match prepared {
             OpsKind::Tracked(prep) => {
@@ -240,6 +267,30 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => {
                 prep.finish(B::linear_nll_forward(args, NllNeeds::default()).loss)
             }
+        }
+    }
+    fn linear_nll_rows(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        has_bias: bool,
+    ) -> FloatTensor<Self> {
+        let prepared = NllRowsNode
+            .prepare::<C>([hidden.node(), weight.node(), bias.node()])
+            .compute_bound()
+            .stateful();
+        let args = NllInput::<B> {
+            hidden: hidden.into_primitive(),
+            weight: weight.into_primitive(),
+            bias: has_bias.then(|| bias.into_primitive()),
+            targets,
+            row_weights: None,
+        };
+        let rows = B::linear_nll_forward(args.clone(), NllNeeds::default()).rows;
+        match prepared {
+            OpsKind::Tracked(prep) => prep.finish(args, rows),
+            OpsKind::UnTracked(prep) => prep.finish(rows),
         }
     }
 }

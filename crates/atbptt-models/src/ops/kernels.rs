@@ -126,6 +126,8 @@ pub struct NllInput<B: Backend> {
     pub bias: Option<FloatTensor<B>>,
     /// `[rows]`, each in `0..classes`
     pub targets: IntTensor<B>,
+    /// `[rows]`, factors on the losses; ones where absent.
+    pub row_weights: Option<FloatTensor<B>>,
 }
 
 /// Which gradients of the softmax loss are wanted.
@@ -142,8 +144,10 @@ pub struct NllNeeds {
 /// Summed loss and its gradients, computed together: the logits of a block of rows are used while they exist.
 #[derive(Clone, Debug)]
 pub struct NllOutput<B: Backend> {
-    /// `[1]`, in nats
+    /// `[1]`, in nats, weighted
     pub loss: FloatTensor<B>,
+    /// `[rows]`, in nats, not weighted
+    pub rows: FloatTensor<B>,
     /// `[rows, H]`
     pub hidden: Option<FloatTensor<B>>,
     /// `[classes, H]`
@@ -199,8 +203,8 @@ pub trait RecurrentKernels: Backend + super::step::StepKernels {
         generic::rnn_backward::<Self>(input, trace, grad, needs)
     }
 
-    /// Σ_rows −log softmax(h Wᵀ + b) at the target, and its gradients, over blocks of rows: memory does not grow with
-    /// rows × classes.
+    /// −log softmax(h Wᵀ + b) at the target, per row and summed with the rows' weights, and the gradients of the sum, over
+    /// blocks of rows: memory does not grow with rows × classes.
     fn linear_nll_forward(input: NllInput<Self>, needs: NllNeeds) -> NllOutput<Self> {
         super::nll::linear_nll::<Self>(input, needs)
     }

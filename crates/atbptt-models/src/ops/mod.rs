@@ -65,8 +65,8 @@ use burn::backend::{
 
 pub use kernels::RecurrentKernels;
 pub use tensor::{
-    GruWeights, LstmWeights, RnnWeights, SequenceOptions, gru_sequence, linear_nll, lstm_sequence,
-    rnn_sequence,
+    GruWeights, LstmWeights, RnnWeights, SequenceOptions, gru_sequence, linear_nll,
+    linear_nll_rows, lstm_sequence, rnn_sequence,
 };
 
 /// The differentiable sequence operations, as a Burn backend extension.
@@ -170,10 +170,32 @@ pub trait RecurrentOps: RecurrentKernels {
                 weight,
                 bias: has_bias.then_some(bias),
                 targets,
+                row_weights: None,
             },
             kernels::NllNeeds::default(),
         )
         .loss
+    }
+
+    /// The same per row, `[rows]`.
+    fn linear_nll_rows(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        has_bias: bool,
+    ) -> FloatTensor<Self> {
+        Self::linear_nll_forward(
+            kernels::NllInput {
+                hidden,
+                weight,
+                bias: has_bias.then_some(bias),
+                targets,
+                row_weights: None,
+            },
+            kernels::NllNeeds::default(),
+        )
+        .rows
     }
 }
 

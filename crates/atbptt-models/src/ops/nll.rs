@@ -37,6 +37,7 @@ fn linear_nll_in_blocks<B: Backend>(
         .map(|bias| B::float_reshape(bias, [1, classes].into()));
 
     let mut loss: Option<FloatTensor<B>> = None;
+    let mut row_losses = Vec::new();
     let mut d_hidden = Vec::new();
     let mut d_weight: Option<FloatTensor<B>> = None;
     let mut d_bias: Option<FloatTensor<B>> = None;
@@ -56,8 +57,17 @@ fn linear_nll_in_blocks<B: Backend>(
         let target_z = B::float_gather(1, z.clone(), targets.clone());
         let exp = B::float_exp(z);
         let sum = B::float_sum_dim(exp.clone(), 1);
-        let nll = B::float_sum(B::float_sub(B::float_log(sum.clone()), target_z.clone()));
-        add(&mut loss, nll, B::float_add);
+        let nll = B::float_sub(B::float_log(sum.clone()), target_z.clone());
+        row_losses.push(B::float_reshape(nll.clone(), [end - start].into()));
+        let weights = args.row_weights.as_ref().map(|weights| {
+            let weights = B::float_slice(weights.clone(), &[Slice::from(start..end)]);
+            B::float_reshape(weights, [end - start, 1].into())
+        });
+        let weighted = |value: FloatTensor<B>| match &weights {
+            Some(weights) => B::float_mul(value, weights.clone()),
+            None => value,
+        };
+        add(&mut loss, B::float_sum(weighted(nll)), B::float_add);
 
         if needs == NllNeeds::default() {
             continue;
@@ -69,7 +79,13 @@ fn linear_nll_in_blocks<B: Backend>(
             &target_z.device(),
             target_z.dtype().into(),
         );
-        let d_z = B::float_scatter(1, p, targets, minus_one, IndexingUpdateOp::Add);
+        let d_z = weighted(B::float_scatter(
+            1,
+            p,
+            targets,
+            minus_one,
+            IndexingUpdateOp::Add,
+        ));
         if needs.bias {
             add(&mut d_bias, B::float_sum_dim(d_z.clone(), 0), B::float_add);
         }
@@ -90,6 +106,7 @@ fn linear_nll_in_blocks<B: Backend>(
     });
     NllOutput {
         loss: B::float_reshape(loss, [1].into()),
+        rows: B::float_cat(row_losses, 0),
         hidden: needs.hidden.then(|| B::float_cat(d_hidden, 0)),
         weight: d_weight,
         bias: d_bias.map(|grad| B::float_reshape(grad, [classes].into())),
@@ -123,6 +140,7 @@ mod tests {
             weight: float(20, 1.3, [5, 4]),
             bias: Some(Flex::float_reshape(float(5, 0.4, [1, 5]), [5].into())),
             targets: Flex::int_from_data(TensorData::new(targets, [11]), &device),
+            row_weights: None,
         };
         let needs = NllNeeds {
             hidden: true,

@@ -217,3 +217,29 @@ pub fn linear_nll(
         has_bias,
     )))
 }
+
+/// [`linear_nll`] per row: `[rows]`, in nats; differentiable alike, each row's gradient by its own factor.
+///
+/// For sums per step, reshape rows `time · batch` to `[time, batch]` and sum over the batch. The backward pass computes the
+/// logits again, block by block: it costs one product more than that of the total, and no more memory.
+///
+/// # Errors
+///
+/// As [`linear_nll`].
+pub fn linear_nll_rows(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    targets: Tensor<1, Int>,
+) -> Result<Tensor<1>, ModelError> {
+    checks::linear_nll(&hidden, &weight, bias.as_ref(), &targets)?;
+    let has_bias = bias.is_some();
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([1], (&hidden.device(), hidden.dtype())));
+    Ok(Tensor::from_dispatch(Dispatch::linear_nll_rows(
+        hidden.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        targets.into_dispatch(),
+        has_bias,
+    )))
+}

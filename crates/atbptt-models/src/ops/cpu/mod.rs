@@ -113,7 +113,10 @@ impl<'a, B: Host> Arguments<'a, B> {
 
     /// Runs `with` on the window's slices. `None` where a tensor is not of type `E`, is empty, or does not have the
     /// expected number of elements: then the reference body decides what that means.
-    fn with<E: Real, R>(&self, with: impl FnOnce(&Window<'_, E>) -> Option<R>) -> Option<R> {
+    fn with<E: Real, R: Send>(
+        &self,
+        with: impl FnOnce(&Window<'_, E>) -> Option<R> + Send,
+    ) -> Option<R> {
         let (shape, units) = (self.input.shape(), self.recurrent_weight.shape());
         let (time, batch, inputs, hidden) = (shape[0], shape[1], shape[2], units[0]);
         let input = Held::<B>::new::<E>(self.input, time * batch * inputs)?;
@@ -125,7 +128,7 @@ impl<'a, B: Host> Arguments<'a, B> {
         let state = Held::<B>::new::<E>(self.state, batch * self.parts * hidden)?;
         let taps = Held::<B>::optional::<E>(self.taps, time * batch * self.parts * hidden)?;
         let keep = Held::<B>::optional::<E>(self.keep, time * batch)?;
-        with(&Window {
+        let window = Window {
             time,
             batch,
             inputs,
@@ -147,14 +150,15 @@ impl<'a, B: Host> Arguments<'a, B> {
                 Some(held) => Some(held.elements()?),
                 None => None,
             },
-        })
+        };
+        team::inside(|| with(&window))
     }
 
     fn backward<E: Real>(
         &self,
         trace: &Trace<B>,
         grad: &FloatTensor<B>,
-        pass: impl FnOnce(&Window<'_, E>, Traced<'_, E>) -> Gradients<E>,
+        pass: impl FnOnce(&Window<'_, E>, Traced<'_, E>) -> Gradients<E> + Send,
     ) -> Option<Grads<B>> {
         self.with::<E, _>(|window| {
             let values = window.rows() * window.hidden;
@@ -328,6 +332,7 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
     let hidden = Held::<B>::new::<E>(&input.hidden, rows * features)?;
     let weight = Held::<B>::new::<E>(&input.weight, classes * features)?;
     let bias = Held::<B>::optional::<E>(input.bias.as_ref(), classes)?;
+    let row_weights = Held::<B>::optional::<E>(input.row_weights.as_ref(), rows)?;
     let targets = B::indices(&input.targets, classes).filter(|targets| targets.len() == rows)?;
     let args = nll::Arguments {
         rows,
@@ -340,10 +345,15 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
             None => None,
         },
         targets: &targets,
+        row_weights: match &row_weights {
+            Some(held) => Some(held.elements()?),
+            None => None,
+        },
     };
-    let out = nll::linear_nll(&args, needs);
+    let out = team::inside(|| nll::linear_nll(&args, needs));
     Some(NllOutput {
         loss: B::tensor(Buffer::from(&[out.loss][..]), vec![1]),
+        rows: B::tensor(out.rows, vec![rows]),
         hidden: out.hidden.map(|data| B::tensor(data, vec![rows, features])),
         weight: out
             .weight

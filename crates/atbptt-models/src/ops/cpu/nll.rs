@@ -25,11 +25,14 @@ pub(crate) struct Arguments<'a, E> {
     pub weight: &'a [E],
     pub bias: Option<&'a [E]>,
     pub targets: &'a [usize],
+    /// Factors on the losses of the rows.
+    pub row_weights: Option<&'a [E]>,
 }
 
-/// Summed loss and the gradients asked for.
+/// Loss, summed and per row, and the gradients asked for.
 pub(crate) struct Output<E> {
     pub loss: E,
+    pub rows: Buffer<E>,
     pub hidden: Option<Buffer<E>>,
     pub weight: Option<Buffer<E>>,
     pub bias: Option<Buffer<E>>,
@@ -60,7 +63,9 @@ fn linear_nll_in_blocks<E: Real>(
     let mut d_bias = needs.bias.then(|| Buffer::zeros(classes));
     let mut part = needs.bias.then(|| Buffer::zeros(classes));
     let mut loss = 0.0;
+    let mut row_losses = Buffer::zeros(rows);
     let level = Level::detect();
+    let row_weight = |row: usize| args.row_weights.map_or(E::ONE, |weights| weights[row]);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         let hidden = Matrix::new(&args.hidden[first * features..], count, features);
@@ -68,19 +73,21 @@ fn linear_nll_in_blocks<E: Real>(
         product(z.target(), classes, false, hidden, weight.transposed());
         // SAFETY: the product wrote all of it.
         let mut z = unsafe { z.full() };
-        let losses: Vec<E> = z
-            .par_chunks_mut(classes)
+        z.par_chunks_mut(classes)
             .zip(&args.targets[first..first + count])
-            .map(|(z, &target)| {
-                level.dispatch(Row {
+            .zip(&mut row_losses[first..first + count])
+            .enumerate()
+            .for_each(|(row, ((z, &target), loss))| {
+                *loss = level.dispatch(Row {
                     z,
                     bias: args.bias,
                     target,
-                    gradient,
-                })
-            })
-            .collect();
-        loss += losses.into_iter().map(Real::to).sum::<f64>();
+                    weight: gradient.then(|| row_weight(first + row)),
+                });
+            });
+        loss += (first..first + count)
+            .map(|row| row_weight(row).to() * row_losses[row].to())
+            .sum::<f64>();
 
         let d_z = Matrix::new(&z, count, classes);
         if let (Some(total), Some(part)) = (&mut d_bias, &mut part) {
@@ -114,18 +121,20 @@ fn linear_nll_in_blocks<E: Real>(
     }
     Output {
         loss: E::of(loss),
+        rows: row_losses,
         hidden: d_hidden,
         weight: d_weight,
         bias: d_bias,
     }
 }
 
-/// One row of logits: returns −log softmax(z + bias) at the target; with `gradient`, z becomes softmax − onehot.
+/// One row of logits: returns −log softmax(z + bias) at the target; with a `weight`, z becomes weight · (softmax −
+/// onehot).
 struct Row<'a, E> {
     z: &'a mut [E],
     bias: Option<&'a [E]>,
     target: usize,
-    gradient: bool,
+    weight: Option<E>,
 }
 
 impl<E: Real> WithSimd for Row<'_, E> {
@@ -181,7 +190,7 @@ impl<E: Real> WithSimd for Row<'_, E> {
                     }
                     let x = E::load(simd, z.add(at), len - at);
                     let e = exp_of_negative::<E, S>(simd, E::sub(simd, x, shift));
-                    if self.gradient || len - at < lanes {
+                    if self.weight.is_some() || len - at < lanes {
                         E::store(simd, z.add(at), len - at, e);
                     }
                     if len - at < lanes {
@@ -201,13 +210,13 @@ impl<E: Real> WithSimd for Row<'_, E> {
             let mut total = E::sum_lanes(simd, sum);
             total += tail;
 
-            if self.gradient {
-                let scale = E::splat(simd, E::of(1.0 / total.to()));
+            if let Some(weight) = self.weight {
+                let scale = E::splat(simd, E::of(weight.to() / total.to()));
                 for at in (0..len).step_by(lanes) {
                     let p = E::mul(simd, E::load(simd, z.add(at), len - at), scale);
                     E::store(simd, z.add(at), len - at, p);
                 }
-                self.z[self.target] += E::of(-1.0);
+                self.z[self.target] += -weight;
             }
             E::of(total.to().ln() - (target.to() - max.to()))
         }
@@ -235,6 +244,7 @@ mod tests {
             weight: &weight,
             bias: Some(&bias),
             targets: &targets,
+            row_weights: None,
         };
         let run = |block: usize| {
             let needs = NllNeeds {

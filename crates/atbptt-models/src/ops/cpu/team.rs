@@ -19,6 +19,8 @@ use super::simd::{Level, Real};
 const SHARED_WEIGHT_BYTES: usize = 1 << 20;
 /// Rows per thread from which reading all weights is cheap beside the arithmetic.
 const MANY_ROWS: usize = 48;
+/// Rows of a part that use the registers well.
+const PART_ROWS: usize = 12;
 /// Multiplications of a window below which a second thread does not pay for its waking up.
 const WINDOW_WORK: usize = 1 << 21;
 /// Multiplications of a step below which meeting after every step does not pay.
@@ -44,13 +46,24 @@ impl Split {
         }
         let by_rows = most.min(rows.div_ceil(4));
         if by_rows > 1 && (bytes <= SHARED_WEIGHT_BYTES || rows / by_rows >= MANY_ROWS) {
-            return Self::Rows(by_rows);
+            // Twice as many parts as threads where they stay tall: one that wakes up late leaves some to the others.
+            let parts = if rows / by_rows >= 2 * PART_ROWS { 2 } else { 1 };
+            return Self::Rows(by_rows * parts);
         }
         let by_panels = most.min(panels / 2);
         if by_panels > 1 && work >= STEP_WORK {
             return Self::Panels(by_panels);
         }
         Self::None
+    }
+}
+
+/// Runs `work` on a thread of the pool: there, sharing something out is a push onto the thread's own queue, where a thread
+/// from outside would be put to sleep and woken up again every time.
+pub(crate) fn inside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match rayon::current_thread_index() {
+        None if rayon::current_num_threads() > 1 => rayon::scope(|_| work()),
+        _ => work(),
     }
 }
 
