@@ -57,7 +57,7 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
             head.push("paper".into());
         }
     }
-    head.extend(["best epoch", "K", "seconds"].map(String::from));
+    head.extend(["best epoch", "mean K", "seconds"].map(String::from));
     let mut lines = vec![row(&head), row(&vec!["---".to_owned(); head.len()])];
     let mut unfinished = false;
     for &policy in &spec.policies {
@@ -101,7 +101,7 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
         cells.push(average(&|result| result.best_epoch as f64, 0));
         let ks: Vec<f64> = of_policy
             .iter()
-            .filter_map(|run| Some(run.reports.last()?.mean_k))
+            .flat_map(|run| run.reports.iter().map(|report| report.mean_k))
             .collect();
         cells.push(match ks.is_empty() {
             true => "–".into(),

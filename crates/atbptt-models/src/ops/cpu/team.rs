@@ -47,7 +47,11 @@ impl Split {
         let by_rows = most.min(rows.div_ceil(4));
         if by_rows > 1 && (bytes <= SHARED_WEIGHT_BYTES || rows / by_rows >= MANY_ROWS) {
             // Twice as many parts as threads where they stay tall: one that wakes up late leaves some to the others.
-            let parts = if rows / by_rows >= 2 * PART_ROWS { 2 } else { 1 };
+            let parts = if rows / by_rows >= 2 * PART_ROWS {
+                2
+            } else {
+                1
+            };
             return Self::Rows(by_rows * parts);
         }
         let by_panels = most.min(panels / 2);
