@@ -7,8 +7,8 @@ use atbptt::core::{BiasEstimate, Decision};
 use atbptt::train::plot::{EpochRow, LagProfileFigure, report_figure};
 use atbptt::train::{Checkpoint, EpochReport};
 
-use crate::options::Settings;
-use crate::options::outcome::Result;
+use super::options::outcome::Result;
+use super::options::{PROGRAM, Settings};
 
 /// Where a run keeps its files.
 pub struct RunFolder {
@@ -21,7 +21,7 @@ impl RunFolder {
         let path = match out {
             Some(path) => path.to_owned(),
             None => (1..)
-                .map(|n| PathBuf::from(format!("runs/wiki2-{n}")))
+                .map(|n| PathBuf::from(format!("runs/{PROGRAM}-{n}")))
                 .find(|path| !path.exists())
                 .ok_or("no free folder name under runs/; name one with --out")?,
         };
@@ -74,6 +74,18 @@ impl RunFolder {
         fs::write(&temporary, text)
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+    }
+
+    /// The outcome at the best validation epoch, as sweeps read it; written last.
+    pub fn write_result(&self, reports: &[EpochReport], best: &EpochReport) -> Result<()> {
+        let result = serde_json::json!({
+            "best_epoch": best.epoch,
+            "valid_loss": best.valid_loss,
+            "measures": best.measures,
+            "epochs": reports.len(),
+            "seconds": reports.last().map(|last| last.elapsed_seconds),
+        });
+        self.write("result.json", &serde_json::to_string_pretty(&result)?)
     }
 
     pub fn write_settings(&self, settings: &Settings) -> Result<()> {

@@ -15,6 +15,7 @@ mod options;
 mod progress;
 mod text;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic;
 use std::process::ExitCode;
@@ -27,23 +28,22 @@ use atbptt::train::metrics::{
     DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
 };
 use atbptt::train::{
-    Checkpoint, CheckpointConfig, MetricFiles, QuietRenderer, StopSignals, evaluate,
+    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, QuietRenderer, StopSignals, evaluate,
 };
 use burn::module::Module;
-use burn::optim::SgdConfig;
-use burn::optim::decay::WeightDecayConfig;
 use burn::tensor::Device;
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use clap::Parser;
 
-use crate::folder::RunFolder;
-use crate::options::outcome::Result;
-use crate::options::{Cli, Settings, Text};
-use crate::progress::{HEADER, Progress, epoch_line, resumed_lines};
+use self::folder::RunFolder;
+use self::options::outcome::Result;
+use self::options::{Cli, Settings, Text};
+use self::progress::{HEADER, Progress, epoch_line, resumed_lines};
 
 type Model = LanguageModel<LstmLayer>;
 
-fn main() -> ExitCode {
+/// The program; `ptb` is the same one with another preset.
+pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -100,6 +100,7 @@ fn run(cli: Cli) -> Result<u8> {
     let mut strategy = strategy
         .with_checkpoints(checkpoints)
         .on_non_finite(settings.on_non_finite)
+        .with_measures(test_perplexity(&test, &settings, &device))
         .with_observer(progress.clone());
     let handle = strategy.handle();
     let mut training = SupervisedTraining::new(
@@ -125,8 +126,8 @@ fn run(cli: Cli) -> Result<u8> {
     if !dashboard {
         training = training.renderer(Box::new(QuietRenderer));
     }
-    let optimizer = SgdConfig::new()
-        .with_weight_decay(Some(WeightDecayConfig::new(settings.weight_decay as f32)))
+    let optimizer = FusedSgd::new()
+        .with_weight_decay(settings.weight_decay)?
         .init();
     let result = training
         .with_training_strategy(strategy.into_strategy())
@@ -219,6 +220,22 @@ fn introduce(
     println!();
 }
 
+/// The test perplexity after every epoch: for curves and sweeps.
+fn test_perplexity(
+    test: &TokenStream,
+    settings: &Settings,
+    device: &Device,
+) -> impl Fn(&Model) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static
+{
+    let (source, chunk) = (TokenSource::new(test.clone()), settings.training.eval_chunk);
+    let device = device.clone().inner();
+    move |model| {
+        let loss = evaluate(model, &source, chunk, &device)?;
+        let perplexity = (loss.sum / loss.count as f64).min(700.0).exp();
+        Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+    }
+}
+
 /// Test perplexity with the weights of the best validation epoch.
 fn test_best_epoch(
     model: &Model,
@@ -228,9 +245,13 @@ fn test_best_epoch(
     settings: &Settings,
     device: &Device,
 ) -> Result<()> {
-    let Some(epoch) = Checkpoint::newest(folder.path())?.best_epoch() else {
+    let newest = Checkpoint::newest(folder.path())?;
+    let Some(epoch) = newest.best_epoch() else {
         return Ok(());
     };
+    if let Some(best) = newest.reports().iter().find(|report| report.epoch == epoch) {
+        folder.write_result(newest.reports(), best)?;
+    }
     let best = Checkpoint::end_of_epoch(folder.path(), epoch).ok_or_else(|| {
         format!(
             "the checkpoint of epoch {epoch}, the best one, is gone from {}; restore it and use --resume",

@@ -9,13 +9,42 @@ use atbptt::train::{Clip, Identity, OnNonFinite, ProbeConfig, Scheme, StepScalin
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+/// `wiki2`, or `ptb`: the same program with another preset.
+pub const PROGRAM: &str = env!("CARGO_BIN_NAME");
+
+/// What the paper's two experiments differ in.
+struct Preset {
+    hidden: usize,
+    batch: usize,
+    scaling: ScalingArg,
+}
+
+/// The preset of this program.
+fn preset() -> Preset {
+    match PROGRAM {
+        "ptb" => Preset {
+            hidden: 900,
+            batch: 32,
+            scaling: ScalingArg::Sqrt,
+        },
+        _ => Preset {
+            hidden: 512,
+            batch: 16,
+            scaling: ScalingArg::Linear,
+        },
+    }
+}
+
 /// Train an LSTM language model with adaptively truncated backpropagation through time.
 ///
 /// Without options: WikiText-2 (downloaded once and cached; offline, a built-in corpus), scaled down so that two cores show a
 /// result in about two minutes: 128 hidden units instead of 512, the first 200,000 tokens, 6 epochs instead of 50.
 /// `--paper` gives the full settings of the WikiText-2 experiment of Aicher et al. (2019).
+///
+/// The program `ptb` is the same with the Penn Treebank settings: 900 units, batch 32, step size times √K; its text is the
+/// folder given with --data, else `$ATBPTT_DATA/ptb`, else the built-in corpus.
 #[derive(Parser, Debug)]
-#[command(name = "wiki2", version)]
+#[command(name = PROGRAM, version)]
 pub struct Cli {
     /// Folder with train.txt, valid.txt and test.txt (or wiki.train.tokens, …); whitespace-separated words, one sentence
     /// per line. Used whole, unless --max-tokens is given. Default: download WikiText-2
@@ -26,7 +55,7 @@ pub struct Cli {
     #[arg(long, conflicts_with = "data")]
     builtin: bool,
 
-    /// The full settings of the paper's WikiText-2 experiment; single options still override
+    /// The full settings of the paper's experiment; single options still override
     #[arg(long)]
     paper: bool,
 
@@ -58,7 +87,7 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     probes: Option<usize>,
 
-    /// Hidden units per layer, and features of the tied embedding [default: 128; --paper: 512]
+    /// Hidden units per layer, and features of the tied embedding [default: 128; --paper: 512, ptb 900]
     #[arg(long, value_name = "UNITS")]
     hidden: Option<usize>,
 
@@ -70,7 +99,7 @@ pub struct Cli {
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
 
-    /// Parallel sequences [default: 16]
+    /// Parallel sequences [default: 16; ptb: 32]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
 
@@ -82,7 +111,7 @@ pub struct Cli {
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
 
-    /// How the step size grows with K [default: sqrt; --paper: linear]
+    /// How the step size grows with K [default: sqrt; wiki2 --paper: linear]
     #[arg(long, value_enum)]
     step_scaling: Option<ScalingArg>,
 
@@ -99,7 +128,7 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
 
-    /// Folder for configuration, metrics, checkpoints and plots [default: runs/wiki2-1, -2, …]
+    /// Folder for configuration, metrics, checkpoints and plots [default: runs/wiki2-1 or runs/ptb-1, -2, …]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
@@ -236,16 +265,17 @@ impl Cli {
             Some(limit) => Some(limit),
             None => quick_text.then_some(200_000),
         };
-        let hidden = self.hidden.unwrap_or(pick(128, 512));
+        let preset = preset();
+        let hidden = self.hidden.unwrap_or(pick(128, preset.hidden));
         let epochs = self.epochs.unwrap_or(pick(6, 50));
         let scaling = self.step_scaling.unwrap_or(match self.paper {
-            true => ScalingArg::Linear,
+            true => preset.scaling,
             false => ScalingArg::Sqrt,
         });
         let mut scaled = Vec::new();
         if !self.paper {
             if self.hidden.is_none() {
-                scaled.push(format!("{hidden} hidden units (paper: 512)"));
+                scaled.push(format!("{hidden} hidden units (paper: {})", preset.hidden));
             }
             if let (None, Some(limit)) = (self.max_tokens, max_tokens) {
                 scaled.push(format!("the first {limit} training tokens (paper: all)"));
@@ -253,7 +283,7 @@ impl Cli {
             if self.epochs.is_none() {
                 scaled.push(format!("{epochs} epochs (paper: 50)"));
             }
-            if self.step_scaling.is_none() {
+            if self.step_scaling.is_none() && matches!(preset.scaling, ScalingArg::Linear) {
                 scaled.push("step size times √K (paper: times K)".into());
             }
         }
@@ -261,10 +291,14 @@ impl Cli {
             text: match (&self.data, self.builtin) {
                 (Some(folder), _) => Text::Folder(folder.clone()),
                 (None, true) => Text::BuiltIn,
+                (None, false) if PROGRAM == "ptb" => match penn_treebank() {
+                    Some(folder) => Text::Folder(folder),
+                    None => Text::BuiltIn,
+                },
                 (None, false) => Text::WikiText2OrBuiltIn,
             },
             max_tokens,
-            batch: self.batch.unwrap_or(16),
+            batch: self.batch.unwrap_or(preset.batch),
             hidden,
             layers: self.layers.unwrap_or(1),
             dropout: self.dropout.unwrap_or(0.2),
@@ -496,6 +530,13 @@ impl Settings {
             .with_layers(self.layers)
             .with_dropout(self.dropout)
     }
+}
+
+/// Penn Treebank has no free download: where the tests look for it.
+fn penn_treebank() -> Option<PathBuf> {
+    let data = std::env::var_os("ATBPTT_DATA").unwrap_or_else(|| "../shared/data".into());
+    let folder = PathBuf::from(data).join("ptb");
+    folder.is_dir().then_some(folder)
 }
 
 /// Any error of this program: shown as one line, then exit code 1.

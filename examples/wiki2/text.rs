@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, download::WikiText2};
 
-use crate::options::outcome::Result;
-use crate::options::{Settings, Text};
+use super::options::outcome::Result;
+use super::options::{Settings, Text};
 
 /// Loads the text of `settings` and says which one it is. Where it was left open, the choice is written into `settings`,
 /// so that a resumed run reads the same.

@@ -15,12 +15,20 @@ use crate::{EstimateError, LagNorms, logs};
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum GradientSize {
-    /// Σ_{k<j} φ_k, as in the experiments of Aicher et al. 2019. Every probe has it. It overstates the gradient where
-    /// the lags or sequences cancel, so δ(K) comes out lower.
+    /// Σ_{k<j} φ_k, as in the language experiments of Aicher et al. 2019 (but for lag 0). Every probe has it. It overstates
+    /// the gradient where the lags or sequences cancel, so δ(K) comes out lower: an estimate, and no bound.
     #[default]
     SumOfNorms,
+    /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is compared with
+    /// what the recurrence keeps, so δ(K) comes out higher: for tasks whose decoder outweighs the memory. The language
+    /// experiments' profile starts at lag 1 and has this size.
+    SumOfStateNorms,
     /// ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖: a true lower bound, more conservative. The probe must have kept it.
     NormOfMeanSum,
+    /// ‖mean over sequences of Σ_{1≤k<j} ∂L/∂h_{s−k}‖: the same without lag 0. What the released scripts of Aicher et al.
+    /// 2019 use for the copy and point-process tasks; the most conservative of all, and noisy where the mean over a probe's
+    /// sequences nearly cancels.
+    NormOfMeanStateSum,
 }
 
 /// The lag from which on the profile is taken as geometric.
@@ -135,11 +143,25 @@ impl BiasEstimator {
         }
         let log_gradient = match self.gradient_size {
             GradientSize::SumOfNorms => logs::cumulative_sums(log_phi),
-            GradientSize::NormOfMeanSum => {
+            GradientSize::SumOfStateNorms => {
+                let mut states = log_phi.to_vec();
+                states[0] = f64::NEG_INFINITY;
+                logs::cumulative_sums(&states)
+            }
+            GradientSize::NormOfMeanSum | GradientSize::NormOfMeanStateSum => {
                 let sizes = norms
                     .mean_sum_norms()
                     .ok_or(EstimateError::MeanSumsMissing)?;
-                sizes.iter().map(|size| size.ln()).collect()
+                let output = match self.gradient_size {
+                    GradientSize::NormOfMeanSum => 0.0,
+                    // Lag 0 has coordinates of its own: without it, its square is missing from every other size's.
+                    _ => sizes.get(1).copied().unwrap_or(0.0),
+                };
+                let without = |size: &f64| match *size > output {
+                    true => size * (1.0 - (output / size).powi(2)).sqrt(),
+                    false => 0.0,
+                };
+                sizes.iter().map(|size| without(size).ln()).collect()
             }
         };
         let tau = self.tau.lag(profile.window());

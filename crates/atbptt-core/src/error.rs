@@ -65,7 +65,7 @@ pub enum EstimateError {
     },
     /// The estimator was told to measure the gradient by the norm of its mean, which these norms do not carry.
     #[error(
-        "the gradient size `NormOfMeanSum` needs the cumulative sizes of the probe, and they are absent; attach them with `with_mean_sum_norms` or choose `SumOfNorms`"
+        "the gradient sizes `NormOfMeanSum` and `NormOfMeanStateSum` need the cumulative sizes of the probe, and they are absent; attach them with `with_mean_sum_norms` or choose `SumOfNorms`"
     )]
     MeanSumsMissing,
     /// Every lag norm is (nearly) zero: there is no gradient to speak of.

@@ -67,7 +67,7 @@ pub use interval::{KInterval, k_interval};
 pub use lag_norms::{LagGradients, LagNormOps, RowOrder};
 pub use norms::LagNorms;
 pub use policy::{
-    AdaptiveConfig, Decision, FixedK, KController, Monitor, PolicyState, Position, Reason,
-    TruncationPolicy, UpdateEvery,
+    AdaptiveConfig, Artbp, ArtbpConfig, Decision, FixedK, KController, Monitor, PolicyState,
+    Position, RandomLength, RandomLengthConfig, Reason, Truncation, TruncationPolicy, UpdateEvery,
 };
 pub use profile::{Averaging, LagProfile};

@@ -172,6 +172,51 @@ fn norm_of_mean_sum_agrees_with_direct_sums() {
     );
 }
 
+/// Lag 0 left out of the size, and of nothing else: G(j) = Σ_{1≤k<j} φ_k, and √(‖Σ_{k<j}‖² − ‖g_0‖²).
+#[test]
+fn state_sizes_leave_lag_zero_out() {
+    let window = 20;
+    let norms = geometric(0.7, window);
+    let phi: Vec<f64> = norms.profile(Averaging::MeanThenLog).phi();
+    let sizes: Vec<f64> = (0..=phi.len())
+        .map(|j| match j {
+            0 => 0.0,
+            _ => 0.3f64.hypot(0.8 * phi[1..j].iter().sum::<f64>()),
+        })
+        .collect();
+    let norms = norms.with_mean_sum_norms(sizes).unwrap();
+    let estimate = |size| {
+        BiasEstimator::new()
+            .with_gradient_size(size)
+            .estimate(&norms)
+            .unwrap()
+    };
+    let all = estimate(GradientSize::SumOfNorms);
+    let states = |j: usize| phi[1..j.max(1)].iter().sum::<f64>();
+    for (size, share) in [
+        (GradientSize::SumOfStateNorms, 1.0),
+        (GradientSize::NormOfMeanStateSum, 0.8),
+    ] {
+        let got = estimate(size);
+        let scale = (1..=phi.len())
+            .map(|j| share * states(j) - all.absolute_bias(j))
+            .fold(0.0, f64::max);
+        for k in 1..=window as usize {
+            assert_eq!(got.absolute_bias(k), all.absolute_bias(k));
+            let expected = all.absolute_bias(k) / scale;
+            assert!(
+                (got.relative_bias(k) / expected - 1.0).abs() < 1e-11,
+                "{size:?} {k}"
+            );
+        }
+        assert!(got.smallest_k(0.1) > all.smallest_k(0.1));
+    }
+    let missing = BiasEstimator::new()
+        .with_gradient_size(GradientSize::NormOfMeanStateSum)
+        .estimate(&geometric(0.7, window));
+    assert_eq!(missing.unwrap_err(), EstimateError::MeanSumsMissing);
+}
+
 #[test]
 fn sizes_that_never_exceed_the_bias_leave_the_relative_bias_unbounded() {
     let norms = geometric(0.8, 10)
@@ -300,12 +345,15 @@ proptest! {
         rows in proptest::collection::vec(proptest::collection::vec(any_float(), 0..4), 0..12),
         sizes in proptest::collection::vec(any_float(), 0..12),
         estimator in any_estimator(), lag in proptest::option::of(0usize..20),
-        quantile in any_float(), delta in any_float(), norm_of_sum in any::<bool>(),
+        quantile in any_float(), delta in any_float(), size in 0usize..4,
     ) {
         let mut estimator = lag.map_or(estimator, |lag| estimator.with_tau(Tau::Lag(lag)));
-        if norm_of_sum {
-            estimator = estimator.with_gradient_size(GradientSize::NormOfMeanSum);
-        }
+        estimator = estimator.with_gradient_size([
+            GradientSize::SumOfNorms,
+            GradientSize::SumOfStateNorms,
+            GradientSize::NormOfMeanSum,
+            GradientSize::NormOfMeanStateSum,
+        ][size]);
         let norms = LagNorms::new(rows).map(|n| n.clone().with_mean_sum_norms(sizes).unwrap_or(n));
         if let Ok(norms) = norms {
             if let Ok(estimate) = estimator.estimate(&norms) {

@@ -6,8 +6,8 @@
 
 use atbptt_core::policy::Monitor;
 use atbptt_core::{
-    AdaptiveConfig, Decision, EstimateError, FixedK, LagNorms, PolicyState, Position,
-    TruncationPolicy, UpdateEvery,
+    AdaptiveConfig, ArtbpConfig, Decision, EstimateError, FixedK, LagNorms, PolicyState, Position,
+    RandomLengthConfig, TruncationPolicy, UpdateEvery,
 };
 
 type Probe = Result<LagNorms, EstimateError>;
@@ -51,15 +51,20 @@ fn keeps_the_contract(make: impl Fn() -> Box<dyn TruncationPolicy>, foreign: Pol
     for stop in 0..=script.len() {
         let run = |policy: &mut Box<dyn TruncationPolicy>,
                    range: std::ops::Range<usize>|
-         -> Vec<(usize, Option<Decision>)> {
+         -> Vec<(usize, Option<Decision>, [usize; 3])> {
             let mut seen = Vec::new();
             for i in range {
                 let position = at(i + 1, 10 * (i as u64 + 1));
                 let due = policy.probes_due(position);
                 let decision = (due > 0).then(|| policy.update(position, &script[i]));
-                let k = policy.next_k();
-                assert!(k >= 1 && k <= policy.k_max());
-                seen.push((due, decision));
+                // Windows come in between updates: their lengths are part of what goes on.
+                let ks = [(); 3].map(|()| policy.next_k());
+                for k in ks {
+                    assert!(k >= 1 && k <= policy.k_max());
+                }
+                assert!(policy.step_scale() > 0.0 && policy.step_scale().is_finite());
+                assert!(policy.compensation().len() < ks[2]);
+                seen.push((due, decision, ks));
             }
             seen
         };
@@ -113,6 +118,26 @@ fn fixed_keeps_the_contract() {
     let monitor = Monitor::default();
     keeps_the_contract(
         move || Box::new(FixedK::new(8).unwrap().with_monitor(monitor).unwrap()),
+        foreign,
+    );
+}
+
+#[test]
+fn random_lengths_keep_the_contract() {
+    let foreign = FixedK::new(3).unwrap().save();
+    let make = || RandomLengthConfig::new(12).with_seed(3).init().unwrap();
+    keeps_the_contract(
+        move || Box::new(make().with_monitor(Monitor::default()).unwrap()),
+        foreign,
+    );
+}
+
+#[test]
+fn artbp_keeps_the_contract() {
+    let foreign = RandomLengthConfig::new(12).init().unwrap().save();
+    let make = || ArtbpConfig::new(7).with_seed(3).init().unwrap();
+    keeps_the_contract(
+        move || Box::new(make().with_monitor(Monitor::default()).unwrap()),
         foreign,
     );
 }

@@ -5,15 +5,15 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, Embedding, Initializer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
 use crate::batch::{SequenceBatch, TokenBatch};
 use crate::layer::RecurrentLayer;
 use crate::ops;
-use crate::probe::{StateGradients, autodiff_device};
-use crate::recurrent::{self, RecurrentModel, StepLoss, WindowLoss, WindowPlan};
-use crate::stack::{Stack, StackConfig, UnrollOptions, Unrolled, dropout};
-use crate::state::RecurrentState;
+use crate::probe::StateGradients;
+use crate::recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
+use crate::stack::{Stack, StackConfig, dropout};
+use crate::stack_model::StackModel;
 use crate::{ModelError, WeightInit};
 
 /// Configuration of a [`LanguageModel`].
@@ -166,25 +166,25 @@ impl<L: RecurrentLayer> LanguageModel<L> {
     pub fn vocabulary(&self) -> usize {
         self.embedding.weight.dims()[0]
     }
+}
+
+impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
+    type Layer = L;
+
+    fn stack(&self) -> &Stack<L> {
+        &self.layers
+    }
 
     /// Embedded inputs `[time, batch, embedding]`, dropout applied.
-    fn embed(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
+    fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
         batch.check(self.vocabulary())?;
         let tokens = batch.inputs().clone().transpose();
         let embedded = ops::step::embedding(self.embedding.weight.val(), tokens);
         Ok(ops::step::dropout(&self.dropout, embedded))
     }
 
-    fn unroll(
-        &self,
-        batch: &TokenBatch,
-        state: Option<Vec<L::State>>,
-    ) -> Result<Unrolled<L>, ModelError> {
-        let options = UnrollOptions {
-            taps: None,
-            reset: batch.reset().cloned(),
-        };
-        self.layers.unroll(self.embed(batch)?, state, options)
+    fn stack_reset(&self, batch: &TokenBatch) -> Option<Tensor<2, Bool>> {
+        batch.reset().cloned()
     }
 }
 
@@ -198,9 +198,7 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         batch: &TokenBatch,
         state: Option<Vec<L::State>>,
     ) -> Result<(Tensor<3>, Vec<L::State>), ModelError> {
-        let unrolled = self.unroll(batch, state)?;
-        let state = unrolled.last_state();
-        Ok((unrolled.output, state))
+        self.stack_forward(batch, state)
     }
 
     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
@@ -231,92 +229,20 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         })
     }
 
-    /// One unroll over the whole window; the state to carry is a slice of it.
     fn window(
         &self,
         batch: &TokenBatch,
         state: Option<Vec<L::State>>,
         plan: WindowPlan,
     ) -> Result<WindowLoss<Vec<L::State>>, ModelError> {
-        recurrent::check_plan(plan, batch.steps())?;
-        if plan.warm_up > 0 || plan.carry == 0 {
-            return recurrent::window_in_pieces(self, batch, state, plan);
-        }
-        let unrolled = self.unroll(batch, state)?;
-        let carried = unrolled.state_after(plan.carry - 1).detach();
-        let with_loss = plan.loss_from..batch.steps();
-        let features = unrolled.output.narrow(0, with_loss.start, with_loss.len());
-        Ok(WindowLoss {
-            loss: self.loss(features, &batch.slice(with_loss))?,
-            state: Some(carried),
-        })
+        self.stack_window(batch, state, plan)
     }
 
-    /// State taps of the sequence operations: one backward pass over the window yields all lags.
     fn state_gradients(
         &self,
         batch: &TokenBatch,
         state: Option<Vec<L::State>>,
     ) -> Result<StateGradients, ModelError> {
-        let steps = batch.steps();
-        let device = autodiff_device(self)?;
-        let model = self.clone().no_grad();
-        let input = model.embed(batch)?;
-        let sequences = batch.sequences();
-        let dtype = input.dtype();
-
-        let start = match state {
-            Some(state) => model.layers.pack(state.to_device(&device), sequences)?,
-            None => vec![model.layers.zero_packed(sequences, &input); model.layers.layers.len()],
-        };
-        // Each a leaf of its own, zeros too.
-        let start: Vec<Tensor<2>> = start
-            .into_iter()
-            .map(|state| state.detach().require_grad())
-            .collect();
-        let size = L::PARTS * model.layers.d_hidden();
-        let taps: Vec<Tensor<3>> = start
-            .iter()
-            .map(|_| Tensor::zeros([steps, sequences, size], (&device, dtype)).require_grad())
-            .collect();
-        let options = UnrollOptions {
-            taps: Some(taps.clone()),
-            reset: batch.reset().cloned(),
-        };
-        let unrolled = model
-            .layers
-            .unroll_packed(input, Some(start.clone()), options)?;
-        let features = unrolled.output.narrow(0, steps - 1, 1);
-        let feature_tap = Tensor::zeros(features.shape(), (&device, dtype)).require_grad();
-        let loss = model.loss(
-            features + feature_tap.clone(),
-            &batch.slice(steps - 1..steps),
-        )?;
-        let grads = loss.sum.backward();
-
-        let mut parts = Vec::with_capacity(start.len() * L::PARTS);
-        for (start, taps) in start.iter().zip(&taps) {
-            let at_start = start
-                .grad(&grads)
-                .unwrap_or_else(|| start.clone().inner().zeros_like());
-            let at_taps = taps
-                .grad(&grads)
-                .unwrap_or_else(|| taps.clone().inner().zeros_like());
-            // The state entering step 0, then those entering steps 1..W; the last tap hands over to no step.
-            let mut entering = vec![at_start.reshape([1, sequences, size])];
-            if steps > 1 {
-                entering.push(at_taps.narrow(0, 0, steps - 1));
-            }
-            let entering = Tensor::cat(entering, 0);
-            let width = model.layers.d_hidden();
-            parts.extend((0..L::PARTS).map(|p| entering.clone().narrow(2, p * width, width)));
-        }
-        let features = feature_tap
-            .grad(&grads)
-            .unwrap_or_else(|| feature_tap.clone().inner().zeros_like());
-        Ok(StateGradients {
-            features: features.reshape([sequences, model.layers.d_hidden()]),
-            parts,
-        })
+        self.stack_gradients(batch, state)
     }
 }

@@ -13,7 +13,8 @@
 //! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>` and as a backend extension;
 //! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`]: stacks with dropout;
 //! - [`LanguageModel`]: embedding, stack, tied or untied softmax that never holds all logits of a window at once;
-//! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements;
+//! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
+//!   fast bodies for one around a [`Stack`];
 //! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
 //!
 //! # Words for shapes
@@ -61,6 +62,7 @@ pub mod ops;
 mod probe;
 mod recurrent;
 mod stack;
+mod stack_model;
 mod state;
 pub use batch::{SequenceBatch, TokenBatch};
 pub use error::ModelError;
@@ -72,4 +74,5 @@ pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 pub use stack::{
     Gru, GruConfig, Lstm, LstmConfig, Rnn, RnnConfig, Stack, StackConfig, UnrollOptions, Unrolled,
 };
+pub use stack_model::StackModel;
 pub use state::{LstmState, RecurrentState};

@@ -57,6 +57,24 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
         window_in_pieces(self, batch, state, plan)
     }
 
+    /// Runs a training window that pays a loss at every step, with the state gradient multiplied on its way back: over
+    /// the boundary after step i (from zero) by `factors[i]`, where there is one. Values do not change.
+    ///
+    /// What unbiased random truncation asks for (Tallec & Ollivier 2017). The default runs step by step, so that it costs
+    /// more than [`window`](Self::window).
+    ///
+    /// # Errors
+    ///
+    /// As [`window`](Self::window).
+    fn compensated_window(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Self::State>,
+        factors: &[f64],
+    ) -> Result<WindowLoss<Self::State>, ModelError> {
+        compensated_window_stepwise(self, batch, state, factors)
+    }
+
     /// Gradients of the last step's summed loss at every earlier state of the window, and at the features of the last
     /// step. No weight gradient is computed. Dropout stays on, as in training.
     ///
@@ -157,6 +175,50 @@ pub(crate) fn window_in_pieces<M: RecurrentModel>(
             missing: "steps that carry a loss",
         }),
     }
+}
+
+/// The default window with compensation: steps, and between them a factor on the gradient alone.
+fn compensated_window_stepwise<M: RecurrentModel>(
+    model: &M,
+    batch: &M::Batch,
+    mut state: Option<M::State>,
+    factors: &[f64],
+) -> Result<WindowLoss<M::State>, ModelError> {
+    let mut loss: Option<StepLoss> = None;
+    for step in 0..batch.steps() {
+        let piece = batch.slice(step..step + 1);
+        let (features, after) = model.forward(&piece, state)?;
+        let part = model.loss(features, &piece)?;
+        loss = Some(match loss {
+            Some(sum) => StepLoss {
+                sum: sum.sum + part.sum,
+                count: sum.count + part.count,
+            },
+            None => part,
+        });
+        state = Some(match factors.get(step) {
+            Some(&factor) if step + 1 < batch.steps() => {
+                after.map_parts(&mut |part| scale_gradient(part, factor))
+            }
+            _ => after,
+        });
+    }
+    match (loss, state) {
+        (Some(loss), Some(state)) => Ok(WindowLoss {
+            loss,
+            state: Some(state.detach()),
+        }),
+        _ => Err(ModelError::Empty {
+            what: "window",
+            missing: "time steps",
+        }),
+    }
+}
+
+/// The same values, to the bit; their gradient times `factor`.
+fn scale_gradient(values: Tensor<2>, factor: f64) -> Tensor<2> {
+    let fixed = values.clone().detach();
+    fixed.clone() + (values - fixed) * factor
 }
 
 /// Refuses a plan that does not lie within the window.

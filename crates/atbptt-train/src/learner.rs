@@ -107,6 +107,9 @@ pub enum TbpttInput<M: RecurrentModel> {
         state: Option<M::State>,
         /// Which steps carry a loss, and which state is handed on.
         plan: WindowPlan,
+        /// Factors on the state gradient between steps, as
+        /// [`compensated_window`](RecurrentModel::compensated_window) takes them; empty: none, and the plan holds.
+        compensation: Vec<f64>,
     },
 }
 
@@ -177,10 +180,16 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
     /// loss is NaN.
     fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
         let window = match input {
-            TbpttInput::Window { batch, state, plan } => self
-                .model
-                .window(&batch, state, plan)
-                .map_err(TrainError::from),
+            TbpttInput::Window {
+                batch,
+                state,
+                plan,
+                compensation,
+            } => match compensation.is_empty() {
+                true => self.model.window(&batch, state, plan),
+                false => self.model.compensated_window(&batch, state, &compensation),
+            }
+            .map_err(TrainError::from),
             TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "training" }),
         };
         let grads = match &window {
@@ -219,7 +228,9 @@ impl<M: RecurrentModel> InferenceStep for Tbptt<M> {
 
     fn step(&self, input: TbpttInput<M>) -> TbpttOutput<M> {
         TbpttOutput::new(match input {
-            TbpttInput::Window { batch, state, plan } => self
+            TbpttInput::Window {
+                batch, state, plan, ..
+            } => self
                 .model
                 .window(&batch, state, plan)
                 .map_err(TrainError::from),

@@ -15,7 +15,8 @@
 //! - [`Tbptt`]: a `RecurrentModel` as Burn's learner sees it;
 //! - [`AdaptiveTbptt`], [`TbpttConfig`]: the strategy and its settings: [`Scheme`], [`StepScaling`], [`Clip`],
 //!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
-//! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run;
+//! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run; [`measured_bias()`]: the true
+//!   bias of the truncated gradient, to check the estimate against;
 //! - [`metrics`]: perplexity, truncation length, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
 //!   PNG figures;
 //! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
@@ -60,6 +61,7 @@ pub mod data;
 mod error;
 mod evaluate;
 mod learner;
+mod measured;
 mod metric_files;
 pub mod metrics;
 pub mod norms_file;
@@ -80,6 +82,7 @@ pub use cursor::{Cursor, Scheme, WindowSpan};
 pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
+pub use measured::measured_bias;
 pub use metric_files::MetricFiles;
 pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, probe};

@@ -63,6 +63,19 @@ impl ProbeConfig {
     }
 }
 
+/// Where the probe of `seed` begins to read in every sequence. The source is long enough for it.
+pub(crate) fn starts<B: SequenceBatch>(
+    source: &dyn SequenceSource<Batch = B>,
+    config: ProbeConfig,
+    seed: u64,
+) -> Vec<usize> {
+    let mut rng = Pcg64::seed_from_u64(seed);
+    let last = source.common_steps() - config.steps();
+    (0..source.sequences())
+        .map(|_| rng.random_range(0..=last))
+        .collect()
+}
+
 /// Measures the norm of the last step's loss gradient at every lag, for one random window per sequence.
 ///
 /// The windows are a function of `seed` alone. Dropout stays on, as in training; no weight gradient is computed.
@@ -79,11 +92,7 @@ pub fn probe<M: RecurrentModel>(
     device: &Device,
 ) -> Result<LagNorms, TrainError> {
     config.check(source.common_steps())?;
-    let mut rng = Pcg64::seed_from_u64(seed);
-    let last = source.common_steps() - config.steps();
-    let starts: Vec<usize> = (0..source.sequences())
-        .map(|_| rng.random_range(0..=last))
-        .collect();
+    let starts = starts(source, config, seed);
     let batch = source.gather(&starts, config.steps(), device)?;
     let frozen = model.clone().no_grad();
     let state = match config.burn_in {

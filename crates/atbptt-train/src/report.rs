@@ -1,5 +1,6 @@
 //! What happened per epoch: for progress lines, files and plots.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -48,8 +49,11 @@ pub struct EpochReport {
     pub probe_seconds: f64,
     /// Time spent on validation, in seconds.
     pub valid_seconds: f64,
-    /// Seconds since the run began, interruptions not counted.
+    /// Seconds since the run began; interruptions and [`measures`](Self::measures) not counted.
     pub elapsed_seconds: f64,
+    /// What [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures) measured after the epoch, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measures: BTreeMap<String, f64>,
 }
 
 impl EpochReport {

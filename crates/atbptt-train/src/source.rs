@@ -141,6 +141,11 @@ impl<B: SequenceBatch> StreamLoader<B> {
         }
     }
 
+    /// What is loaded, for probes of one's own.
+    pub fn source(&self) -> &dyn SequenceSource<Batch = B> {
+        self.source.as_ref()
+    }
+
     /// The loader as Burn's `SupervisedTraining` takes it.
     pub fn into_loader<M>(self) -> Arc<dyn DataLoader<TbpttInput<M>>>
     where

@@ -7,6 +7,8 @@
 mod capture;
 mod run;
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -105,8 +107,15 @@ pub struct AdaptiveTbptt {
     checkpoints: Option<CheckpointConfig>,
     resume: Mutex<Option<Checkpoint>>,
     observer: Option<Arc<dyn TrainingObserver>>,
+    /// A [`Measures`] of the model that is trained.
+    measures: Option<Box<dyn Any + Send + Sync>>,
     shared: Arc<Shared>,
 }
+
+/// Named numbers of a model, measured after every epoch.
+struct Measures<M>(Box<MeasureFn<M>>);
+
+type MeasureFn<M> = dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync;
 
 /// What strategy and handle share.
 struct Shared {
@@ -161,12 +170,21 @@ impl AdaptiveTbptt {
                 remedy: "100 is a good choice",
             });
         }
+        if policy.needs_chunks() && config.scheme != Scheme::Chunked {
+            return Err(TrainError::Config {
+                field: "scheme",
+                rule: "`Scheme::Chunked` for this policy, whose windows lie end to end",
+                got: format!("{:?}", config.scheme),
+                remedy: "choose that scheme or another policy",
+            });
+        }
         Ok(Self {
             config,
             on_non_finite: OnNonFinite::default(),
             checkpoints: None,
             resume: Mutex::new(None),
             observer: None,
+            measures: None,
             shared: Arc::new(Shared {
                 policy: Mutex::new(policy),
                 reports: Mutex::new(Vec::new()),
@@ -232,6 +250,34 @@ impl AdaptiveTbptt {
     pub fn with_observer(mut self, observer: Arc<dyn TrainingObserver>) -> Self {
         self.observer = Some(observer);
         self
+    }
+
+    /// Measures the model after every epoch, in evaluation mode, and adds the numbers to the epoch's report: the loss on a
+    /// test set, an accuracy, an error in the units of the data.
+    ///
+    /// `M` is the model that will be trained; a strategy with measures of another model refuses to train.
+    pub fn with_measures<M: RecurrentModel>(
+        mut self,
+        measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
+    ) -> Self {
+        self.measures = Some(Box::new(Measures::<M>(Box::new(measures))));
+        self
+    }
+
+    /// What the measures say about `model`.
+    fn measure<M: RecurrentModel>(&self, model: &M) -> Result<BTreeMap<String, f64>, TrainError> {
+        let Some(measures) = &self.measures else {
+            return Ok(BTreeMap::new());
+        };
+        match measures.downcast_ref::<Measures<M>>() {
+            Some(Measures(measure)) => measure(model),
+            None => Err(TrainError::Config {
+                field: "measures",
+                rule: "of the model that is trained",
+                got: "measures of another type of model".into(),
+                remedy: "give `with_measures` a closure over the model of the learner",
+            }),
+        }
     }
 
     /// A view of the run, to keep when the strategy moves into the training.

@@ -34,7 +34,19 @@ impl Default for Monitor {
     }
 }
 
-/// State of a [`FixedK`].
+impl Monitor {
+    pub(super) fn validate(&self) -> Result<(), EstimateError> {
+        if self.probes == 0 {
+            return Err(EstimateError::Zero {
+                what: "the number of probes",
+            });
+        }
+        self.every.validate()?;
+        self.estimator.validate()
+    }
+}
+
+/// What a policy that does not act on its estimates has seen: the state of a [`FixedK`], and part of other policies'.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FixedKState {
     /// When the bias was last estimated.
@@ -43,6 +55,48 @@ pub struct FixedKState {
     pub last_estimate: Option<BiasEstimate>,
     /// All decisions, oldest first.
     pub history: Vec<Decision>,
+}
+
+impl FixedKState {
+    /// Probes due at `at` under `monitor`.
+    pub(super) fn probes_due(&self, monitor: Option<&Monitor>, at: Position) -> usize {
+        match monitor {
+            Some(m) if m.every.is_due(self.last_update, m.probe_first, at) => m.probes,
+            _ => 0,
+        }
+    }
+
+    /// Writes down the bias at `k`, which stays as it is.
+    pub(super) fn record(
+        &mut self,
+        (k, reason): (usize, Reason),
+        monitor: Option<&Monitor>,
+        at: Position,
+        probes: &[Result<LagNorms, EstimateError>],
+    ) -> Decision {
+        let estimator = monitor.map(|m| m.estimator).unwrap_or_default();
+        let Assessment {
+            together, unusable, ..
+        } = assess(&estimator, probes);
+        let decision = Decision {
+            k,
+            reason,
+            position: at,
+            delta: None,
+            relative_bias: together.as_ref().and_then(|e| finite_bias(e, k)),
+            log_beta: together.as_ref().map(BiasEstimate::log_beta),
+            tau: together.as_ref().map(BiasEstimate::tau),
+            probe_ks: Vec::new(),
+            saturated: 0,
+            unusable,
+        };
+        self.last_update = Some(at);
+        if together.is_some() {
+            self.last_estimate = together;
+        }
+        self.history.push(decision.clone());
+        decision
+    }
 }
 
 /// One K for the whole run.
@@ -76,13 +130,7 @@ impl FixedK {
     /// # Errors
     /// [`EstimateError::Zero`], or a setting of the estimator out of range.
     pub fn with_monitor(mut self, monitor: Monitor) -> Result<Self, EstimateError> {
-        if monitor.probes == 0 {
-            return Err(EstimateError::Zero {
-                what: "the number of probes",
-            });
-        }
-        monitor.every.validate()?;
-        monitor.estimator.validate()?;
+        monitor.validate()?;
         self.monitor = Some(monitor);
         Ok(self)
     }
@@ -102,35 +150,12 @@ impl TruncationPolicy for FixedK {
     }
 
     fn probes_due(&self, at: Position) -> usize {
-        match &self.monitor {
-            Some(m) if m.every.is_due(self.state.last_update, m.probe_first, at) => m.probes,
-            _ => 0,
-        }
+        self.state.probes_due(self.monitor.as_ref(), at)
     }
 
     fn update(&mut self, at: Position, probes: &[Result<LagNorms, EstimateError>]) -> Decision {
-        let estimator = self.monitor.map(|m| m.estimator).unwrap_or_default();
-        let Assessment {
-            together, unusable, ..
-        } = assess(&estimator, probes);
-        let decision = Decision {
-            k: self.k,
-            reason: Reason::Fixed,
-            position: at,
-            delta: None,
-            relative_bias: together.as_ref().and_then(|e| finite_bias(e, self.k)),
-            log_beta: together.as_ref().map(BiasEstimate::log_beta),
-            tau: together.as_ref().map(BiasEstimate::tau),
-            probe_ks: Vec::new(),
-            saturated: 0,
-            unusable,
-        };
-        self.state.last_update = Some(at);
-        if together.is_some() {
-            self.state.last_estimate = together;
-        }
-        self.state.history.push(decision.clone());
-        decision
+        let k = (self.k, Reason::Fixed);
+        self.state.record(k, self.monitor.as_ref(), at, probes)
     }
 
     fn history(&self) -> &[Decision] {

@@ -1,18 +1,25 @@
 //! Which truncation length the next window gets.
 //!
 //! Last stage of the flow: a policy asks for probes when they are due, takes their norms, and answers with K and the
-//! reason. [`KController`] holds the relative bias at a tolerance; [`FixedK`] is the baseline.
+//! reason. [`KController`] holds the relative bias at a tolerance; [`FixedK`] is the baseline, [`RandomLength`] and
+//! [`Artbp`] are the published alternatives.
 //!
 //! `k`, `K`: kept steps; `delta` (δ): tolerated relative bias; `W`: probe window, in steps.
 
 mod adaptive;
+mod artbp;
 mod fixed;
+mod random_length;
 
 pub use adaptive::{AdaptiveConfig, KController, KControllerState};
+pub use artbp::{Artbp, ArtbpConfig, ArtbpState, Truncation};
 pub use fixed::{FixedK, FixedKState, Monitor};
+pub use random_length::{RandomLength, RandomLengthConfig, RandomLengthState};
 
 use std::fmt;
 
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 use crate::{BiasEstimate, BiasEstimator, EstimateError, LagNorms};
@@ -90,6 +97,8 @@ pub enum Reason {
     Unusable,
     /// The policy never changes K.
     Fixed,
+    /// Every window's K is drawn at random around this one.
+    Random,
 }
 
 impl Reason {
@@ -109,6 +118,7 @@ impl fmt::Display for Reason {
             Self::OutOfReach => "saturated: no length in the probe window meets the bias tolerance",
             Self::Unusable => "kept: no probe gave usable gradient norms",
             Self::Fixed => "fixed by the configuration",
+            Self::Random => "the mean of lengths drawn at random",
         })
     }
 }
@@ -161,8 +171,25 @@ pub trait TruncationPolicy: Send + Sync + fmt::Debug {
     /// [`TruncationPolicy::k_max`].
     fn next_k(&mut self) -> usize;
 
-    /// Truncation length in use, in steps.
+    /// Truncation length in use, in steps; the typical one of a randomised policy.
     fn k(&self) -> usize;
+
+    /// Factor on the learning rate for the window that [`TruncationPolicy::next_k`] drew last, on top of the trainer's
+    /// scaling with [`TruncationPolicy::k`].
+    fn step_scale(&self) -> f64 {
+        1.0
+    }
+
+    /// Factors on the state gradient at the K − 1 boundaries between steps of the window that
+    /// [`TruncationPolicy::next_k`] drew last, first boundary first; empty: all one.
+    fn compensation(&self) -> &[f64] {
+        &[]
+    }
+
+    /// Whether windows must lie end to end, BPTT(K; K), for this policy to be what it says.
+    fn needs_chunks(&self) -> bool {
+        false
+    }
 
     /// Longest K this policy can ever return, in steps: bounds memory and the data needed.
     fn k_max(&self) -> usize;
@@ -198,6 +225,10 @@ pub enum PolicyState {
     Adaptive(KControllerState),
     /// Of a [`FixedK`].
     Fixed(FixedKState),
+    /// Of a [`RandomLength`].
+    RandomLength(RandomLengthState),
+    /// Of an [`Artbp`].
+    Artbp(ArtbpState),
     /// Of a policy defined elsewhere.
     Custom {
         /// The policy's name.
@@ -213,6 +244,8 @@ impl PolicyState {
         match self {
             Self::Adaptive(_) => "adaptive",
             Self::Fixed(_) => "fixed",
+            Self::RandomLength(_) => "random_length",
+            Self::Artbp(_) => "artbp",
             Self::Custom { name, .. } => name,
         }
     }
@@ -255,4 +288,11 @@ fn assess(estimator: &BiasEstimator, probes: &[Result<LagNorms, EstimateError>])
 /// δ(k) as stored: `None` when it has no bound.
 fn finite_bias(estimate: &BiasEstimate, k: usize) -> Option<f64> {
     Some(estimate.relative_bias(k)).filter(|bias| bias.is_finite())
+}
+
+/// The generator of draw number `draw` of a policy: a function of both numbers, so that a state needs only the number of
+/// draws to go on exactly.
+fn generator(seed: u64, draw: u64) -> Pcg64 {
+    let key: u64 = Pcg64::seed_from_u64(seed).random();
+    Pcg64::seed_from_u64(key.wrapping_add(draw))
 }

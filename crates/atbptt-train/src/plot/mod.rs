@@ -6,7 +6,7 @@
 //! lag profile ──► lag_profile_figure ┘
 //! ```
 //!
-//! [`report_figure`] puts both on one sheet.
+//! [`report_figure`] puts both on one sheet; [`lines_figure`] compares runs, or anything else made of lines.
 //!
 //! Everything comes in as plain numbers, so that any report can be drawn. The font (DejaVu) is compiled in and no C
 //! library is needed: figures look the same everywhere. NaN and infinite values are gaps in a line, never an error; a
@@ -31,6 +31,7 @@
 mod axis;
 mod canvas;
 mod lag_profile;
+mod lines;
 mod panel;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ mod training;
 use std::path::{Path, PathBuf};
 
 pub use lag_profile::{LagProfileFigure, lag_profile_figure};
+pub use lines::{Line, LinesPanel, lines_figure};
 pub use training::{EpochRow, training_figure};
 
 /// [`training_figure`] and, where there is a lag profile, [`lag_profile_figure`] below it, in one file.
@@ -66,7 +68,7 @@ pub enum PlotError {
     /// There is nothing to draw.
     #[error("a figure needs at least one {what}, got none; draw it after the first one is there")]
     Empty {
-        /// What is missing: `epoch`, `lag`.
+        /// What is missing: `epoch`, `lag`, `panel`.
         what: &'static str,
     },
     /// The file would not be a PNG.

@@ -179,3 +179,43 @@ fn nothing_to_draw_and_unusable_paths_are_typed_errors() {
     let found = training_figure(&png, &rows, None);
     assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
 }
+
+/// Three rows of legend, a panel without a finite value, lines of one point: drawn all the same.
+#[test]
+fn lines_figures_survive_any_numbers() {
+    let line = |name: &str, points: &[(f64, f64)], dashed| Line {
+        name: name.into(),
+        points: points.to_vec(),
+        dashed,
+    };
+    let panel = |lines| LinesPanel {
+        title: "y".into(),
+        x: "x".into(),
+        lines,
+    };
+    let many = (0..12)
+        .map(|n| {
+            line(
+                &format!("a rather long name, number {n}"),
+                &[(0.0, f64::from(n)), (1.5, 3.0)],
+                n % 2 == 0,
+            )
+        })
+        .collect();
+    let odd = vec![
+        line("", &[(f64::NAN, 1.0), (1.0, f64::INFINITY)], false),
+        line("one", &[(3.0, 1e300)], false),
+        line("none", &[], true),
+    ];
+    let panels = [panel(many), panel(odd), panel(Vec::new())];
+    let (width, height) = drawn(|path| lines_figure(path, "Lines", &panels));
+    assert!(width == 1200 && height > 1000);
+    let one = drawn(|path| lines_figure(path, "", &panels[2..]));
+    assert!(one.1 < 500);
+}
+
+#[test]
+fn a_lines_figure_needs_a_panel() {
+    let error = lines_figure("x.png", "t", &[]).unwrap_err();
+    assert!(matches!(error, PlotError::Empty { what: "panel" }));
+}

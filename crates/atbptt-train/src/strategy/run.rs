@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use atbptt_core::{EstimateError, LagNorms, Position};
-use atbptt_models::RecurrentModel;
+use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use burn::train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader,
@@ -161,19 +161,21 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let mut accumulated = 0;
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
-            let (k, next_k) = {
+            let (k, typical_k, step_scale, compensation) = {
                 let mut policy = lock(&self.strategy.shared.policy);
                 let k = policy.next_k();
-                (k, policy.k())
+                let compensation = policy.compensation().to_vec();
+                (k, policy.k(), policy.step_scale(), compensation)
             };
             let Some(span) = self
                 .cursor
-                .window(self.strategy.config.scheme, k, next_k, steps)
+                .window(self.strategy.config.scheme, k, typical_k, steps)
             else {
                 break;
             };
             let started = Instant::now();
-            let (mut output, loss, mut grads) = self.window(epoch, k, &span, source)?;
+            let (mut output, loss, mut grads) = self.window(&span, source, compensation)?;
+            let (loss, count) = (loss.sum, loss.count);
             let model = self.learner.model();
             let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads)?;
             if let Some(found) = NonFinite::find(loss, norm) {
@@ -185,7 +187,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 continue;
             }
             step::clip(&model, &mut grads, norm, self.strategy.config.clip.limit(k));
-            let factor = self.strategy.config.step_scaling.factor(k) * self.shrink;
+            let scaling = self.strategy.config.step_scaling;
+            let factor = scaling.factor(typical_k) * step_scale * self.shrink;
             model.step_scale().set(factor);
 
             let last = span.next.next_loss >= steps;
@@ -209,7 +212,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let seconds = started.elapsed().as_secs_f64();
             self.step += 1;
             self.cursor = span.next;
-            output.report = self.account(k, loss, span.loss_steps() * source.sequences(), seconds);
+            output.report = self.account(k, loss, count, seconds);
             if let Some(observer) = &self.strategy.observer {
                 let running = self.sums.loss / self.sums.tokens as f64;
                 let sequences = source.sequences();
@@ -251,22 +254,13 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     }
 
     /// Forward and backward pass of one window; the carried state moves on.
-    #[allow(clippy::type_complexity)]
     fn window(
         &mut self,
-        epoch: usize,
-        k: usize,
         span: &WindowSpan,
         source: &Source<M>,
-    ) -> Result<
-        (
-            TbpttOutput<M>,
-            burn::tensor::Tensor<1>,
-            burn::optim::GradientsParams,
-        ),
-        TrainError,
-    > {
-        log::trace!("epoch {epoch}, step {}, K = {k}, {span:?}", self.step);
+        compensation: Vec<f64>,
+    ) -> Result<(TbpttOutput<M>, StepLoss, GradientsParams), TrainError> {
+        log::trace!("step {}, {span:?}", self.step);
         self.device
             .seed(mix(self.strategy.config.seed, self.step, Draw::Dropout));
         let batch = source.window(span.start, span.len, &self.device)?;
@@ -275,11 +269,12 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             batch,
             state,
             plan: span.plan,
+            compensation,
         });
         let mut output = out.item;
         let window = output.take()?;
         self.state = window.state;
-        Ok((output, window.loss.sum, out.grads))
+        Ok((output, window.loss, out.grads))
     }
 
     /// Adds a window to the epoch's sums.

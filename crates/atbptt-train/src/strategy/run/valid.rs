@@ -52,6 +52,7 @@ impl<M: RecurrentModel> Run<'_, M> {
                     batch,
                     state: state_in,
                     plan,
+                    compensation: Vec::new(),
                 },
             );
             let window = output.take()?;
@@ -92,6 +93,12 @@ impl<M: RecurrentModel> Run<'_, M> {
         valid: SummedLoss,
         valid_seconds: f64,
     ) -> Result<(), TrainError> {
+        let measures = match self.strategy.measures {
+            Some(_) => self
+                .strategy
+                .measure(&self.learner.model().valid().into_inner())?,
+            None => Default::default(),
+        };
         let policy = lock(&self.strategy.shared.policy);
         let (k, reason) = (
             policy.k(),
@@ -134,6 +141,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             probe_seconds: sums.probe_seconds,
             valid_seconds,
             elapsed_seconds: before + sums.train_seconds + sums.probe_seconds + valid_seconds,
+            measures,
         };
         reports.push(report.clone());
         drop(reports);

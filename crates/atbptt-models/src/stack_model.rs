@@ -1,0 +1,216 @@
+//! Models around a [`Stack`]: windows as one unroll, and all lags of a probe in one backward pass.
+//!
+//! Place in the flow: the default bodies of [`RecurrentModel`] run any model, step by step where they must. A model whose
+//! recurrence is a [`Stack`] says what the layers read ([`StackModel`]) and gets the fast bodies to call.
+
+use burn::tensor::{Bool, Tensor};
+
+use crate::ModelError;
+use crate::batch::SequenceBatch;
+use crate::layer::RecurrentLayer;
+use crate::probe::{StateGradients, autodiff_device};
+use crate::recurrent::{self, RecurrentModel, WindowLoss, WindowPlan};
+use crate::stack::{Stack, UnrollOptions, Unrolled};
+use crate::state::RecurrentState;
+
+/// State of one layer of `M`.
+type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
+
+/// A [`RecurrentModel`] whose only memory is a [`Stack`], and whose loss reads the top layer's output.
+///
+/// Say what the layers read, and let the methods of [`RecurrentModel`] call those provided here:
+///
+/// ```
+/// use atbptt_models::{
+///     Lstm, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel, StateGradients, StepLoss, TokenBatch,
+///     WindowLoss, WindowPlan, ops,
+/// };
+/// use burn::{module::Module, nn, tensor::Tensor};
+///
+/// #[derive(Module, Debug)]
+/// struct Tagger { embedding: nn::Embedding, layers: Lstm, decoder: nn::Embedding }
+///
+/// impl StackModel for Tagger {
+///     type Layer = LstmLayer;
+///     fn stack(&self) -> &Stack<LstmLayer> { &self.layers }
+///     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
+///         Ok(ops::step::embedding(self.embedding.weight.val(), batch.inputs().clone().transpose()))
+///     }
+/// }
+///
+/// impl RecurrentModel for Tagger {
+///     type Batch = TokenBatch;
+///     type State = Vec<LstmState>;
+///     fn forward(&self, batch: &TokenBatch, state: Option<Self::State>) -> Result<(Tensor<3>, Self::State), ModelError> {
+///         self.stack_forward(batch, state)
+///     }
+///     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
+///         let [time, sequences, hidden] = features.dims();
+///         let count = time * sequences;
+///         let targets = batch.targets().clone().transpose().reshape([count]);
+///         let rows = features.reshape([count, hidden]);
+///         Ok(StepLoss { sum: ops::linear_nll(rows, self.decoder.weight.val(), None, targets)?, count })
+///     }
+///     fn window(
+///         &self, batch: &TokenBatch, state: Option<Self::State>, plan: WindowPlan,
+///     ) -> Result<WindowLoss<Self::State>, ModelError> {
+///         self.stack_window(batch, state, plan)
+///     }
+///     fn state_gradients(&self, batch: &TokenBatch, state: Option<Self::State>) -> Result<StateGradients, ModelError> {
+///         self.stack_gradients(batch, state)
+///     }
+/// }
+/// ```
+pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
+    /// Kind of the layers.
+    type Layer: RecurrentLayer;
+
+    /// The layers.
+    fn stack(&self) -> &Stack<Self::Layer>;
+
+    /// What the layers read, `[time, batch, input]`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when the batch does not fit the model.
+    fn stack_input(&self, batch: &Self::Batch) -> Result<Tensor<3>, ModelError>;
+
+    /// Where new sequences begin, `[batch, time]`: the state is zeroed and the gradient cut before these steps. Default:
+    /// nowhere.
+    fn stack_reset(&self, _batch: &Self::Batch) -> Option<Tensor<2, Bool>> {
+        None
+    }
+
+    /// All steps of a window through the layers.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] as [`stack_input`](Self::stack_input) and [`Stack::unroll`] raise it.
+    fn stack_unroll(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Vec<LayerState<Self>>>,
+    ) -> Result<Unrolled<Self::Layer>, ModelError> {
+        let options = UnrollOptions {
+            taps: None,
+            reset: self.stack_reset(batch),
+        };
+        self.stack()
+            .unroll(self.stack_input(batch)?, state, options)
+    }
+
+    /// For [`RecurrentModel::forward`]: features are time-major, `[time, batch, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`stack_unroll`](Self::stack_unroll).
+    #[allow(clippy::type_complexity)] // The type is the one of `forward`.
+    fn stack_forward(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Vec<LayerState<Self>>>,
+    ) -> Result<(Tensor<3>, Vec<LayerState<Self>>), ModelError> {
+        let unrolled = self.stack_unroll(batch, state)?;
+        let state = unrolled.last_state();
+        Ok((unrolled.output, state))
+    }
+
+    /// For [`RecurrentModel::window`]: one unroll over the whole window; the state to carry is a slice of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecurrentModel::window`].
+    fn stack_window(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Vec<LayerState<Self>>>,
+        plan: WindowPlan,
+    ) -> Result<WindowLoss<Vec<LayerState<Self>>>, ModelError> {
+        recurrent::check_plan(plan, batch.steps())?;
+        if plan.warm_up > 0 || plan.carry == 0 {
+            return recurrent::window_in_pieces(self, batch, state, plan);
+        }
+        let unrolled = self.stack_unroll(batch, state)?;
+        let carried = unrolled.state_after(plan.carry - 1).detach();
+        let with_loss = plan.loss_from..batch.steps();
+        let features = unrolled.output.narrow(0, with_loss.start, with_loss.len());
+        Ok(WindowLoss {
+            loss: self.loss(features, &batch.slice(with_loss))?,
+            state: Some(carried),
+        })
+    }
+
+    /// For [`RecurrentModel::state_gradients`]: one backward pass over the state taps of the sequence operations yields
+    /// all lags.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecurrentModel::state_gradients`].
+    fn stack_gradients(
+        &self,
+        batch: &Self::Batch,
+        state: Option<Vec<LayerState<Self>>>,
+    ) -> Result<StateGradients, ModelError> {
+        let steps = batch.steps();
+        let device = autodiff_device(self)?;
+        let model = self.clone().no_grad();
+        let layers = model.stack();
+        let input = model.stack_input(batch)?;
+        let sequences = batch.sequences();
+        let dtype = input.dtype();
+
+        let start = match state {
+            Some(state) => layers.pack(state.to_device(&device), sequences)?,
+            None => vec![layers.zero_packed(sequences, &input); layers.layers.len()],
+        };
+        // Each a leaf of its own, zeros too.
+        let start: Vec<Tensor<2>> = start
+            .into_iter()
+            .map(|state| state.detach().require_grad())
+            .collect();
+        let size = Self::Layer::PARTS * layers.d_hidden();
+        let taps: Vec<Tensor<3>> = start
+            .iter()
+            .map(|_| Tensor::zeros([steps, sequences, size], (&device, dtype)).require_grad())
+            .collect();
+        let options = UnrollOptions {
+            taps: Some(taps.clone()),
+            reset: model.stack_reset(batch),
+        };
+        let unrolled = layers.unroll_packed(input, Some(start.clone()), options)?;
+        let features = unrolled.output.narrow(0, steps - 1, 1);
+        let feature_tap = Tensor::zeros(features.shape(), (&device, dtype)).require_grad();
+        let loss = model.loss(
+            features + feature_tap.clone(),
+            &batch.slice(steps - 1..steps),
+        )?;
+        let grads = loss.sum.backward();
+
+        let parts_per_layer = Self::Layer::PARTS;
+        let mut parts = Vec::with_capacity(start.len() * parts_per_layer);
+        for (start, taps) in start.iter().zip(&taps) {
+            let at_start = start
+                .grad(&grads)
+                .unwrap_or_else(|| start.clone().inner().zeros_like());
+            let at_taps = taps
+                .grad(&grads)
+                .unwrap_or_else(|| taps.clone().inner().zeros_like());
+            // The state entering step 0, then those entering steps 1..W; the last tap hands over to no step.
+            let mut entering = vec![at_start.reshape([1, sequences, size])];
+            if steps > 1 {
+                entering.push(at_taps.narrow(0, 0, steps - 1));
+            }
+            let entering = Tensor::cat(entering, 0);
+            let width = layers.d_hidden();
+            parts
+                .extend((0..parts_per_layer).map(|p| entering.clone().narrow(2, p * width, width)));
+        }
+        let features = feature_tap
+            .grad(&grads)
+            .unwrap_or_else(|| feature_tap.clone().inner().zeros_like());
+        Ok(StateGradients {
+            features: features.reshape([sequences, layers.d_hidden()]),
+            parts,
+        })
+    }
+}

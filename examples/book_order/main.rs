@@ -1,0 +1,189 @@
+//! Does adaptive truncation work for a model and a loss of one's own? A recurrent marked temporal point process (Du et al.
+//! 2016) predicts when the next event of an order book comes, and which.
+//!
+//! ```text
+//! cargo run --release --example book_order -- --data ../shared/data/book_order              # adaptive, δ = 0.5
+//! cargo run --release --example book_order -- --data ../shared/data/book_order --fixed-k 9
+//! ```
+//!
+//! Expected: a negative log-likelihood that falls below −4 within a few epochs; a run folder with metrics, checkpoints and
+//! figures. The folder holds event-1-train.txt, time-1-train.txt and the same for test, one sequence per line; the first
+//! half of the test sequences validates, the second half tests.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod data;
+mod model;
+mod predict;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use atbptt::core::{BiasEstimator, GradientSize};
+use atbptt::prelude::*;
+use burn::module::Module;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::common::diagnostics::lstm_parts;
+use crate::common::folder::{RunFolder, Settings};
+use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use crate::common::train::{Task, train};
+use crate::common::{Ended, Result, default_device, exit_code};
+use crate::data::Events;
+use crate::model::EventModel;
+
+/// Train a recurrent marked temporal point process with adaptively truncated backpropagation through time.
+#[derive(Parser, Debug)]
+#[command(name = "book_order", version)]
+struct Cli {
+    /// Folder with event-1-train.txt, time-1-train.txt, event-1-test.txt and time-1-test.txt
+    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    data: Option<PathBuf>,
+
+    /// Hidden units per layer [default: 128]
+    #[arg(long, value_name = "UNITS")]
+    hidden: Option<usize>,
+
+    /// LSTM layers [default: 2]
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+
+    /// Largest lag W that a probe measures, in steps; its burn-in is a tenth of it [default: 200]
+    #[arg(long, value_name = "STEPS")]
+    window: Option<usize>,
+
+    #[command(flatten)]
+    policy: PolicyArgs,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Data and model of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct BookOrder {
+    data: PathBuf,
+    hidden: usize,
+    layers: usize,
+}
+
+impl Cli {
+    /// The paper's settings, but where the user asked for others.
+    fn settings(&self) -> Settings<BookOrder> {
+        let plan = Plan {
+            policy: Policy::Adaptive { delta: 0.5 },
+            k0: 6,
+            k_min: 1,
+            k_max: 100,
+            probes: 1,
+            estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
+            training: TbpttConfig {
+                clip: Clip::PerK(1.0),
+                probe: ProbeConfig::new(self.window.unwrap_or(200)),
+                seed: 1,
+                eval_chunk: 100,
+                ..TbpttConfig::default()
+            },
+            batch: 64,
+            epochs: 50,
+            lr: 0.1,
+            weight_decay: 1e-3,
+        };
+        Settings {
+            task: BookOrder {
+                data: self.data.clone().unwrap_or_default(),
+                hidden: self.hidden.unwrap_or(128),
+                layers: self.layers.unwrap_or(2),
+            },
+            plan: plan
+                .with_options(&self.policy, &self.run)
+                .with_scaling(StepScaling::SqrtK, StepScaling::None),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    exit_code(run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> Result<Ended> {
+    let (folder, settings, resumed) = match &cli.run.resume {
+        Some(path) => {
+            let (folder, mut settings, epoch) = RunFolder::open::<BookOrder>(path)?;
+            settings.plan.epochs = cli.run.epochs.unwrap_or(settings.plan.epochs);
+            (Some(folder), settings, Some(epoch))
+        }
+        None => (None, cli.settings(), None),
+    };
+    // What can be wrong with the options is found before any work or folder is made.
+    let Settings { task, plan } = &settings;
+    plan.check()?;
+    let device = default_device()?;
+    let events = Events::from_folder(&task.data, "train")?;
+    let (valid, test) = Events::from_folder(&task.data, "test")?.halves();
+    let marks = events.classes();
+    valid.check(marks)?;
+    test.check(marks)?;
+    let streams = events.streams(plan.batch);
+    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+        .check_stream(streams.common_steps())?;
+    device.clone().autodiff().seed(plan.training.seed);
+    let model = EventModel::new(marks, task.hidden, task.layers, &device.clone().autodiff())?;
+    let folder = match folder {
+        Some(folder) => folder,
+        None => RunFolder::create(cli.run.out.as_deref(), "book_order")?,
+    };
+    folder.write_settings(&settings)?;
+    if !cli.run.quiet {
+        println!(
+            "events:  {} for training, {} for validation, {} for testing; {marks} marks",
+            events.len(),
+            valid.len(),
+            test.len()
+        );
+        println!(
+            "model:   LSTM, {} layers of {} units, {} parameters; {} streams of {} events",
+            task.layers,
+            task.hidden,
+            model.num_params(),
+            plan.batch,
+            streams.common_steps(),
+        );
+        println!("K:       {}", plan.in_words());
+        println!("run:     {}", folder.path().display());
+        println!();
+    }
+    let (chunk, test) = (plan.training.eval_chunk, test.parallel());
+    let training = Task {
+        title: format!("Order book; {}", plan.policy),
+        loss: "Negative log-likelihood per event (nats)",
+        model,
+        parts: lstm_parts(task.layers),
+        train: StreamLoader::new(streams),
+        valid: StreamLoader::new(valid.parallel()),
+        measures: Box::new(move |model: &EventModel| {
+            let quality = predict::evaluate(model, &test, chunk, &device)?;
+            Ok(BTreeMap::from([
+                ("test_nll".into(), quality.nll),
+                ("test_rmse".into(), quality.rmse),
+                ("test_error".into(), quality.error),
+            ]))
+        }),
+    };
+    let (ended, result) = train(training, plan, &folder, resumed, cli.run.quiet)?;
+    if let Some(result) = result {
+        println!(
+            "test NLL {:.4}, RMSE {:.4}e-3 s, 0-1 error {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",
+            result.measures["test_nll"],
+            1e3 * result.measures["test_rmse"],
+            result.measures["test_error"],
+            result.best_epoch,
+            result.epochs,
+            result.seconds,
+            folder.path().join("report.png").display(),
+        );
+    }
+    Ok(ended)
+}

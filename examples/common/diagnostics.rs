@@ -1,0 +1,197 @@
+//! A closer look at the lag profile of a trained model: part by part, and what each reading of the gradient's size makes
+//! of it.
+
+use atbptt::core::{BiasEstimate, BiasEstimator, GradientSize, LagNorms};
+use atbptt::models::RecurrentModel;
+use atbptt::prelude::*;
+use atbptt::train::plot::{LagProfileFigure, Line, LinesPanel, lag_profile_figure, lines_figure};
+use atbptt::train::probe;
+use burn::tensor::Device;
+
+use super::Result;
+use super::folder::RunFolder;
+use super::options::Plan;
+
+/// The readings of the gradient's size, and how figures name them.
+pub const SIZES: [(GradientSize, &str); 4] = [
+    (GradientSize::SumOfNorms, "sum of norms"),
+    (GradientSize::SumOfStateNorms, "sum of norms, states only"),
+    (GradientSize::NormOfMeanSum, "norm of the mean sum"),
+    (
+        GradientSize::NormOfMeanStateSum,
+        "norm of the mean sum, states only",
+    ),
+];
+
+/// Probes of a diagnosis: enough for smooth curves.
+const PROBES: u64 = 8;
+
+/// Probes `model` and writes `profiles.png`, `profiles.csv` and `lag_profile.png`.
+///
+/// `model` is on an autodiff device. `parts` names the parts of its state, such as `layer 1, hidden`.
+pub fn diagnose<M: RecurrentModel>(
+    model: &M,
+    source: &dyn SequenceSource<Batch = M::Batch>,
+    plan: &Plan,
+    folder: &RunFolder,
+    parts: &[String],
+    device: &Device,
+) -> Result<()> {
+    let probes: Vec<LagNorms> = (1..=PROBES)
+        .map(|nth| {
+            let seed = plan.training.seed.wrapping_mul(1000).wrapping_add(nth);
+            device.seed(seed);
+            probe(model, source, plan.training.probe, seed, device)
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
+    let profile = |norms: &LagNorms| norms.profile(plan.estimator.averaging).phi();
+    let mut profiles = vec![("all parts".to_owned(), profile(&pooled))];
+    for (part, name) in parts.iter().enumerate() {
+        let of_part: Vec<LagNorms> = probes
+            .iter()
+            .map(|probe| probe.part(part))
+            .collect::<std::result::Result<_, _>>()?;
+        let pooled = LagNorms::pool(&of_part.iter().collect::<Vec<_>>())?;
+        profiles.push((name.clone(), profile(&pooled)));
+    }
+    let estimate = |size: GradientSize| -> Option<BiasEstimate> {
+        let estimator: BiasEstimator = plan.estimator.with_gradient_size(size);
+        estimator.estimate(&pooled).ok()
+    };
+    write_table(folder, &profiles, &estimate)?;
+
+    let by_lag = |values: &[f64], from: usize| -> Vec<(f64, f64)> {
+        // Zeros have no logarithm; a part that lag 0 does not touch begins at lag 1.
+        let positive = |x: f64| if x > 0.0 { x } else { f64::NAN };
+        values
+            .iter()
+            .enumerate()
+            .skip(from)
+            .map(|(lag, &value)| (lag as f64, positive(value)))
+            .collect()
+    };
+    let line = |name: &str, points| Line {
+        name: name.into(),
+        points,
+        dashed: false,
+    };
+    let mut bias: Vec<Line> = Vec::new();
+    for (size, name) in SIZES {
+        let Some(estimate) = estimate(size) else {
+            continue;
+        };
+        let chosen = plan.delta().and_then(|delta| estimate.smallest_k(delta));
+        let name = match chosen {
+            Some(k) => format!("{name}: K = {k}"),
+            None => name.to_owned(),
+        };
+        let curve = estimate.relative_bias_curve();
+        // Far above one or below any tolerance nothing is told apart; it would flatten the rest.
+        let shown: Vec<f64> = curve
+            .iter()
+            .map(|bias| match (1e-4..1e4).contains(bias) {
+                true => *bias,
+                false => f64::NAN,
+            })
+            .collect();
+        bias.push(line(&name, by_lag(&shown, 1)));
+    }
+    if let Some(delta) = plan.delta() {
+        let last = pooled.window() as f64;
+        bias.push(Line {
+            name: format!("tolerance δ = {delta}"),
+            points: vec![(1.0, delta), (last, delta)],
+            dashed: true,
+        });
+    }
+    let panels = [
+        LinesPanel {
+            title: "Lag profile φ by part of the state".into(),
+            x: "lag k (steps)".into(),
+            lines: profiles
+                .iter()
+                .enumerate()
+                // Lag 0 is the output's gradient, which belongs to no part.
+                .map(|(nth, (name, phi))| line(name, by_lag(phi, nth.min(1))))
+                .collect(),
+        },
+        LinesPanel {
+            title: "Relative bias δ(K) by reading of the gradient's size".into(),
+            x: "K (steps)".into(),
+            lines: bias,
+        },
+    ];
+    lines_figure(
+        folder.path().join("profiles.png"),
+        "Lag profiles of the trained model",
+        &panels,
+    )?;
+
+    let Ok(estimate) = plan.estimator.estimate(&pooled) else {
+        return Ok(());
+    };
+    let delta = plan.delta().unwrap_or(f64::NAN);
+    let rule = plan.rule()?;
+    let k = match plan.delta() {
+        Some(delta) => estimate
+            .smallest_k(delta)
+            .unwrap_or(plan.k_max)
+            .clamp(plan.k_min, plan.k_max),
+        None => rule.k(),
+    };
+    let curve = estimate.relative_bias_curve();
+    let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
+    let sequences: Vec<Vec<f64>> = (0..pooled.sequences())
+        .map(|b| (0..pooled.lags()).map(|lag| pooled.row(lag)[b]).collect())
+        .collect();
+    lag_profile_figure(
+        folder.path().join("lag_profile.png"),
+        &LagProfileFigure {
+            title: "Lag profile of the trained model",
+            mean: &estimate.profile().phi(),
+            sequences: &sequences,
+            tau: estimate.tau(),
+            beta: Some(estimate.beta()).filter(|beta| beta.is_finite()),
+            bias: &bias,
+            delta,
+            k,
+        },
+    )?;
+    Ok(())
+}
+
+/// Names of the parts of a stacked LSTM's state.
+pub fn lstm_parts(layers: usize) -> Vec<String> {
+    (1..=layers)
+        .flat_map(|layer| ["hidden", "cell"].map(|part| format!("layer {layer}, {part}")))
+        .collect()
+}
+
+/// One row per lag: profiles of all parts, and the relative bias of keeping as many steps.
+fn write_table(
+    folder: &RunFolder,
+    profiles: &[(String, Vec<f64>)],
+    estimate: &dyn Fn(GradientSize) -> Option<BiasEstimate>,
+) -> Result<()> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let curves = SIZES.map(|(size, _)| estimate(size).map(|e| e.relative_bias_curve()));
+    let head = ["lag".to_owned()]
+        .into_iter()
+        .chain(profiles.iter().map(|(name, _)| format!("phi, {name}")))
+        .chain(SIZES.map(|(_, name)| format!("relative bias, {name}")));
+    table.write_record(head)?;
+    let lags = profiles.first().map_or(0, |(_, phi)| phi.len());
+    for lag in 0..lags {
+        let bias = curves.iter().map(|curve| {
+            let value = curve.as_ref().and_then(|curve| curve.get(lag));
+            value.map_or_else(String::new, f64::to_string)
+        });
+        let row = [lag.to_string()]
+            .into_iter()
+            .chain(profiles.iter().map(|(_, phi)| phi[lag].to_string()))
+            .chain(bias);
+        table.write_record(row)?;
+    }
+    folder.write("profiles.csv", table.into_inner()?)
+}

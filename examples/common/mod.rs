@@ -1,0 +1,60 @@
+//! What the experiment programs share: options, run folder, training, progress.
+
+pub mod diagnostics;
+pub mod folder;
+pub mod options;
+mod progress;
+pub mod train;
+
+use std::panic;
+use std::process::ExitCode;
+
+use burn::tensor::Device;
+
+/// A result whose error is only ever shown.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Complete,
+    /// By a signal, with this exit status; a checkpoint is there to go on from.
+    Interrupted(u8),
+}
+
+/// Shows an error as one line.
+pub fn exit_code(ended: Result<Ended>) -> ExitCode {
+    match ended {
+        Ok(Ended::Complete) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted(status)) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The device with gradient tracking.
+pub fn autodiff(device: Device) -> Device {
+    match device.is_autodiff() {
+        true => device,
+        false => device.autodiff(),
+    }
+}
+
+/// Burn's default device; an unusable `BURN_DEVICE` is an error and not a panic.
+pub fn default_device() -> Result<Device> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let device = panic::catch_unwind(Device::default);
+    panic::set_hook(hook);
+    device.map_err(|cause| {
+        let reason = cause
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_else(|| "no device".into());
+        format!("{reason} Unset BURN_DEVICE, or build with `--features` for the device it names")
+            .into()
+    })
+}

@@ -1,0 +1,276 @@
+//! Options that all experiments have, and the settings they stand for.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use atbptt::core::{
+    AdaptiveConfig, ArtbpConfig, BiasEstimator, FixedK, GradientSize, Monitor, RandomLengthConfig,
+    TruncationPolicy,
+};
+use atbptt::train::{Scheme, StepScaling, TbpttConfig};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::Result;
+
+/// Which rule chooses K. At most one of them; without one, K adapts.
+#[derive(Args, Debug, Default)]
+pub struct PolicyArgs {
+    /// Tolerated relative bias of the gradient, in (0, 1]; smaller means longer windows [default: 0.5]
+    #[arg(long, value_name = "δ", group = "policy")]
+    pub delta: Option<f64>,
+
+    /// Fixed K, windows of BPTT(2K−1; K); the bias is still measured
+    #[arg(long, value_name = "STEPS", group = "policy")]
+    pub fixed_k: Option<usize>,
+
+    /// Plain chunks of K steps, BPTT(K; K)
+    #[arg(long, value_name = "STEPS", group = "policy")]
+    pub chunked_k: Option<usize>,
+
+    /// Chunks of random length around K, as AWD-LSTM trains (Merity et al. 2018)
+    #[arg(long, value_name = "STEPS", group = "policy")]
+    pub random_k: Option<usize>,
+
+    /// Unbiased random truncation with mean length K (ARTBP, Tallec & Ollivier 2017)
+    #[arg(long, value_name = "STEPS", group = "policy")]
+    pub artbp_k: Option<usize>,
+
+    /// K before the first estimate, in steps
+    #[arg(long, value_name = "STEPS")]
+    pub k0: Option<usize>,
+
+    /// Shortest K, in steps
+    #[arg(long, value_name = "STEPS")]
+    pub k_min: Option<usize>,
+
+    /// Longest K, in steps; bounds memory
+    #[arg(long, value_name = "STEPS")]
+    pub k_max: Option<usize>,
+
+    /// Probes averaged per estimate [default: 1]
+    #[arg(long, value_name = "N")]
+    pub probes: Option<usize>,
+
+    /// What the bias is compared with [default: mean-states, as the authors' scripts for these tasks]
+    #[arg(long, value_enum)]
+    pub gradient_size: Option<SizeArg>,
+}
+
+/// Size of the gradient in the relative bias.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SizeArg {
+    /// Sum of the norms of all lags
+    Sum,
+    /// The same without lag 0, the gradient of what the decoder sees
+    States,
+    /// Norm of the batch-mean sum: a true lower bound
+    MeanSum,
+    /// The same without lag 0
+    MeanStates,
+}
+
+/// What a run needs whatever it trains.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Passes over the training data
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+
+    /// Parallel sequences
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+
+    /// Base step size on the mean loss
+    #[arg(long, value_name = "RATE")]
+    pub lr: Option<f64>,
+
+    /// Seed of initial weights, random lengths and probe windows [default: 1]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Folder for configuration, metrics, checkpoints and plots [default: runs/NAME-1, -2, …]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+
+    /// Go on with the run in this folder from its newest checkpoint; its settings are read from there, and only --epochs
+    /// may be changed
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+
+    /// Print no progress, only the result
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// How K is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    Adaptive { delta: f64 },
+    Fixed { k: usize },
+    Chunked { k: usize },
+    Random { k: usize },
+    Artbp { k: usize },
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Adaptive { delta } => write!(f, "adaptive, relative bias at most {delta}"),
+            Self::Fixed { k } => write!(f, "fixed at {k} steps"),
+            Self::Chunked { k } => write!(f, "plain chunks of {k} steps"),
+            Self::Random { k } => write!(f, "random lengths around {k} steps"),
+            Self::Artbp { k } => write!(f, "unbiased random truncation, {k} steps on average"),
+        }
+    }
+}
+
+/// Everything about a run but its data and its model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub policy: Policy,
+    pub k0: usize,
+    pub k_min: usize,
+    pub k_max: usize,
+    pub probes: usize,
+    pub estimator: BiasEstimator,
+    pub training: TbpttConfig,
+    pub batch: usize,
+    pub epochs: usize,
+    pub lr: f64,
+    pub weight_decay: f64,
+}
+
+impl Plan {
+    /// These settings with what the user asked for.
+    pub fn with_options(mut self, policy: &PolicyArgs, run: &RunArgs) -> Self {
+        self.policy = policy.policy().unwrap_or(self.policy);
+        self.k_max = policy.k_max.unwrap_or(self.k_max);
+        self.k_min = policy.k_min.unwrap_or(self.k_min.min(self.k_max));
+        // Only a K₀ that was asked for may contradict the bounds.
+        let k0 = self.k0.min(self.k_max).max(self.k_min);
+        self.k0 = policy.k0.unwrap_or(k0);
+        self.probes = policy.probes.unwrap_or(self.probes);
+        self.estimator.gradient_size = match policy.gradient_size {
+            Some(SizeArg::Sum) => GradientSize::SumOfNorms,
+            Some(SizeArg::States) => GradientSize::SumOfStateNorms,
+            Some(SizeArg::MeanSum) => GradientSize::NormOfMeanSum,
+            Some(SizeArg::MeanStates) => GradientSize::NormOfMeanStateSum,
+            None => self.estimator.gradient_size,
+        };
+        self.epochs = run.epochs.unwrap_or(self.epochs);
+        self.batch = run.batch.unwrap_or(self.batch);
+        self.lr = run.lr.unwrap_or(self.lr);
+        self.training.seed = run.seed.unwrap_or(self.training.seed);
+        self.training.scheme = match self.policy {
+            Policy::Adaptive { .. } | Policy::Fixed { .. } => Scheme::Overlapping,
+            Policy::Chunked { .. } | Policy::Random { .. } | Policy::Artbp { .. } => {
+                Scheme::Chunked
+            }
+        };
+        self
+    }
+
+    /// The step scaling of the adaptive runs; the others get `fixed`.
+    pub fn with_scaling(mut self, adaptive: StepScaling, fixed: StepScaling) -> Self {
+        self.training.step_scaling = match self.policy {
+            Policy::Adaptive { .. } => adaptive,
+            _ => fixed,
+        };
+        self
+    }
+
+    /// Refuses what no run can use; the libraries check the rest.
+    pub fn check(&self) -> Result<()> {
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return Err(format!(
+                "--lr must be above zero, got {}; leave it out for the paper's choice",
+                self.lr
+            )
+            .into());
+        }
+        for (name, value) in [("--epochs", self.epochs), ("--batch", self.batch)] {
+            if value == 0 {
+                return Err(format!("{name} must be at least 1, got 0").into());
+            }
+        }
+        self.rule().map(|_| ())
+    }
+
+    /// The rule for K.
+    pub fn rule(&self) -> Result<Box<dyn TruncationPolicy>> {
+        let monitor = Monitor {
+            estimator: self.estimator,
+            probes: self.probes,
+            ..Monitor::default()
+        };
+        let seed = self.training.seed;
+        Ok(match self.policy {
+            Policy::Adaptive { delta } => Box::new(
+                AdaptiveConfig::new(delta)
+                    .with_k0(self.k0)
+                    .with_k_min(self.k_min)
+                    .with_k_max(self.k_max)
+                    .with_probes(self.probes)
+                    .with_estimator(self.estimator)
+                    .init()?,
+            ),
+            Policy::Fixed { k } | Policy::Chunked { k } => {
+                Box::new(FixedK::new(k)?.with_monitor(monitor)?)
+            }
+            // AWD-LSTM's spread of 5 steps belongs to a base of 70; a short base keeps half of it at most.
+            Policy::Random { k } => Box::new(
+                RandomLengthConfig::new(k)
+                    .with_spread((k as f64 / 4.0).min(5.0))
+                    .with_seed(seed)
+                    .init()?
+                    .with_monitor(monitor)?,
+            ),
+            Policy::Artbp { k } => Box::new(
+                ArtbpConfig::new(k)
+                    .with_longest((20 * k).min(self.k_max.max(k)))
+                    .with_seed(seed)
+                    .init()?
+                    .with_monitor(monitor)?,
+            ),
+        })
+    }
+
+    /// The tolerance, for plots.
+    pub fn delta(&self) -> Option<f64> {
+        match self.policy {
+            Policy::Adaptive { delta } => Some(delta),
+            _ => None,
+        }
+    }
+
+    /// How K is chosen, for the user.
+    pub fn in_words(&self) -> String {
+        let probe = self.training.probe;
+        let range = match self.policy {
+            Policy::Adaptive { .. } => format!(
+                "; {} steps at first, then within {}..={}",
+                self.k0, self.k_min, self.k_max
+            ),
+            _ => String::new(),
+        };
+        format!(
+            "{}{range}; {} probes of {} steps per epoch, after a burn-in of {}",
+            self.policy, self.probes, probe.window, probe.burn_in,
+        )
+    }
+}
+
+impl PolicyArgs {
+    /// What was asked for.
+    fn policy(&self) -> Option<Policy> {
+        let length = |k: Option<usize>, make: fn(usize) -> Policy| k.map(make);
+        self.delta
+            .map(|delta| Policy::Adaptive { delta })
+            .or(length(self.fixed_k, |k| Policy::Fixed { k }))
+            .or(length(self.chunked_k, |k| Policy::Chunked { k }))
+            .or(length(self.random_k, |k| Policy::Random { k }))
+            .or(length(self.artbp_k, |k| Policy::Artbp { k }))
+    }
+}

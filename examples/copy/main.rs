@@ -1,0 +1,254 @@
+//! Can an LSTM learn to repeat what it saw m steps ago, and which truncation length does it need for that?
+//!
+//! ```text
+//! cargo run --release --example copy                                     # generated data, memory 10, δ = 0.5
+//! cargo run --release --example copy -- --min-memory 5                   # memory between 5 and 10
+//! cargo run --release --example copy -- --fixed-k 5                      # too short: never learns
+//! cargo run --release --example copy -- --data DIR --epochs 200          # digit files, the paper's number of epochs
+//! ```
+//!
+//! Expected: a perplexity that falls towards 1 once K reaches the memory length; a run folder with metrics, checkpoints
+//! and figures.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod data;
+mod model;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use atbptt::core::{BiasEstimator, GradientSize, Tau};
+use atbptt::prelude::*;
+use atbptt::train::evaluate;
+use burn::module::Module;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::common::diagnostics::lstm_parts;
+use crate::common::folder::{RunFolder, Settings};
+use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use crate::common::train::{Task, train};
+use crate::common::{Ended, Result, default_device, exit_code};
+use crate::data::{CopyTask, SymbolSequences};
+use crate::model::CopyModel;
+
+/// Train an LSTM on the copy task of Aicher et al. (2019) with adaptively truncated backpropagation through time.
+///
+/// Every symbol has to be repeated m steps after it was seen. Without --data the task is generated.
+#[derive(Parser, Debug)]
+#[command(name = "copy", version)]
+struct Cli {
+    /// Folder with train_input.txt, train_target.txt and the same for valid and test: one line per step, one digit per
+    /// sequence
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Memory length m of generated data, in steps [default: 10]
+    #[arg(long, value_name = "STEPS", conflicts_with = "data")]
+    memory: Option<usize>,
+
+    /// Smallest memory length, drawn anew for every block up to --memory [default: as --memory]
+    #[arg(long, value_name = "STEPS", conflicts_with = "data")]
+    min_memory: Option<usize>,
+
+    /// Number of different symbols, blank and marker among them [default: 6]
+    #[arg(long, value_name = "N")]
+    symbols: Option<usize>,
+
+    /// Steps of generated training data per sequence; a quarter as many for validation and test [default: 4000]
+    #[arg(long, value_name = "STEPS", conflicts_with = "data")]
+    steps: Option<usize>,
+
+    /// Hidden units per layer [default: 50]
+    #[arg(long, value_name = "UNITS")]
+    hidden: Option<usize>,
+
+    /// LSTM layers [default: 2]
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+
+    /// Largest lag W that a probe measures, in steps [default: 100]
+    #[arg(long, value_name = "STEPS")]
+    window: Option<usize>,
+
+    #[command(flatten)]
+    policy: PolicyArgs,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Where the symbols come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Data {
+    Folder(PathBuf),
+    Generated { task: CopyTask, steps: usize },
+}
+
+/// Data and model of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Copy {
+    data: Data,
+    symbols: usize,
+    hidden: usize,
+    layers: usize,
+}
+
+impl Cli {
+    /// The paper's settings, but where the user asked for others.
+    fn settings(&self) -> Settings<Copy> {
+        let window = self.window.unwrap_or(100);
+        let plan = Plan {
+            policy: Policy::Adaptive { delta: 0.5 },
+            k0: 15,
+            k_min: 2,
+            k_max: 100,
+            probes: 1,
+            estimator: BiasEstimator::new()
+                .with_tau(Tau::Fraction(0.8))
+                .with_gradient_size(GradientSize::NormOfMeanStateSum),
+            training: TbpttConfig {
+                clip: Clip::PerK(1.0),
+                probe: ProbeConfig::new(window).with_burn_in(window / 5),
+                seed: 1,
+                eval_chunk: 100,
+                ..TbpttConfig::default()
+            },
+            batch: 64,
+            epochs: 50,
+            lr: 1.0,
+            weight_decay: 1e-5,
+        };
+        let plan = plan
+            .with_options(&self.policy, &self.run)
+            .with_scaling(StepScaling::SqrtK, StepScaling::SqrtK);
+        let symbols = self.symbols.unwrap_or(6);
+        let memory = self.memory.unwrap_or(10);
+        let data = match &self.data {
+            Some(folder) => Data::Folder(folder.clone()),
+            None => Data::Generated {
+                task: CopyTask {
+                    memory: (self.min_memory.unwrap_or(memory), memory),
+                    symbols,
+                    sequences: plan.batch,
+                },
+                steps: self.steps.unwrap_or(4000),
+            },
+        };
+        let task = Copy {
+            data,
+            symbols,
+            hidden: self.hidden.unwrap_or(50),
+            layers: self.layers.unwrap_or(2),
+        };
+        Settings { task, plan }
+    }
+}
+
+impl Copy {
+    /// Training, validation and test sequences.
+    fn load(&self) -> Result<[SymbolSequences; 3]> {
+        Ok(match &self.data {
+            Data::Folder(folder) => {
+                let read = |split| SymbolSequences::from_folder(folder, split, self.symbols);
+                [read("train")?, read("valid")?, read("test")?]
+            }
+            // The data have seeds of their own: --seed varies what is learnt from the same data.
+            Data::Generated { task, steps } => [
+                task.generate(*steps, 1)?,
+                task.generate((steps / 4).max(1), 2)?,
+                task.generate((steps / 4).max(1), 3)?,
+            ],
+        })
+    }
+
+    fn in_words(&self) -> String {
+        match &self.data {
+            Data::Folder(folder) => format!("copy task from {}", folder.display()),
+            Data::Generated { task, .. } => match task.memory {
+                (least, most) if least < most => format!("copy task, memory {least} to {most}"),
+                (_, most) => format!("copy task, memory {most}"),
+            },
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    exit_code(run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> Result<Ended> {
+    let (folder, settings, resumed) = match &cli.run.resume {
+        Some(path) => {
+            let (folder, mut settings, epoch) = RunFolder::open::<Copy>(path)?;
+            settings.plan.epochs = cli.run.epochs.unwrap_or(settings.plan.epochs);
+            (Some(folder), settings, Some(epoch))
+        }
+        None => (None, cli.settings(), None),
+    };
+    // What can be wrong with the options is found before any work or folder is made.
+    let Settings { task, plan } = &settings;
+    plan.check()?;
+    let device = default_device()?;
+    let [train_data, valid, test] = task.load()?;
+    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+        .check_stream(train_data.steps())?;
+    device.clone().autodiff().seed(plan.training.seed);
+    let model = CopyModel::new(
+        task.symbols,
+        task.hidden,
+        task.layers,
+        &device.clone().autodiff(),
+    )?;
+    let folder = match folder {
+        Some(folder) => folder,
+        None => RunFolder::create(cli.run.out.as_deref(), "copy")?,
+    };
+    folder.write_settings(&settings)?;
+    if !cli.run.quiet {
+        println!("data:    {}", task.in_words());
+        println!(
+            "         {} training steps of {} sequences",
+            train_data.steps(),
+            train_data.sequences()
+        );
+        println!(
+            "model:   LSTM, {} layers of {} units, {} parameters",
+            task.layers,
+            task.hidden,
+            model.num_params()
+        );
+        println!("K:       {}", plan.in_words());
+        println!("run:     {}", folder.path().display());
+        println!();
+    }
+    let chunk = plan.training.eval_chunk;
+    let title = format!("{}; {}", task.in_words(), plan.policy);
+    let training = Task {
+        title,
+        loss: "Loss per symbol (nats)",
+        model,
+        parts: lstm_parts(task.layers),
+        train: StreamLoader::new(train_data),
+        valid: StreamLoader::new(valid),
+        measures: Box::new(move |model: &CopyModel| {
+            let loss = evaluate(model, &test, chunk, &device)?;
+            let perplexity = (loss.sum / loss.count as f64).exp();
+            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+        }),
+    };
+    let (ended, result) = train(training, plan, &folder, resumed, cli.run.quiet)?;
+    if let Some(result) = result {
+        println!(
+            "test perplexity {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",
+            result.measures["test_perplexity"],
+            result.best_epoch,
+            result.epochs,
+            result.seconds,
+            folder.path().join("report.png").display(),
+        );
+    }
+    Ok(ended)
+}

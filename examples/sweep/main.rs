@@ -1,0 +1,130 @@
+//! Which policy for K is best on a task? A grid of policies and seeds, run from one TOML file.
+//!
+//! ```text
+//! cargo build --release --examples
+//! cargo run --release --example sweep -- experiments/copy_fixed.toml --out runs/copy_fixed
+//! cargo run --release --example sweep -- experiments/copy_fixed.toml --out runs/copy_fixed --report   # what is there so far
+//! ```
+//!
+//! Expected: a Markdown table with mean and standard deviation per policy at the best validation epoch, beside the paper's
+//! numbers, and a figure. Started again, it goes on where it stopped: finished runs are not repeated.
+
+#[allow(dead_code)] // The sweep reads what the other programs write.
+#[path = "../common/mod.rs"]
+mod common;
+mod grid;
+mod report;
+mod spec;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+
+use crate::common::{Ended, Result, exit_code};
+use crate::spec::Spec;
+
+/// Run a grid of truncation policies and seeds, and compare them in a table and a figure.
+#[derive(Parser, Debug)]
+#[command(name = "sweep", version)]
+struct Cli {
+    /// TOML file of the experiment; see experiments/
+    file: PathBuf,
+
+    /// Folder for the runs, the table and the figure [default: runs/NAME of the file]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Processes at a time [default: number of cores]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+
+    /// Run nothing: table and figure of what is there, unfinished runs included
+    #[arg(long)]
+    report: bool,
+
+    /// Markdown file to write table and figure into: between the lines `<!-- sweep NAME -->` and `<!-- end NAME -->`, NAME
+    /// being that of the TOML file; the figure goes to img/ beside it
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+
+    /// Folder with the example programs [default: where this one is]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    exit_code(run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<Ended> {
+    let spec = Spec::read(&cli.file)?;
+    let jobs = match cli.jobs {
+        Some(0) => return Err("--jobs must be at least 1, got 0".into()),
+        Some(jobs) => jobs,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let out = cli.out.clone().unwrap_or_else(|| {
+        Path::new("runs").join(cli.file.file_stem().unwrap_or("sweep".as_ref()))
+    });
+    let runs = grid::runs(&spec, &out);
+    let mut interrupted = false;
+    if !cli.report {
+        let program = program(cli, &spec)?;
+        fs::create_dir_all(&out)
+            .map_err(|error| format!("cannot create {}: {error}", out.display()))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+        let outcome = grid::execute(&spec, &program, &runs, jobs, &stop)?;
+        for failure in &outcome.failed {
+            eprintln!("failed: {failure}");
+        }
+        interrupted = outcome.interrupted;
+        if !outcome.failed.is_empty() && outcome.failed.len() == runs.len() {
+            return Err("every run failed".into());
+        }
+    }
+    let finished = report::collect(&runs, cli.report)?;
+    if finished.is_empty() {
+        return Err(format!("{} holds no results yet", out.display()).into());
+    }
+    let table = report::table(&spec, &finished);
+    let (table_path, figure_path) = (out.join("table.md"), out.join("figure.png"));
+    fs::write(&table_path, &table)
+        .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;
+    report::figure(&spec, &finished, &figure_path)?;
+    if let Some(document) = &cli.into {
+        let name = cli.file.file_stem().unwrap_or_default().to_string_lossy();
+        report::write_into(document, &name, &spec, &table, &figure_path)?;
+    }
+    println!("{}\n\n{table}", spec.title);
+    println!("figure: {}", figure_path.display());
+    match interrupted {
+        true => {
+            println!("interrupted; the same command goes on");
+            Ok(Ended::Interrupted)
+        }
+        false => Ok(Ended::Complete),
+    }
+}
+
+/// The program to run, beside this one.
+fn program(cli: &Cli, spec: &Spec) -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let folder = cli.programs.clone().or(here.parent().map(Path::to_owned));
+    let name = format!("{}{}", spec.program, std::env::consts::EXE_SUFFIX);
+    let program = folder.unwrap_or_default().join(name);
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(format!(
+            "there is no program {}; build it with `cargo build --release --example {}`",
+            program.display(),
+            spec.program
+        )
+        .into()),
+    }
+}

@@ -1,0 +1,222 @@
+//! Table and figure of a sweep.
+
+use std::fs;
+use std::path::Path;
+
+use atbptt::train::EpochReport;
+use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
+
+use crate::common::folder::{RunResult, best};
+use crate::grid::Run;
+use crate::spec::{Metric, Policy, Spec};
+
+/// What is there of a run.
+pub struct Finished {
+    pub policy: Policy,
+    pub reports: Vec<EpochReport>,
+    pub complete: bool,
+}
+
+/// Reads the metrics of all runs that have any; unfinished ones count when `partial`.
+pub fn collect(runs: &[Run], partial: bool) -> Result<Vec<Finished>, String> {
+    let mut all = Vec::new();
+    for run in runs {
+        let path = run.folder.join("metrics.jsonl");
+        let complete = run.is_done();
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        if !(complete || partial) {
+            continue;
+        }
+        let reports: Result<Vec<EpochReport>, _> = text.lines().map(serde_json::from_str).collect();
+        all.push(Finished {
+            policy: run.policy,
+            reports: reports.map_err(|error| format!("{}: {error}", path.display()))?,
+            complete,
+        });
+    }
+    Ok(all)
+}
+
+/// Mean and, of two values or more, sample standard deviation.
+pub fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let sd = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+    (mean, sd)
+}
+
+/// The Markdown table: per policy and metric, mean (standard deviation) at the best validation epoch, the paper's beside.
+pub fn table(spec: &Spec, finished: &[Finished]) -> String {
+    let mut head = vec!["policy".to_owned(), "runs".into()];
+    for metric in &spec.metrics {
+        head.push(metric.title.clone());
+        if !metric.paper.is_empty() {
+            head.push("paper".into());
+        }
+    }
+    head.extend(["best epoch", "mean K", "seconds"].map(String::from));
+    let mut lines = vec![row(&head), row(&vec!["---".to_owned(); head.len()])];
+    let mut unfinished = false;
+    for &policy in &spec.policies {
+        let of_policy: Vec<&Finished> =
+            finished.iter().filter(|run| run.policy == policy).collect();
+        let results: Vec<RunResult> = of_policy
+            .iter()
+            .filter_map(|run| best(&run.reports))
+            .collect();
+        let open = of_policy.iter().any(|run| !run.complete);
+        unfinished |= open;
+        let mut cells = vec![
+            policy.to_string(),
+            format!("{}{}", results.len(), if open { "*" } else { "" }),
+        ];
+        for metric in &spec.metrics {
+            let values: Vec<f64> = results
+                .iter()
+                .filter_map(|result| result.measures.get(&metric.name))
+                .map(|value| value * metric.scale)
+                .collect();
+            cells.push(match values.is_empty() {
+                true => "–".into(),
+                false => {
+                    let (mean, sd) = mean_and_sd(&values);
+                    number(metric, mean, sd)
+                }
+            });
+            if !metric.paper.is_empty() {
+                let paper = metric.paper.get(&policy.key());
+                cells.push(paper.map_or("–".into(), |p| number(metric, p.mean, p.sd)));
+            }
+        }
+        let average = |value: &dyn Fn(&RunResult) -> f64, digits: usize| match results.is_empty() {
+            true => "–".to_owned(),
+            false => {
+                let values: Vec<f64> = results.iter().map(value).collect();
+                format!("{:.digits$}", mean_and_sd(&values).0)
+            }
+        };
+        cells.push(average(&|result| result.best_epoch as f64, 0));
+        let ks: Vec<f64> = of_policy
+            .iter()
+            .flat_map(|run| run.reports.iter().map(|report| report.mean_k))
+            .collect();
+        cells.push(match ks.is_empty() {
+            true => "–".into(),
+            false => format!("{:.1}", mean_and_sd(&ks).0),
+        });
+        cells.push(average(&|result| result.seconds, 0));
+        lines.push(row(&cells));
+    }
+    if unfinished {
+        lines.push(String::new());
+        lines.push("\\* with runs that are not finished, at their best epoch so far.".into());
+    }
+    lines.join("\n") + "\n"
+}
+
+fn row(cells: &[String]) -> String {
+    format!("| {} |", cells.join(" | "))
+}
+
+fn number(metric: &Metric, mean: f64, sd: Option<f64>) -> String {
+    let digits = metric.digits;
+    match sd {
+        Some(sd) => format!("{mean:.digits$} ({sd:.digits$})"),
+        None => format!("{mean:.digits$}"),
+    }
+}
+
+/// Test metric against epochs and seconds, K and relative bias against epochs: one line per policy, the mean over seeds.
+pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), PlotError> {
+    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, seconds: bool| -> Vec<Line> {
+        let of_policy = |&policy: &Policy| {
+            let runs: Vec<&Finished> = finished.iter().filter(|run| run.policy == policy).collect();
+            let epochs = runs.iter().map(|run| run.reports.len()).max().unwrap_or(0);
+            let point = |epoch: usize| {
+                let rows = runs.iter().filter_map(|run| run.reports.get(epoch));
+                let known: Vec<f64> = rows
+                    .clone()
+                    .filter_map(value)
+                    .filter(|v| v.is_finite())
+                    .collect();
+                let x = match seconds {
+                    true => mean_and_sd(&rows.map(|row| row.elapsed_seconds).collect::<Vec<_>>()).0,
+                    false => (epoch + 1) as f64,
+                };
+                let y = match known.is_empty() {
+                    true => f64::NAN,
+                    false => mean_and_sd(&known).0,
+                };
+                (x, y)
+            };
+            Line {
+                name: policy.to_string(),
+                points: (0..epochs).map(point).collect(),
+                dashed: !policy.is_adaptive(),
+            }
+        };
+        let drawn = spec.policies.iter().map(of_policy);
+        drawn.filter(|line| !line.points.is_empty()).collect()
+    };
+    let metric = &spec.metrics[0];
+    let measured = |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
+    let panel = |title: &str, x: &str, lines| LinesPanel {
+        title: title.into(),
+        x: x.into(),
+        lines,
+    };
+    let panels = [
+        panel(&metric.title, "epoch", lines(&measured, false)),
+        panel(
+            &metric.title,
+            "seconds of training, probes and validation",
+            lines(&measured, true),
+        ),
+        panel(
+            "Truncation length K (steps)",
+            "epoch",
+            lines(&|r| Some(r.mean_k), false),
+        ),
+        panel(
+            "Estimated relative bias δ(K)",
+            "epoch",
+            lines(&|r| r.relative_bias, false),
+        ),
+    ];
+    lines_figure(path, &spec.title, &panels)
+}
+
+/// Puts table and figure between the markers of `name` in a Markdown file, the figure into `img/` beside it.
+pub fn write_into(
+    document: &Path,
+    name: &str,
+    spec: &Spec,
+    table: &str,
+    figure: &Path,
+) -> Result<(), String> {
+    let shown = document.display();
+    let failed =
+        |what: &Path, error: std::io::Error| format!("cannot write {}: {error}", what.display());
+    let text =
+        fs::read_to_string(document).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let (begin, end) = (
+        format!("<!-- sweep {name} -->"),
+        format!("<!-- end {name} -->"),
+    );
+    let places = text.find(&begin).zip(text.find(&end));
+    let Some((from, to)) = places.filter(|(from, to)| from < to) else {
+        return Err(format!(
+            "{shown} has no lines {begin:?} and {end:?}; add them where the table belongs"
+        ));
+    };
+    let images = document.with_file_name("img");
+    fs::create_dir_all(&images).map_err(|error| failed(&images, error))?;
+    let file = format!("{}.png", name.replace('_', "-"));
+    fs::copy(figure, images.join(&file)).map_err(|error| failed(&images.join(&file), error))?;
+    let middle = format!("\n\n{table}\n![{}](img/{file})\n\n", spec.title);
+    let whole = format!("{}{begin}{middle}{}", &text[..from], &text[to..]);
+    fs::write(document, whole).map_err(|error| failed(document, error))
+}

@@ -1,0 +1,275 @@
+//! What a sweep runs: a TOML file, read strictly.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// One rule for K, as the file names it: `fixed 10`, `adaptive 0.5`, `chunked 20`, `random 20`, `artbp 20`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Policy {
+    Fixed(usize),
+    Adaptive(f64),
+    Chunked(usize),
+    Random(usize),
+    Artbp(usize),
+}
+
+impl TryFrom<String> for Policy {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!(
+                "unknown policy {text:?}: {why}; a policy is `fixed K`, `adaptive δ`, `chunked K`, `random K` or `artbp K`"
+            )
+        };
+        let (kind, value) = text.split_once(' ').ok_or_else(|| wrong("no value"))?;
+        let steps = || {
+            let steps = value.trim().parse().ok().filter(|steps| *steps > 0);
+            steps.ok_or_else(|| wrong("K must be a whole number of steps, at least 1"))
+        };
+        Ok(match kind {
+            "fixed" => Self::Fixed(steps()?),
+            "chunked" => Self::Chunked(steps()?),
+            "random" => Self::Random(steps()?),
+            "artbp" => Self::Artbp(steps()?),
+            "adaptive" => {
+                let delta = value.trim().parse().ok();
+                let delta = delta.filter(|delta| *delta > 0.0 && *delta <= 1.0);
+                Self::Adaptive(delta.ok_or_else(|| wrong("δ must lie in (0, 1]"))?)
+            }
+            _ => return Err(wrong("no such kind")),
+        })
+    }
+}
+
+/// As tables and figures name it.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(k) => write!(f, "K = {k}"),
+            Self::Adaptive(delta) => write!(f, "δ = {delta}"),
+            Self::Chunked(k) => write!(f, "chunks of {k}"),
+            Self::Random(k) => write!(f, "random, {k}"),
+            Self::Artbp(k) => write!(f, "ARTBP, {k}"),
+        }
+    }
+}
+
+impl Policy {
+    /// As the file names it.
+    pub fn key(self) -> String {
+        match self {
+            Self::Fixed(k) => format!("fixed {k}"),
+            Self::Adaptive(delta) => format!("adaptive {delta}"),
+            Self::Chunked(k) => format!("chunked {k}"),
+            Self::Random(k) => format!("random {k}"),
+            Self::Artbp(k) => format!("artbp {k}"),
+        }
+    }
+
+    /// Options of the programs.
+    pub fn arguments(self) -> [String; 2] {
+        let (option, value) = match self {
+            Self::Fixed(k) => ("--fixed-k", k.to_string()),
+            Self::Adaptive(delta) => ("--delta", delta.to_string()),
+            Self::Chunked(k) => ("--chunked-k", k.to_string()),
+            Self::Random(k) => ("--random-k", k.to_string()),
+            Self::Artbp(k) => ("--artbp-k", k.to_string()),
+        };
+        [option.into(), value]
+    }
+
+    /// Adaptive runs are drawn solid, all others dashed.
+    pub fn is_adaptive(self) -> bool {
+        matches!(self, Self::Adaptive(_))
+    }
+}
+
+/// A number of the paper's, with the standard deviation where it gives one: `[1.022, 0.006]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<f64>")]
+pub struct Published {
+    pub mean: f64,
+    pub sd: Option<f64>,
+}
+
+impl TryFrom<Vec<f64>> for Published {
+    type Error = String;
+
+    fn try_from(numbers: Vec<f64>) -> Result<Self, String> {
+        match numbers[..] {
+            [mean] => Ok(Self { mean, sd: None }),
+            [mean, sd] => Ok(Self { mean, sd: Some(sd) }),
+            _ => Err(format!(
+                "a published number is [mean] or [mean, standard deviation], got {} numbers",
+                numbers.len()
+            )),
+        }
+    }
+}
+
+/// One column of the table: a measure that the program writes into `result.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// Its name there, such as `test_perplexity`.
+    pub name: String,
+    /// As tables and figures call it.
+    pub title: String,
+    /// Factor on the measured number, to show it in the paper's units.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// Digits after the point.
+    #[serde(default = "three")]
+    pub digits: usize,
+    /// The paper's numbers, by policy.
+    #[serde(default)]
+    pub paper: BTreeMap<String, Published>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn three() -> usize {
+    3
+}
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Heading of table and figure.
+    pub title: String,
+    /// The example program to run.
+    pub program: String,
+    /// Its options, but for policy, seed and folder.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Rows of the table, in this order.
+    pub policies: Vec<Policy>,
+    /// Seeds; the first of every policy runs before the second of any.
+    pub seeds: Vec<u64>,
+    /// Columns of the table; the first one is drawn.
+    pub metrics: Vec<Metric>,
+}
+
+impl Spec {
+    /// Reads a file. Errors name the file, the line and the field.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {shown}: {error}; give a TOML file"))?;
+        Self::parse(&text).map_err(|error| format!("{shown}{error}"))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let spec: Self = toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or_else(String::new, |span| {
+                let line = text[..span.start.min(text.len())].matches('\n').count();
+                let field = field_at(text, line).map_or_else(String::new, |f| format!(", `{f}`"));
+                format!(", line {}{field}", line + 1)
+            });
+            format!("{place}: {}", error.message().replace('\n', " "))
+        })?;
+        for (field, empty) in [
+            ("policies", spec.policies.is_empty()),
+            ("seeds", spec.seeds.is_empty()),
+            ("metrics", spec.metrics.is_empty()),
+        ] {
+            if empty {
+                return Err(format!(
+                    ": `{field}` is empty; a sweep needs at least one entry"
+                ));
+            }
+        }
+        let known: Vec<String> = spec.policies.iter().map(|policy| policy.key()).collect();
+        for metric in &spec.metrics {
+            for policy in metric.paper.keys() {
+                if !known.contains(policy) {
+                    return Err(format!(
+                        ": the paper's {} names the policy {policy:?}, which the sweep does not run; its policies are {}",
+                        metric.name,
+                        known.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// The key that a line belongs to: on it, or on the nearest line above.
+fn field_at(text: &str, line: usize) -> Option<&str> {
+    let lines: Vec<&str> = text.lines().take(line + 1).collect();
+    lines.into_iter().rev().find_map(|line| {
+        let (key, _) = line.split_once('=')?;
+        let key = key.trim().trim_matches('"');
+        (!key.is_empty() && !key.starts_with(['#', '[', ']'])).then_some(key)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+title = "t"
+program = "copy"
+policies = ["fixed 5", "adaptive 0.9"]
+seeds = [1]
+
+[[metrics]]
+name = "test_perplexity"
+title = "test perplexity"
+[metrics.paper]
+"fixed 5" = [1.646, 0.012]
+"#;
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let spec = Spec::parse(WHOLE).unwrap();
+        assert_eq!(spec.policies, [Policy::Fixed(5), Policy::Adaptive(0.9)]);
+        assert_eq!(spec.metrics[0].paper["fixed 5"].sd, Some(0.012));
+        assert_eq!((spec.metrics[0].scale, spec.metrics[0].digits), (1.0, 3));
+    }
+
+    /// What is wrong, in which line, in which field.
+    #[test]
+    fn errors_name_line_and_field() {
+        let cases = [
+            ("seeds = [1]", "seeds = [1", "`seeds`: missing comma"),
+            ("seeds = [1]", "seeds = [\"one\"]", ", line 5, `seeds`"),
+            ("seeds = [1]", "seeds = []", "`seeds` is empty"),
+            ("seeds = [1]", "sedes = [1]", "unknown field `sedes`"),
+            ("seeds = [1]\n", "", "missing field `seeds`"),
+            (
+                "adaptive 0.9",
+                "adaptiv 0.9",
+                "line 4, `policies`: unknown policy \"adaptiv 0.9\"",
+            ),
+            ("adaptive 0.9", "adaptive 1.9", "δ must lie in (0, 1]"),
+            ("fixed 5\"", "fixed 0\"", "at least 1"),
+            (
+                "\"fixed 5\" =",
+                "\"fixed 6\" =",
+                "\"fixed 6\", which the sweep does not run",
+            ),
+            (
+                "[1.646, 0.012]",
+                "[1, 2, 3]",
+                "`fixed 5`: a published number",
+            ),
+        ];
+        for (from, to, expected) in cases {
+            let error = Spec::parse(&WHOLE.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{expected:?} in {error:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+}

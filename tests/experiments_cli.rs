@@ -1,0 +1,477 @@
+//! The experiment programs as a user meets them: what `copy` writes, an interrupted run that goes on exactly, a sweep that
+//! repeats nothing, and wrong options.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
+
+/// An example's executable, which `cargo test` builds beside the test's own.
+fn program(name: &str) -> Option<PathBuf> {
+    let test = std::env::current_exe().unwrap();
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let path = test.parent()?.parent()?.join("examples").join(file);
+    if !path.is_file() {
+        println!(
+            "skipped: {} is not built; run `cargo build --example {name}` first",
+            path.display()
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_remove("BURN_DEVICE")
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A tiny copy task: memory 3, five units, 200 steps.
+const TINY: [&str; 10] = [
+    "--memory", "3", "--steps", "200", "--hidden", "5", "--batch", "4", "--window", "30",
+];
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn failure(output: &Output) -> String {
+    let error = text(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "stdout {}, stderr {error}",
+        text(&output.stdout)
+    );
+    let lines: Vec<&str> = error.lines().collect();
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("error: "),
+        "one line, got {lines:?}"
+    );
+    error
+}
+
+fn success(output: &Output) -> String {
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    shown
+}
+
+fn json(path: PathBuf) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Losses, K and measures per epoch, as written.
+fn epochs(run: &Path) -> Vec<[String; 4]> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        ["train_loss", "valid_loss", "k", "measures"].map(|name| row[name].to_string())
+    };
+    text.lines().map(row).collect()
+}
+
+#[test]
+fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
+    let Some(copy) = program("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = command(&copy)
+        .args(TINY)
+        .args([
+            "--epochs", "3", "--delta", "0.9", "--k0", "4", "--k-max", "20", "--out",
+        ])
+        .arg(&run)
+        .output()
+        .unwrap();
+    let shown = success(&output);
+    assert!(shown.contains("test perplexity"), "{shown}");
+    for figure in ["report.png", "profiles.png", "lag_profile.png"] {
+        let png = fs::read(run.join(figure)).unwrap();
+        assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000, "{figure}");
+    }
+    assert_eq!(epochs(&run).len(), 3);
+    let table = fs::read_to_string(run.join("metrics.csv")).unwrap();
+    let head = table.lines().next().unwrap();
+    assert!(
+        head.starts_with("epoch,step,train_loss") && head.ends_with("test_perplexity"),
+        "{head}"
+    );
+    assert_eq!(table.lines().count(), 4);
+    let profiles = fs::read_to_string(run.join("profiles.csv")).unwrap();
+    assert_eq!(profiles.lines().count(), 32, "a head and lags 0 to 30");
+    assert!(profiles.contains("layer 2, cell"));
+    // The result is the best validation epoch's.
+    let result = json(run.join("result.json"));
+    let best = epochs(&run)
+        .iter()
+        .map(|row| row[1].parse::<f64>().unwrap())
+        .fold(f64::INFINITY, f64::min);
+    assert_eq!(result["valid_loss"].as_f64(), Some(best));
+    assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
+    // A second run into the same folder loses nothing.
+    let again = command(&copy)
+        .args(TINY)
+        .arg("--out")
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(failure(&again).contains("already holds a run"));
+}
+
+/// Two epochs, then resumed to four: what four at a stretch give, to the last bit. For every policy.
+#[test]
+fn a_resumed_copy_run_goes_on_exactly() {
+    let Some(copy) = program("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for policy in [
+        ["--delta", "0.5"],
+        ["--fixed-k", "5"],
+        ["--chunked-k", "5"],
+        ["--random-k", "6"],
+        ["--artbp-k", "4"],
+    ] {
+        let (whole, parts) = (
+            folder.path().join(format!("{}-whole", policy[0])),
+            folder.path().join(format!("{}-parts", policy[0])),
+        );
+        let start = |epochs: &str, out: &Path| {
+            let mut run = command(&copy);
+            run.args(TINY)
+                .args(policy)
+                .args(["--quiet", "--k0", "4", "--k-max", "20"]);
+            success(
+                &run.args(["--epochs", epochs, "--out"])
+                    .arg(out)
+                    .output()
+                    .unwrap(),
+            );
+        };
+        start("4", &whole);
+        start("2", &parts);
+        let mut resumed = command(&copy);
+        resumed
+            .args(["--quiet", "--epochs", "4", "--resume"])
+            .arg(&parts);
+        success(&resumed.output().unwrap());
+        assert_eq!(epochs(&whole), epochs(&parts), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_sweep_compares_policies_and_repeats_nothing() {
+    let (Some(sweep), Some(_)) = (program("sweep"), program("copy")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let file = folder.path().join("tiny.toml");
+    let arguments: Vec<String> = TINY
+        .iter()
+        .map(|argument| format!("{argument:?}"))
+        .collect();
+    fs::write(
+        &file,
+        format!(
+            r#"
+title = "A tiny copy task"
+program = "copy"
+arguments = [{}, "--epochs", "2", "--quiet"]
+policies = ["fixed 4", "adaptive 0.9", "chunked 4"]
+seeds = [1, 2]
+[[metrics]]
+name = "test_perplexity"
+title = "test perplexity"
+paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
+"#,
+            arguments.join(", ")
+        ),
+    )
+    .unwrap();
+    let run = |extra: &[&str]| {
+        let mut run = command(&sweep);
+        run.arg(&file).arg("--out").arg(&out).args(extra);
+        run.output().unwrap()
+    };
+    assert!(failure(&run(&["--report"])).contains("no results yet"));
+    let shown = success(&run(&[]));
+    for part in [
+        "| policy | runs | test perplexity | paper |",
+        "| K = 4 | 2 | ",
+        " | 1.250 (0.500) | ",
+        "| δ = 0.9 | 2 | ",
+        "| chunks of 4 | 2 | ",
+        " | – | ",
+    ] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    assert_eq!(
+        fs::read_to_string(out.join("table.md"))
+            .unwrap()
+            .lines()
+            .count(),
+        5
+    );
+    assert!(fs::read(out.join("figure.png")).unwrap().len() > 5_000);
+    // The same into a document, twice: what stood between the marks goes.
+    let document = folder.path().join("results.md");
+    fs::write(
+        &document,
+        "before\n<!-- sweep tiny -->\nold\n<!-- end tiny -->\nafter\n",
+    )
+    .unwrap();
+    for _ in 0..2 {
+        success(&run(&["--report", "--into", document.to_str().unwrap()]));
+        let text = fs::read_to_string(&document).unwrap();
+        assert!(
+            text.starts_with("before\n<!-- sweep tiny -->\n\n| policy |"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("(img/tiny.png)\n\n<!-- end tiny -->\nafter\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("| K = 4 |").count(), 1);
+        assert!(folder.path().join("img/tiny.png").is_file());
+    }
+    // The number in the table is the mean of the runs' results.
+    let perplexity = |seed: u64| {
+        let result = json(out.join(format!("fixed-4-seed{seed}/result.json")));
+        result["measures"]["test_perplexity"].as_f64().unwrap()
+    };
+    let mean = (perplexity(1) + perplexity(2)) / 2.0;
+    let sd = (perplexity(1) - perplexity(2)).abs() / 2f64.sqrt();
+    assert!(
+        shown.contains(&format!("| {mean:.3} ({sd:.3}) |")),
+        "{mean} {sd} in {shown}"
+    );
+
+    let written = |seed: u64| -> SystemTime {
+        let path = out.join(format!("adaptive-0.9-seed{seed}/result.json"));
+        fs::metadata(path).unwrap().modified().unwrap()
+    };
+    let before = [written(1), written(2)];
+    fs::remove_dir_all(out.join("fixed-4-seed2")).unwrap();
+    success(&run(&["--jobs", "1"]));
+    assert_eq!(
+        [written(1), written(2)],
+        before,
+        "finished runs are not repeated"
+    );
+    assert_eq!(
+        (perplexity(1) + perplexity(2)) / 2.0,
+        mean,
+        "the removed run came out the same"
+    );
+}
+
+#[test]
+fn wrong_options_and_files_are_one_line_errors() {
+    let (Some(copy), Some(sweep), Some(book_order)) =
+        (program("copy"), program("sweep"), program("book_order"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let open = file("open.toml", "title = \"x\"\nprogram = \n");
+    let unknown = file(
+        "unknown.toml",
+        "title = \"x\"\nprogram = \"copy\"\npolicies = [\"fixed 5\",\n  \"fixd 6\"]\nseeds = [1]\nmetrics = []\n",
+    );
+    let absent = file(
+        "absent.toml",
+        "title = \"x\"\nprogram = \"no-such\"\npolicies = [\"fixed 5\"]\nseeds = [1]\n[[metrics]]\nname = \"m\"\ntitle = \"m\"\n",
+    );
+    let events = folder.path().join("events");
+    fs::create_dir(&events).unwrap();
+    for (split, times) in [("train", "0 1 0.5\n"), ("test", "0 1 2\n")] {
+        fs::write(events.join(format!("event-1-{split}.txt")), "1 2 1\n").unwrap();
+        fs::write(events.join(format!("time-1-{split}.txt")), times).unwrap();
+    }
+    let events = events.display().to_string();
+    let cases: Vec<(&Path, Vec<&str>, &str)> = vec![
+        (&copy, vec!["--epochs", "0"], "--epochs must be at least 1"),
+        (&copy, vec!["--lr", "0"], "--lr must be above zero"),
+        (&copy, vec!["--delta", "1.5"], "(0, 1]"),
+        (&copy, vec!["--fixed-k", "0"], "at least 1"),
+        (&copy, vec!["--artbp-k", "0"], "k_min"),
+        (&copy, vec!["--symbols", "2"], "--symbols"),
+        (
+            &copy,
+            vec!["--memory", "4", "--min-memory", "5"],
+            "--min-memory",
+        ),
+        (
+            &copy,
+            vec!["--k-min", "9", "--k-max", "5"],
+            "k_min <= k0 <= k_max",
+        ),
+        (&copy, vec!["--steps", "50"], "may reach 100 steps"),
+        (&copy, vec!["--data", "/no/such"], "train_input.txt"),
+        (&copy, vec!["--resume", "/no/such"], "earlier run"),
+        (
+            &book_order,
+            vec!["--data", &events],
+            "must not run backwards, got 0.5 after 1",
+        ),
+        (&book_order, vec!["--data", "/no/such"], "event-1-train.txt"),
+        (&sweep, vec!["/no/such.toml"], "cannot read"),
+        (&sweep, vec![&open], "line 2, `program`"),
+        (
+            &sweep,
+            vec![&unknown],
+            "line 3, `policies`: unknown policy \"fixd 6\"",
+        ),
+        (
+            &sweep,
+            vec![&absent],
+            "cargo build --release --example no-such",
+        ),
+    ];
+    for (program, arguments, expected) in cases {
+        let mut run = command(program);
+        run.args(&arguments);
+        if arguments[0] != "--resume" {
+            run.args(["--out", &out]);
+        }
+        let error = failure(&run.output().unwrap());
+        assert!(
+            error.contains(expected),
+            "{arguments:?}: {expected:?} in {error}"
+        );
+        assert!(!Path::new(&out).exists(), "{arguments:?} left a run folder");
+    }
+}
+
+/// Events whose intervals alternate between 1 and 3 hundredths, the mark following the interval.
+#[test]
+fn an_order_book_run_reports_likelihood_error_and_interval() {
+    let Some(book_order) = program("book_order") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (split, sequences) in [("train", 6), ("test", 4)] {
+        let (mut marks, mut times) = (String::new(), String::new());
+        for sequence in 0..sequences {
+            let mut time = 0.01 * f64::from(sequence);
+            for event in 0..80 {
+                let slow = (event + sequence) % 2 == 0;
+                marks += if slow { "1 " } else { "2 " };
+                times += &format!("{time:.4} ");
+                time += if slow { 0.03 } else { 0.01 };
+            }
+            marks.push('\n');
+            times.push('\n');
+        }
+        fs::write(folder.path().join(format!("event-1-{split}.txt")), marks).unwrap();
+        fs::write(folder.path().join(format!("time-1-{split}.txt")), times).unwrap();
+    }
+    let run = folder.path().join("run");
+    let output = command(&book_order)
+        .args([
+            "--hidden", "8", "--batch", "4", "--window", "20", "--k-max", "20", "--epochs", "12",
+            "--data",
+        ])
+        .arg(folder.path())
+        .arg("--out")
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(success(&output).contains("test NLL"));
+    let result = json(run.join("result.json"));
+    let measure = |name: &str| result["measures"][name].as_f64().unwrap();
+    // Intervals of 1 to 3 hundredths of a second: the density is far above one.
+    assert!(measure("test_nll") < 0.0, "{}", measure("test_nll"));
+    assert!((0.0..=1.0).contains(&measure("test_error")));
+    assert!(
+        measure("test_rmse") > 0.0 && measure("test_rmse") < 0.2,
+        "{}",
+        measure("test_rmse")
+    );
+    assert!((measure("test_nll") - result["valid_loss"].as_f64().unwrap()).abs() < 0.5);
+}
+
+#[test]
+fn ptb_is_wiki2_with_another_preset() {
+    let Some(ptb) = program("ptb") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = command(&ptb)
+        .args([
+            "--builtin",
+            "--no-tui",
+            "--max-tokens",
+            "20000",
+            "--hidden",
+            "16",
+            "--epochs",
+            "1",
+            "--out",
+        ])
+        .arg(&run)
+        .output()
+        .unwrap();
+    success(&output);
+    assert_eq!(json(run.join("config.json"))["batch"], 32);
+    let result = json(run.join("result.json"));
+    assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn true_bias_sets_the_estimate_beside_the_truth() {
+    let Some(true_bias) = program("true_bias") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = command(&true_bias)
+        .args([
+            "--epochs",
+            "2",
+            "--batches",
+            "1",
+            "--hidden",
+            "5",
+            "--window",
+            "20",
+            "--k",
+            "2,20",
+            "--out",
+        ])
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(success(&output).contains("points bounded"));
+    let points = fs::read_to_string(run.join("points.csv")).unwrap();
+    let rows: Vec<Vec<f64>> = points
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|cell| cell.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(rows.len(), 4, "two epochs, two lengths");
+    for row in rows {
+        assert_eq!(row.len(), 7);
+        // All of the window kept: no bias.
+        assert_eq!(row[1] == 20.0, row[2] == 0.0, "{row:?}");
+    }
+    assert!(fs::read(run.join("true_bias.png")).unwrap().len() > 5_000);
+    assert!(
+        fs::read_to_string(run.join("table.md"))
+            .unwrap()
+            .lines()
+            .count()
+            == 6
+    );
+}
