@@ -114,7 +114,7 @@ pub(crate) fn read(path: &Path) -> Result<Sections, CheckpointFault> {
 }
 
 /// Sections of a file that is in memory already.
-#[cfg(any(test, feature = "_fuzz"))]
+#[cfg(test)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Sections, CheckpointFault> {
     let table = check(&mut &bytes[..], bytes.len() as u64)?;
     let skip = HEADER + ENTRY * table.len();
