@@ -14,8 +14,8 @@ const TARGET: f64 = 0.03;
 
 #[derive(Args)]
 pub struct Overhead {
-    /// Windows per epoch of the measurement.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..))]
+    /// Windows per epoch of the measurement; probes read 440 steps, so five at least.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(5..))]
     windows: u32,
 }
 

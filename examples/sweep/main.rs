@@ -106,7 +106,7 @@ fn run(cli: &Cli) -> Result<Ended> {
     match interrupted {
         true => {
             println!("interrupted; the same command goes on");
-            Ok(Ended::Interrupted)
+            Ok(Ended::Interrupted(130))
         }
         false => Ok(Ended::Complete),
     }
