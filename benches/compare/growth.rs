@@ -33,6 +33,9 @@ pub struct Growth {
     /// Folder for growth.csv and growth.png.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// growth.csv of an earlier run: its points are kept, those of this run added or replaced.
+    #[arg(long)]
+    with: Option<PathBuf>,
     /// Measures one point in this process and prints it as JSON.
     #[arg(long, hide = true)]
     point: bool,
@@ -79,6 +82,15 @@ pub fn run(args: &Growth) -> Result<()> {
             points.push(Point { batch, k, measured });
         }
     }
+    if let Some(earlier) = &args.with {
+        for point in read_csv(earlier)? {
+            let known = |known: &Point| (known.batch, known.k) == (point.batch, point.k);
+            if !points.iter().any(known) {
+                points.push(point);
+            }
+        }
+    }
+    points.sort_by_key(|point| (point.batch, point.k));
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out)?;
         write_csv(&out.join("growth.csv"), &points)?;
@@ -116,14 +128,33 @@ fn write_csv(path: &Path, points: &[Point]) -> Result<()> {
     Ok(std::fs::write(path, csv)?)
 }
 
+fn read_csv(path: &Path) -> Result<Vec<Point>> {
+    let mut points = Vec::new();
+    for row in csv::Reader::from_path(path)?.deserialize() {
+        let (batch, k, seconds, rss_mb): (usize, usize, f64, f64) = row?;
+        points.push(Point {
+            batch,
+            k,
+            measured: Measured {
+                case: String::new(),
+                seconds: seconds * (batch * k) as f64,
+                tokens_per_second: 1.0 / seconds,
+                rss_mb,
+                peer: String::new(),
+            },
+        });
+    }
+    Ok(points)
+}
+
 /// Time per loss token against K, both logarithmic, one line per batch size.
 fn draw(path: &Path, args: &Growth, points: &[Point]) -> Result<()> {
     dejavu_font()?;
     let micros = |point: &Point| 1e6 / point.measured.tokens_per_second;
     let low = points.iter().map(micros).fold(f64::INFINITY, f64::min);
     let high = points.iter().map(micros).fold(0.0, f64::max);
-    let from = args.k.iter().min().copied().unwrap_or(1) as f64;
-    let to = args.k.iter().max().copied().unwrap_or(1) as f64;
+    let ks = || points.iter().map(|point| point.k as f64);
+    let (from, to) = (ks().fold(f64::INFINITY, f64::min), ks().fold(1.0, f64::max));
     let area = BitMapBackend::new(path, (900, 560)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
@@ -149,7 +180,9 @@ fn draw(path: &Path, args: &Growth, points: &[Point]) -> Result<()> {
         .y_label_formatter(&|micros| format!("{micros:.0}"))
         .label_style(("dejavu", 14))
         .draw()?;
-    for (index, &batch) in args.batch.iter().enumerate() {
+    let mut batches: Vec<usize> = points.iter().map(|point| point.batch).collect();
+    batches.dedup();
+    for (index, batch) in batches.into_iter().enumerate() {
         let colour = Palette99::pick(index).to_rgba();
         let line: Vec<(f64, f64)> = points
             .iter()

@@ -7,7 +7,8 @@ use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
 use atbptt::train::metrics::PerplexityMetric;
 use atbptt::train::{
-    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, QuietRenderer, StopSignals, TrainingObserver,
+    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, QuietRenderer, StopSignals,
+    TrainingObserver,
 };
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 

@@ -105,12 +105,7 @@ mod tests {
         let burns = SgdConfig::new().with_weight_decay(Some(WeightDecayConfig::new(decay as f32)));
         let (expected, ours) = (
             steps(burns.init()),
-            steps(
-                FusedSgd::new()
-                    .with_weight_decay(decay.into())
-                    .unwrap()
-                    .init(),
-            ),
+            steps(FusedSgd::new().with_weight_decay(decay).unwrap().init()),
         );
         assert_eq!(ours, expected);
     }
