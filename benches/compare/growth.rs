@@ -196,6 +196,7 @@ fn draw(path: &Path, args: &Growth, points: &[Point]) -> Result<()> {
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE)
         .border_style(BLACK)
         .label_font(("dejavu", 14))
