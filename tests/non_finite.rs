@@ -4,23 +4,25 @@
 
 mod common;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atbptt::core::{AdaptiveConfig, FixedK, Reason, TruncationPolicy, UpdateEvery};
 use atbptt::models::{
-    ModelError, RecurrentModel, RecurrentState, StateGradients, StepLoss, TokenBatch, WindowLoss,
-    WindowPlan,
+    ModelError, RecurrentModel, RecurrentState, SequenceBatch, StateGradients, StepLoss,
+    TokenBatch, WindowLoss, WindowPlan,
 };
 use atbptt::train::data::{Corpus, Split, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, Clip, OnNonFinite, ProbeConfig, QuietRenderer, StepScaling,
-    StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError,
+    AdaptiveTbptt, Checkpoint, Clip, EpochReport, OnNonFinite, ProbeConfig, QuietRenderer,
+    SequenceSource, StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError,
 };
 use burn::module::Module;
+use burn::nn;
 use burn::optim::SgdConfig;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use burn::train::{Learner, LearningResult, SupervisedTraining};
 
 use common::{Model, bits, corpus, model, turn, weights};
@@ -254,4 +256,180 @@ fn a_probe_that_is_not_finite_is_counted_and_k_is_kept() {
     assert_eq!((history[0].k, history[0].reason), (6, Reason::Unusable));
     assert_eq!((history[0].unusable, history[1].unusable), (2, 1));
     assert!(history[1].probe_ks.len() == 1);
+}
+
+/// Two sequences of numbers, each the sine of its step; one of them may be missing.
+#[derive(Clone)]
+struct Waves {
+    steps: usize,
+    missing: Option<usize>,
+}
+
+#[derive(Clone)]
+struct WaveBatch {
+    /// `[sequence, time, 1]`
+    inputs: Tensor<3>,
+    next: Tensor<3>,
+}
+
+impl SequenceBatch for WaveBatch {
+    fn steps(&self) -> usize {
+        self.inputs.dims()[1]
+    }
+
+    fn sequences(&self) -> usize {
+        self.inputs.dims()[0]
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let cut = |all: &Tensor<3>| all.clone().narrow(1, range.start, range.len());
+        Self {
+            inputs: cut(&self.inputs),
+            next: cut(&self.next),
+        }
+    }
+}
+
+impl Waves {
+    fn batch(&self, starts: &[usize], len: usize, device: &Device) -> WaveBatch {
+        let tensor = |numbers: Vec<f32>| {
+            Tensor::from_data(TensorData::new(numbers, [starts.len(), len, 1]), device)
+        };
+        let read = |value: &dyn Fn(usize) -> f32| {
+            let steps = starts.iter().flat_map(|&start| start..start + len);
+            tensor(steps.map(value).collect())
+        };
+        let wave = |step: usize| (step as f32 * 0.7).sin();
+        WaveBatch {
+            inputs: read(&|step| match self.missing == Some(step) {
+                true => f32::NAN,
+                false => wave(step),
+            }),
+            next: read(&|step| wave(step + 1)),
+        }
+    }
+}
+
+impl SequenceSource for Waves {
+    type Batch = WaveBatch;
+
+    fn sequences(&self) -> usize {
+        2
+    }
+
+    fn common_steps(&self) -> usize {
+        self.steps
+    }
+
+    fn active(&self, step: usize) -> usize {
+        if step < self.steps { 2 } else { 0 }
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<WaveBatch, TrainError> {
+        Ok(self.batch(&[start; 2], len, device))
+    }
+
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<WaveBatch, TrainError> {
+        Ok(self.batch(starts, len, device))
+    }
+}
+
+#[derive(Module, Debug)]
+struct WaveModel {
+    lstm: nn::Lstm,
+    decoder: nn::Linear,
+}
+
+impl RecurrentModel for WaveModel {
+    type Batch = WaveBatch;
+    type State = nn::LstmState<2>;
+
+    fn forward(
+        &self,
+        batch: &WaveBatch,
+        state: Option<Self::State>,
+    ) -> Result<(Tensor<3>, Self::State), ModelError> {
+        Ok(self.lstm.forward(batch.inputs.clone(), state))
+    }
+
+    fn loss(&self, features: Tensor<3>, batch: &WaveBatch) -> Result<StepLoss, ModelError> {
+        let errors = self.decoder.forward(features) - batch.next.clone();
+        let [sequences, time, _] = errors.dims();
+        Ok(StepLoss {
+            sum: errors.powi_scalar(2).sum(),
+            count: sequences * time,
+        })
+    }
+}
+
+/// A missing number in the data itself, at step 52 of 100. With K = 5 the steps 48..=52 and 53..=57 are paid for by windows that
+/// read it: those two are left out, the state it spoiled is dropped, and everything else is trained.
+#[test]
+fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
+    let _turn = turn();
+    let waves = |missing| Waves {
+        steps: 100,
+        missing,
+    };
+    let train = |choice, policy: Box<dyn TruncationPolicy>| {
+        let device = Device::flex().autodiff();
+        device.seed(3);
+        let model = WaveModel {
+            lstm: nn::LstmConfig::new(1, 8, true).init(&device),
+            decoder: nn::LinearConfig::new(8, 1).init(&device),
+        };
+        let config = TbpttConfig {
+            step_scaling: StepScaling::None,
+            clip: Clip::Norm(1.0),
+            probe: ProbeConfig::new(60),
+            ..TbpttConfig::default()
+        };
+        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config)
+            .unwrap()
+            .on_non_finite(choice);
+        let handle = strategy.handle();
+        let folder = tempfile::tempdir().unwrap();
+        let loader = |missing| StreamLoader::new(waves(missing)).into_loader::<WaveModel>();
+        let result = SupervisedTraining::new(folder.path(), loader(Some(52)), loader(None))
+            .renderer(Box::new(QuietRenderer))
+            .with_application_logger(None)
+            .num_epochs(2)
+            .with_training_strategy(strategy.into_strategy())
+            .launch(Learner::new(
+                Tbptt::new(model),
+                SgdConfig::new().init(),
+                0.2,
+            ));
+        let outcome = handle.finish(&result);
+        (result, handle, outcome)
+    };
+    let (result, handle, outcome) = train(OnNonFinite::Skip, Box::new(fixed()));
+    outcome.unwrap();
+    let reports = handle.reports();
+    let counts = |report: &EpochReport| (report.skipped, report.tokens);
+    assert_eq!(counts(&reports[0]), (2, 18 * 5 * 2));
+    assert_eq!(counts(&reports[1]), (2, 18 * 5 * 2));
+    assert!(reports[1].train_loss < reports[0].train_loss);
+    assert!(weights(&result.model).iter().all(|w| w.is_finite()));
+
+    let (result, handle, outcome) = train(OnNonFinite::Stop, Box::new(fixed()));
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+    assert!(handle.reports().is_empty());
+    assert!(weights(&result.model).iter().all(|w| w.is_finite()));
+
+    // Probes of 66 of the 100 steps nearly always read it, burn-in included.
+    let policy = AdaptiveConfig::new(0.5)
+        .with_k0(5)
+        .with_k_max(20)
+        .with_probes(2);
+    let (_, handle, outcome) = train(OnNonFinite::Skip, Box::new(policy.init().unwrap()));
+    outcome.unwrap();
+    let decision = &handle.history()[0];
+    assert_eq!((decision.unusable, decision.k), (2, 5), "{decision:?}");
 }

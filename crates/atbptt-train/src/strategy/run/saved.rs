@@ -1,5 +1,6 @@
 //! Checkpoints of the loop: written, and read to go on from.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use atbptt_models::RecurrentModel;
@@ -233,13 +234,11 @@ impl<M: RecurrentModel> Run<'_, M> {
             records.optimizer.into_bytes().map_err(unusable)?.to_vec(),
             records.scheduler.into_bytes().map_err(unusable)?.to_vec(),
         );
-        checkpoint
-            .write(&path)
-            .map_err(|fault| TrainError::Checkpoint {
-                remedy: self.after_failed_write(),
-                path: path.clone(),
-                fault,
-            })?;
+        write_with_folder(&checkpoint, &path).map_err(|fault| TrainError::Checkpoint {
+            remedy: self.after_failed_write(),
+            path: path.clone(),
+            fault,
+        })?;
         prune(config, &path, &checkpoint.state.reports);
         self.saved_at = self.step;
         self.restores = 0;
@@ -250,6 +249,9 @@ impl<M: RecurrentModel> Run<'_, M> {
     fn after_failed_write(&self) -> String {
         let advice = "check free space and write permission of the run folder";
         match &self.last_checkpoint {
+            Some(path) if !path.is_file() => {
+                format!("the last one, {}, is gone; {advice}", path.display())
+            }
             Some(path) => format!(
                 "the last good one, {}, is untouched; {advice}",
                 path.display()
@@ -324,6 +326,27 @@ impl ModuleVisitor for Shapes {
     }
     fn exit_module(&mut self, _name: &str, _container: &str) {
         self.path.pop();
+    }
+}
+
+/// Writes a checkpoint, also where the folder was removed under the running program: what is lost then is what was in it.
+fn write_with_folder(checkpoint: &Checkpoint, path: &Path) -> Result<(), CheckpointFault> {
+    // Whoever removes it may not be done yet.
+    const ATTEMPTS: usize = 3;
+    let gone = |fault: &CheckpointFault| matches!(fault, CheckpointFault::Io { cause, .. } if cause.kind() == ErrorKind::NotFound);
+    let mut attempt = 1;
+    loop {
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = folder
+            .map_err(|cause| CheckpointFault::Io {
+                action: "written",
+                cause,
+            })
+            .and_then(|()| checkpoint.write(path));
+        match written {
+            Err(fault) if gone(&fault) && attempt < ATTEMPTS => attempt += 1,
+            written => return written,
+        }
     }
 }
 
