@@ -186,6 +186,7 @@ enum Tail {
 /// Relative biases do not depend on the scale of the loss, as long as the profile stays away from the log −50 at which
 /// norms count as zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Raw")]
 pub struct BiasEstimate {
     profile: LagProfile,
     tau: usize,
@@ -195,6 +196,56 @@ pub struct BiasEstimate {
     log_head: Vec<f64>,
     /// log max_j [G(j) − E(j)], `None` where the bracket is positive for no j.
     log_scale: Option<f64>,
+}
+
+/// [`BiasEstimate`] as stored: checked when read, so that no answer of one is ever NaN.
+#[derive(Deserialize)]
+struct Raw {
+    profile: LagProfile,
+    tau: usize,
+    log_beta: f64,
+    tail: Tail,
+    log_head: Vec<f64>,
+    log_scale: Option<f64>,
+}
+
+impl TryFrom<Raw> for BiasEstimate {
+    type Error = EstimateError;
+
+    fn try_from(raw: Raw) -> Result<Self, EstimateError> {
+        let (tau, window) = (raw.tau, raw.profile.window());
+        if tau >= window {
+            return Err(EstimateError::TauOutsideWindow { tau, window });
+        }
+        let expected = if raw.tail == Tail::Unbounded { 0 } else { tau };
+        if raw.log_head.len() != expected {
+            return Err(EstimateError::Length {
+                what: "the bias below tau",
+                expected,
+                got: raw.log_head.len(),
+            });
+        }
+        let sum = match raw.tail {
+            Tail::Decaying { log_sum } => log_sum,
+            Tail::Vanished | Tail::Unbounded => 0.0,
+        };
+        let logs = [raw.log_beta, sum, raw.log_scale.unwrap_or(0.0)];
+        if let Some(&value) = logs.iter().chain(&raw.log_head).find(|x| !x.is_finite()) {
+            return Err(EstimateError::OutOfRange {
+                what: "a logarithm of a stored estimate",
+                rule: "finite",
+                value,
+            });
+        }
+        Ok(Self {
+            profile: raw.profile,
+            tau,
+            log_beta: raw.log_beta,
+            tail: raw.tail,
+            log_head: raw.log_head,
+            log_scale: raw.log_scale,
+        })
+    }
 }
 
 impl BiasEstimate {
@@ -340,21 +391,19 @@ impl BiasEstimate {
         let k = self.smallest_k(delta)?;
         let (before, after) = (self.log_relative_bias(k - 1), self.log_relative_bias(k));
         let share = (before - delta.ln()) / (before - after);
-        let inside = k > 1 && share > 0.0 && share <= 1.0;
-        Some(if inside {
-            (k - 1) as f64 + share
-        } else {
-            k as f64
-        })
+        let crossing = (k - 1) as f64 + share;
+        // Nothing crosses below 1, from an infinite bias, or nearer to k − 1 than numbers of that size can tell.
+        let inside = k > 1 && crossing > (k - 1) as f64 && crossing <= k as f64;
+        Some(if inside { crossing } else { k as f64 })
     }
 }
 
 /// Bias bound of `k >= tau` kept steps: `phi_tau · beta^(k−tau) / (1−beta)`.
 ///
 /// Aicher et al. 2019, supplement (B.4) summed over the dropped lags `k, k+1, …`, as in (B.5) with `M = 1`. Holds for
-/// `0 <= beta < 1` and `k >= tau`; `f64::INFINITY`, no bound, anywhere else.
+/// `0 <= beta < 1`, `k >= tau` and finite `phi_tau >= 0`; `f64::INFINITY`, no bound, anywhere else.
 pub fn tail_bound(phi_tau: f64, beta: f64, tau: usize, k: usize) -> f64 {
-    if (0.0..1.0).contains(&beta) && k >= tau && phi_tau >= 0.0 {
+    if (0.0..1.0).contains(&beta) && k >= tau && (0.0..=f64::MAX).contains(&phi_tau) {
         phi_tau * beta.powf((k - tau) as f64) / (1.0 - beta)
     } else {
         f64::INFINITY

@@ -33,6 +33,9 @@ pub enum DecayFit {
     Quantile(f64),
 }
 
+/// Most lags that [`DecayFit::Quantile`] pairs: 256 MiB of slopes.
+const MOST_PAIRED: usize = 8192;
+
 impl Default for DecayFit {
     fn default() -> Self {
         Self::LeastSquares(FitLags::All)
@@ -56,14 +59,24 @@ impl DecayFit {
     /// [`DecayFit::Quantile`]; with no pair left the slope is 0.
     ///
     /// # Errors
-    /// [`EstimateError::TauOutsideWindow`] unless at least one lag follows `tau`, [`EstimateError::Quantile`].
+    /// [`EstimateError::TauOutsideWindow`] unless at least one lag follows `tau`, [`EstimateError::Quantile`],
+    /// [`EstimateError::TooManyLags`] for a quantile over more than 8192 lags (it sorts the slopes of all pairs),
+    /// [`EstimateError::OutOfRange`] for logs that are not finite ([`LOG_ZERO`] stands for a norm of zero), or so far apart
+    /// that the slope is not.
     pub fn log_beta(self, log_phi: &[f64], tau: usize) -> Result<f64, EstimateError> {
         self.validate()?;
         let window = log_phi.len().saturating_sub(1);
         if tau >= window {
             return Err(EstimateError::TauOutsideWindow { tau, window });
         }
-        Ok(match self {
+        if let Some(&value) = log_phi.iter().find(|x| !x.is_finite()) {
+            return Err(EstimateError::OutOfRange {
+                what: "a log norm",
+                rule: "finite, with `LOG_ZERO` for a norm of zero",
+                value,
+            });
+        }
+        let log_beta = match self {
             Self::LeastSquares(FitLags::All) => least_squares(log_phi, 0),
             Self::LeastSquares(FitLags::Tail) => least_squares(log_phi, tau),
             Self::Max => {
@@ -75,13 +88,28 @@ impl DecayFit {
                 }
             }
             Self::Quantile(q) => {
+                let got = log_phi.len() - tau;
+                if got > MOST_PAIRED {
+                    return Err(EstimateError::TooManyLags {
+                        most: MOST_PAIRED,
+                        got,
+                    });
+                }
                 let mut slopes: Vec<f64> = (tau..window)
                     .flat_map(|i| slopes_from(log_phi, i))
                     .collect();
                 slopes.sort_by(f64::total_cmp);
                 quantile_of_sorted(&slopes, q).unwrap_or(0.0)
             }
-        })
+        };
+        if !log_beta.is_finite() {
+            return Err(EstimateError::OutOfRange {
+                what: "the fitted log decay",
+                rule: "finite: these log norms are too far apart",
+                value: log_beta,
+            });
+        }
+        Ok(log_beta)
     }
 }
 

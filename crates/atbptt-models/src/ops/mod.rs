@@ -40,7 +40,7 @@
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 
 mod autodiff;
-mod checks;
+pub(crate) mod checks;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
 mod generic;

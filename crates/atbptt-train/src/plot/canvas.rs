@@ -18,6 +18,8 @@ pub(super) type Point = (f64, f64);
 
 /// How often a pixel is divided in each direction.
 const SCALE: usize = 2;
+/// Largest height of a figure, in pixels: 360 MB while it is drawn.
+const MOST_HEIGHT: usize = 25_000;
 const FONT: &str = "atbptt-sans";
 
 /// A stroke: colour, width in pixels, and dash length (0 for a solid line).
@@ -63,6 +65,12 @@ pub(super) struct Canvas {
 
 impl Canvas {
     pub(super) fn new(width: usize, height: usize) -> Result<Self, PlotError> {
+        if height > MOST_HEIGHT {
+            return Err(PlotError::TooLarge {
+                height,
+                most: MOST_HEIGHT,
+            });
+        }
         register_fonts()?;
         Ok(Self {
             width,
@@ -79,9 +87,11 @@ impl Canvas {
     pub(super) fn line(&mut self, points: &[Point], stroke: Stroke) -> Result<(), PlotError> {
         self.segments(points, stroke)?;
         // Thin lines show no corners.
-        if stroke.dash == 0.0 && stroke.width > 1.5 && points.len() > 2 {
-            for &point in &points[1..points.len() - 1] {
-                self.dot(point, stroke.width / 2.0, stroke.color)?;
+        if stroke.dash == 0.0 && stroke.width > 1.5 {
+            for corner in points.windows(3) {
+                if let [_, point, _] = *corner {
+                    self.dot(point, stroke.width / 2.0, stroke.color)?;
+                }
             }
         }
         Ok(())

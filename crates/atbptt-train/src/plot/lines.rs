@@ -57,7 +57,7 @@ pub struct LinesPanel {
 ///
 /// # Errors
 ///
-/// [`PlotError::Empty`] without a panel; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
+/// [`PlotError::Empty`] without a panel, [`PlotError::TooLarge`] with more than fit; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
 ///
 /// ```
 /// use atbptt_train::plot::{Line, LinesPanel, lines_figure};
@@ -97,7 +97,8 @@ fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
     }
     let stroke = |name: &str, dashed: bool| {
         let nth = names.iter().position(|(known, _)| *known == name);
-        let color = COLORS[nth.unwrap_or(0) % COLORS.len()];
+        let color = COLORS.into_iter().cycle().nth(nth.unwrap_or(0));
+        let color = color.unwrap_or(BLUE);
         match dashed {
             true => Stroke::dashed(color, 2.2),
             false => Stroke::solid(color, 2.6),

@@ -224,8 +224,7 @@ impl SourceEntropy {
             .closers
             .iter()
             .filter(|(distance, _)| *distance > steps)
-            .map(|(_, count)| count)
-            .sum();
+            .fold(0, |sum, (_, count)| sum.saturating_add(*count));
         self.per_token(self.nats + unseen as f64 * (self.classes.max(1) as f64).ln())
     }
 
