@@ -18,7 +18,6 @@ use atbptt::train::{
     StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, WindowSpan,
     measured_bias, probe,
 };
-use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::{Learner, TrainStep};

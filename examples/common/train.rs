@@ -92,11 +92,11 @@ pub fn train<M: RecurrentModel, T: Serialize>(
     progress.clear();
 
     let reports = handle.reports();
-    if let Err(TrainError::Checkpoint { .. }) = &outcome
-        && reports.is_empty()
-    {
-        // A checkpoint that does not belong to this run leaves its folder as it was.
-        outcome?;
+    // A checkpoint that does not belong to this run leaves its folder as it was.
+    if matches!(&outcome, Err(TrainError::Checkpoint { .. })) && reports.is_empty() {
+        return outcome
+            .map(|()| (Ended::Complete, None))
+            .map_err(Into::into);
     }
     if !reports.is_empty() {
         folder.write_metrics(&reports)?;

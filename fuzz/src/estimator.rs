@@ -70,11 +70,12 @@ fn float(u: &mut Unstructured) -> Result<f64> {
     })
 }
 
-/// A length: short, or beyond all bounds.
+/// A length: short, or beyond all bounds. (Policies that draw step by step take their time for long ones.)
 fn length(u: &mut Unstructured) -> Result<usize> {
-    Ok(match u.int_in_range(0..=7)? {
+    Ok(match u.int_in_range(0..=15)? {
         0 => usize::MAX - usize::from(u.arbitrary::<u8>()?),
-        1 => u.arbitrary()?,
+        1 => usize::MAX >> u.int_in_range(0..=38)?,
+        2 => usize::from(u.arbitrary::<u16>()?),
         _ => usize::from(u.arbitrary::<u8>()?),
     })
 }
@@ -259,7 +260,7 @@ fn interval(norms: &LagNorms, settings: BiasEstimator, u: &mut Unstructured) -> 
 fn free_functions(u: &mut Unstructured) -> Result<()> {
     let (a, b, c, d) = (float(u)?, float(u)?, float(u)?, float(u)?);
     assert!(slowdown(a).is_ok_and(|x| x >= 1.0) == (0.0..1.0).contains(&a));
-    assert!(max_step_size(a, b).is_ok_and(|x| x.is_nan()) == false);
+    assert!(!max_step_size(a, b).is_ok_and(f64::is_nan));
     let steps: Vec<f64> = (0..u.int_in_range(0..=3)?)
         .map(|_| float(u))
         .collect::<Result<_>>()?;

@@ -12,9 +12,8 @@ pub fn tokens(data: &[u8]) {
     let mut signed = data.to_vec();
     signed.extend(Sha256::digest(data));
     check(&signed);
-    match serde_json::from_slice::<Vocabulary>(data) {
-        Ok(vocabulary) => corpus::check_vocabulary(&vocabulary),
-        Err(error) => check_message(&error),
+    if let Ok(vocabulary) = serde_json::from_slice::<Vocabulary>(data) {
+        corpus::check_vocabulary(&vocabulary);
     }
 }
 

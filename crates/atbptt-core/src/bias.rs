@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decay::DecayFit;
-use crate::profile::{Averaging, LOG_VANISHED, LagProfile};
+use crate::profile::{Averaging, LOG_VANISHED, LOG_ZERO, LagProfile};
 use crate::{EstimateError, LagNorms, logs};
 
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
@@ -145,7 +145,9 @@ impl BiasEstimator {
             GradientSize::SumOfNorms => logs::cumulative_sums(log_phi),
             GradientSize::SumOfStateNorms => {
                 let mut states = log_phi.to_vec();
-                states[0] = f64::NEG_INFINITY;
+                if let Some(output) = states.first_mut() {
+                    *output = f64::NEG_INFINITY;
+                }
                 logs::cumulative_sums(&states)
             }
             GradientSize::NormOfMeanSum | GradientSize::NormOfMeanStateSum => {
@@ -252,12 +254,15 @@ impl BiasEstimate {
     /// `log_gradient[j]`: log G(j), `j = 0..=lags`.
     fn new(profile: LagProfile, tau: usize, log_beta: f64, log_gradient: &[f64]) -> Self {
         let log_phi = profile.log();
+        // The fit has refused a tau outside the window.
+        let (head, from_tau) = log_phi.split_at_checked(tau).unwrap_or((log_phi, &[]));
+        let at_tau = from_tau.first().copied().unwrap_or(LOG_ZERO);
         let tail = if log_beta < 0.0 {
             // log(1 − β), exact for β near 1.
             Tail::Decaying {
-                log_sum: log_phi[tau] - (-log_beta.exp_m1()).ln(),
+                log_sum: at_tau - (-log_beta.exp_m1()).ln(),
             }
-        } else if log_phi[tau] < LOG_VANISHED {
+        } else if at_tau < LOG_VANISHED {
             // Edge rule of the reference values. Sound, because a gradient that is zero at lag τ is zero at every
             // longer lag: what flows back flows through the state.
             Tail::Vanished
@@ -271,7 +276,7 @@ impl BiasEstimate {
         };
         let log_head = start.map_or_else(Vec::new, |tail| {
             let mut sum = tail;
-            let mut head: Vec<f64> = log_phi[..tau]
+            let mut head: Vec<f64> = head
                 .iter()
                 .rev()
                 .map(|x| {

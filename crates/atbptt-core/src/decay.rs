@@ -115,11 +115,14 @@ impl DecayFit {
 
 /// Slopes from lag `i` to every later lag.
 fn slopes_from(log_phi: &[f64], i: usize) -> impl Iterator<Item = f64> + '_ {
-    let start = log_phi[i];
-    let later = log_phi.iter().enumerate().skip(i + 1);
+    let (start, later) = match log_phi.get(i..).and_then(<[f64]>::split_first) {
+        Some((&start, later)) => (start, later),
+        None => (LOG_ZERO, [].as_slice()),
+    };
+    let later = (1usize..).zip(later);
     later
         .filter(move |(_, x)| start > LOG_ZERO || **x > LOG_ZERO)
-        .map(move |(k, x)| (x - start) / (k - i) as f64)
+        .map(move |(steps, x)| (x - start) / steps as f64)
 }
 
 /// Slope of log φ over the lag, from lag `from` on, lags that vanished left out.
@@ -153,7 +156,8 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> Option<f64> {
     let below = (position as usize).min(last);
     let above = (below + 1).min(last);
     let share = position - below as f64;
-    Some(sorted[below] + share * (sorted[above] - sorted[below]))
+    let (below, above) = (sorted.get(below)?, sorted.get(above)?);
+    Some(below + share * (above - below))
 }
 
 #[cfg(test)]

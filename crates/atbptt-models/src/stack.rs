@@ -333,8 +333,11 @@ impl<L: RecurrentLayer> Stack<L> {
                 remedy: "pass the number of steps to run at once",
             });
         }
-        let axis = usize::from(self.batch_first);
-        let time = input.dims()[axis];
+        let [first, second, _] = input.dims();
+        let (axis, time) = match self.batch_first {
+            true => (1, second),
+            false => (0, first),
+        };
         let mut state = state;
         let mut outputs = Vec::new();
         for start in (0..time).step_by(chunk) {

@@ -12,7 +12,7 @@ use atbptt_models::{
     UnrollOptions, WeightInit, WindowPlan,
 };
 use burn::nn::{DropoutConfig, Initializer};
-use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
 
 fn here() -> Device {
@@ -112,7 +112,7 @@ fn classes_and_tokens_that_do_not_exist_are_refused_where_looking_costs_no_wait(
     for device in [here(), elsewhere(), here().autodiff()] {
         for id in [4, -1, i64::from(i32::MAX)] {
             let ids = |n: usize| TensorData::new(vec![id; n], [n]);
-            let targets = Tensor::<1, Int>::from_data(ids(2), (&device, IntDType::I64));
+            let targets = Tensor::<1, Int>::from_data(ids(2), (&device, DType::I64));
             let hidden = || Tensor::<2>::zeros([2, 3], &device);
             let weight = || Tensor::<2>::zeros([4, 3], &device);
             let token = ModelError::Token {
@@ -173,13 +173,10 @@ fn batches_of_absurd_sizes_and_slices_outside_are_met() {
         let found: Vec<i64> = cut.inputs().to_data().iter::<i64>().collect();
         assert_eq!(found, expected, "{range:?}");
     }
-    let int = |device: &Device, dtype| Tensor::<2, Int>::zeros([2, 5], (device, dtype));
-    let found = TokenBatch::from_tensors(
-        int(&here(), IntDType::I64),
-        int(&elsewhere(), IntDType::I64),
-    );
+    let int = |device: &Device, dtype: DType| Tensor::<2, Int>::zeros([2, 5], (device, dtype));
+    let found = TokenBatch::from_tensors(int(&here(), DType::I64), int(&elsewhere(), DType::I64));
     assert_eq!(blamed(found), ("device", "targets"));
-    let found = TokenBatch::from_tensors(int(&here(), IntDType::I64), int(&here(), IntDType::I32));
+    let found = TokenBatch::from_tensors(int(&here(), DType::I64), int(&here(), DType::I32));
     assert_eq!(blamed(found), ("type", "targets"));
     let reset = Tensor::<2, Int>::zeros([2, 5], &elsewhere()).equal_elem(1);
     assert_eq!(blamed(batch.with_reset(reset)), ("device", "reset mask"));

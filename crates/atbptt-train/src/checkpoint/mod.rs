@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::cursor::Cursor;
+use crate::data::beginning;
 use crate::learner::Tbptt;
 use crate::report::EpochReport;
 
@@ -221,7 +222,8 @@ impl Checkpoint {
                 })
         };
         let malformed = |what: &str, error: &dyn std::fmt::Display| CheckpointFault::Malformed {
-            reason: format!("{what}: {error}"),
+            // What serde and Burn say may repeat the file.
+            reason: format!("{what}: {}", beginning(&error.to_string())),
         };
         let [
             state,
@@ -381,7 +383,10 @@ impl Checkpoint {
             template
                 .try_load_record(record)
                 .map_err(|error| CheckpointFault::Malformed {
-                    reason: format!("the weights do not fit the model: {error}"),
+                    reason: format!(
+                        "the weights do not fit the model: {}",
+                        beginning(&error.to_string())
+                    ),
                 })
         });
         loaded.map_err(|fault| self.fault(fault))
@@ -390,7 +395,7 @@ impl Checkpoint {
     pub(crate) fn model_record(&self) -> Result<ModuleRecord, CheckpointFault> {
         ModuleRecord::from_bytes(self.bytes(&self.model)).map_err(|error| {
             CheckpointFault::Malformed {
-                reason: format!("the weights: {error}"),
+                reason: format!("the weights: {}", beginning(&error.to_string())),
             }
         })
     }
@@ -421,7 +426,7 @@ pub(crate) fn guarded<T>(
             .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_else(|| "no reason given".into());
         Err(CheckpointFault::Malformed {
-            reason: format!("{what} cannot be taken over: {reason}"),
+            reason: format!("{what} cannot be taken over: {}", beginning(&reason)),
         })
     })
 }

@@ -225,7 +225,7 @@ impl Corpus {
             }
             let tokens = reader.tokens;
             builder.keep(split, tokens, split.name())?;
-            entropy[split.index()] = text.into_entropy();
+            *split.of_mut(&mut entropy) = text.into_entropy();
         }
         builder.finish(Source::Synthetic {
             config: config.clone(),
@@ -240,7 +240,7 @@ impl Corpus {
 
     /// Tokens of a split, shared.
     pub fn tokens(&self, split: Split) -> Arc<dyn TokenStore> {
-        self.splits[split.index()].clone()
+        split.of(&self.splits).clone()
     }
 
     /// Tokens of a split after an `<eos>`: a stream over them predicts every token of the split once, the first included.
@@ -255,7 +255,7 @@ impl Corpus {
 
     /// Number of tokens of a split, `<eos>` included.
     pub fn len(&self, split: Split) -> usize {
-        self.splits[split.index()].len()
+        split.of(&self.splits).len()
     }
 
     /// Where the text came from.
@@ -266,7 +266,7 @@ impl Corpus {
     /// Entropy of the source on a split, where it is known (the built-in corpus): what no model can beat.
     pub fn source_entropy(&self, split: Split) -> Option<&SourceEntropy> {
         match &self.source {
-            Source::Synthetic { entropy, .. } => entropy.get(split.index()),
+            Source::Synthetic { entropy, .. } => Some(split.of(entropy)),
             Source::Folder { .. } | Source::Readers => None,
         }
     }
@@ -386,12 +386,12 @@ impl Builder {
             self.vocabulary.add(END_OF_LINE)?;
             self.vocabulary.add(UNKNOWN)?;
         }
-        self.splits[split.index()] = tokens;
+        *split.of_mut(&mut self.splits) = tokens;
         Ok(())
     }
 
     fn lengths(&self) -> [usize; 3] {
-        Split::ALL.map(|split| self.splits[split.index()].len())
+        Split::ALL.map(|split| split.of(&self.splits).len())
     }
 
     /// A folder, with the published text that its sizes give away.

@@ -104,9 +104,10 @@ impl Canvas {
                 .into_iter()
                 .try_for_each(|[from, to]| self.segment(from, to, stroke));
         }
-        points
-            .windows(2)
-            .try_for_each(|pair| self.segment(pair[0], pair[1], stroke))
+        points.windows(2).try_for_each(|pair| match *pair {
+            [from, to] => self.segment(from, to, stroke),
+            _ => Ok(()),
+        })
     }
 
     fn segment(&mut self, from: Point, to: Point, stroke: Stroke) -> Result<(), PlotError> {
@@ -187,7 +188,8 @@ impl Canvas {
                     let corner = y * SCALE * row + 3 * x * SCALE + channel;
                     let square = (0..SCALE)
                         .flat_map(|dy| (0..SCALE).map(move |dx| corner + dy * row + 3 * dx));
-                    let sum: usize = square.map(|at| usize::from(self.pixels[at])).sum();
+                    let pixels = square.filter_map(|at| self.pixels.get(at));
+                    let sum: usize = pixels.copied().map(usize::from).sum();
                     small.push((sum / (SCALE * SCALE)) as u8);
                 }
             }
@@ -231,7 +233,9 @@ fn dashes(points: &[Point], length: f64) -> Vec<[Point; 2]> {
     let mut found = Vec::new();
     let mut travelled = 0.0;
     for pair in points.windows(2) {
-        let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+        let &[(x0, y0), (x1, y1)] = pair else {
+            continue;
+        };
         let whole = (x1 - x0).hypot(y1 - y0);
         let at = |s: f64| (x0 + (x1 - x0) * s / whole, y0 + (y1 - y0) * s / whole);
         let mut s = 0.0;

@@ -118,7 +118,9 @@ fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
     for (nth, row) in rows.iter().enumerate() {
         let height = 62.0 + ROW * nth as f64;
         for &(at, entry) in row {
-            let (name, stroke) = entries[entry];
+            let Some(&(name, stroke)) = entries.get(entry) else {
+                continue;
+            };
             canvas.segments(&[(at, height), (at + SWATCH, height)], stroke)?;
             canvas.text(name, (at + SWATCH + 8.0, height), font(15.0, HPos::Left))?;
         }

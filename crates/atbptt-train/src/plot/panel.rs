@@ -225,7 +225,9 @@ impl<'a> Panel<'a> {
             })
             .collect();
         placed.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
-        let close = placed.windows(2).any(|pair| pair[1].0 - pair[0].0 < 90.0);
+        let close = placed
+            .windows(2)
+            .any(|pair| matches!(pair, [(a, ..), (b, ..)] if b - a < 90.0));
         for (nth, (at, name, stroke)) in placed.into_iter().enumerate() {
             self.canvas.line(&[(at, top), (at, bottom)], stroke)?;
             let side = match (close, nth) {

@@ -5,7 +5,10 @@
 //! temporary ones; here each is one pass where the backend has a kernel ([`StepKernels`], the CPU backends), and
 //! the same composition elsewhere.
 
+// Kernels index what the functions of this module measured before.
+#[allow(clippy::indexing_slicing)]
 mod autodiff;
+#[allow(clippy::indexing_slicing)]
 #[doc(hidden)]
 pub mod generic;
 mod kernels;
@@ -121,7 +124,8 @@ pub fn embedding(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Result<Tensor<3>,
 /// nothing.
 pub fn dropout<const D: usize>(dropout: &Dropout, input: Tensor<D>) -> Tensor<D> {
     let active = dropout.training.is_enabled() && input.device().is_autodiff();
-    if !active || !(dropout.prob > 0.0 && dropout.prob < 1.0) {
+    let drops = dropout.prob > 0.0 && dropout.prob < 1.0;
+    if !(active && drops) {
         return input;
     }
     Tensor::from_dispatch(Dispatch::drop_out(input.into_dispatch(), dropout.prob))
