@@ -1,7 +1,7 @@
 //! The experiment programs as a user meets them: what `copy` writes, an interrupted run that goes on exactly, a sweep that
 //! repeats nothing, and wrong options.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -162,6 +162,95 @@ fn a_resumed_copy_run_goes_on_exactly() {
         success(&resumed.output().unwrap());
         assert_eq!(epochs(&whole), epochs(&parts), "{policy:?}");
     }
+}
+
+/// Settings changed by hand, or data by accident: refused, each difference named, and nothing in the folder touched.
+#[test]
+fn a_run_is_not_resumed_as_another_one() {
+    let Some(copy) = program("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut start = command(&copy);
+    start.args(TINY).args([
+        "--quiet", "--delta", "0.5", "--k0", "4", "--k-max", "20", "--epochs", "1", "--out",
+    ]);
+    success(&start.arg(&run).output().unwrap());
+    let resume = |run: &Path, extra: &[&str]| {
+        let mut resume = command(&copy);
+        resume
+            .arg("--resume")
+            .arg(run)
+            .args(extra)
+            .output()
+            .unwrap()
+    };
+    let config = run.join("config.json");
+    let settings = json(config.clone());
+    // (where in the settings, another value, what the refusal says)
+    let changes = [
+        (
+            "/plan/policy/adaptive/delta",
+            serde_json::json!(0.1),
+            "rule for K is adaptive",
+        ),
+        (
+            "/plan/k0",
+            serde_json::json!(5),
+            "first K is 4 in the checkpoint and 5 now",
+        ),
+        (
+            "/plan/lr",
+            serde_json::json!(0.5),
+            "step size is 1 in the checkpoint and 0.5 now",
+        ),
+        (
+            "/plan/batch",
+            serde_json::json!(5),
+            "sequences is 4 in the checkpoint and 5 now",
+        ),
+        (
+            "/plan/training/seed",
+            serde_json::json!(9),
+            "seed is 1 in the checkpoint and 9 now",
+        ),
+        (
+            "/task/hidden",
+            serde_json::json!(6),
+            "hidden is 5 in the checkpoint and 6 now",
+        ),
+        (
+            "/task/data/Generated/task/memory",
+            serde_json::json!([2, 2]),
+            "data is ",
+        ),
+    ];
+    for (place, value, expected) in changes {
+        let mut other = settings.clone();
+        *other
+            .pointer_mut(place)
+            .unwrap_or_else(|| panic!("{place} in {settings}")) = value;
+        let text = serde_json::to_string(&other).unwrap();
+        fs::write(&config, &text).unwrap();
+        let error = failure(&resume(&run, &["--epochs", "2"]));
+        assert!(
+            error.contains("belongs to another run") && error.contains(expected),
+            "{error}"
+        );
+        assert_eq!(fs::read_to_string(&config).unwrap(), text, "{place}");
+        assert_eq!(epochs(&run).len(), 1);
+    }
+    // More epochs in another place are the same run.
+    fs::write(&config, settings.to_string()).unwrap();
+    let moved = folder.path().join("moved");
+    fs::rename(&run, &moved).unwrap();
+    let shown = success(&resume(&moved, &["--epochs", "2"]));
+    assert!(
+        shown.contains("changed: epochs is 1 in the checkpoint and 2 now"),
+        "{shown}"
+    );
+    assert!(shown.contains("changed: run folder is "), "{shown}");
+    assert_eq!(epochs(&moved).len(), 2);
+    assert_eq!(json(moved.join("config.json"))["plan"]["epochs"], 2);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use atbptt::models::SequenceBatch;
 use atbptt::train::{SequenceSource, evaluate};
-use book_order::data::{EventError, Events};
+use book_order::data::{EventError, Events, content_hash};
 use book_order::model::{EventModel, log_density};
 use book_order::predict::{self, mean_interval};
 use burn::module::Module;
@@ -80,6 +80,26 @@ fn wrong_event_files_are_named() {
     let error = unknown.check(2).unwrap_err().to_string();
     assert!(error.contains("mark 3"), "{error}");
     unknown.check(3).unwrap();
+}
+
+/// A run is resumed by it: a mark, a time or a break between sequences makes other data.
+#[test]
+fn the_hash_of_events_sees_every_number() {
+    let hash = |marks: &str, times: &str| {
+        let all = events(marks, times).unwrap();
+        content_hash([&all, &all, &all])
+    };
+    let first = hash("1 2 2\n2 1\n", "0 0.5 2\n7 7\n");
+    assert_eq!(first.len(), 64);
+    assert_eq!(hash("1 2 2\n2 1\n", "0 0.50 2\n7 7\n"), first);
+    for (marks, times) in [
+        ("1 2 1\n2 1\n", "0 0.5 2\n7 7\n"),
+        ("1 2 2\n2 1\n", "0 0.5 2.5\n7 7\n"),
+        ("1 2 2\n", "0 0.5 2\n"),
+        ("2 1\n1 2 2\n", "7 7\n0 0.5 2\n"),
+    ] {
+        assert_ne!(hash(marks, times), first);
+    }
 }
 
 /// Marks 1 2 2 at 0, 0.5, 2: two predictions, (1, first) → (2, 0.5) and (2, 0.5 later) → (2, 1.5).

@@ -3,7 +3,7 @@
 //!
 //! The random generator is one per process, so tests that train take turns.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -14,6 +14,7 @@ use atbptt::models::{ModelError, SequenceBatch};
 use atbptt::train::data::DataError;
 use atbptt::train::{SequenceSource, TrainError};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use sha2::{Digest, Sha256};
 
 /// What can be wrong with events.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,23 @@ struct Step {
 pub struct Events {
     sequences: Vec<Vec<Step>>,
     path: PathBuf,
+}
+
+/// SHA-256, in hexadecimal, of the events of all `splits`: a run goes on with the data it began with.
+pub fn content_hash(splits: [&Events; 3]) -> String {
+    let mut hasher = Sha256::new();
+    for sequence in splits.iter().flat_map(|split| &split.sequences) {
+        hasher.update((sequence.len() as u64).to_le_bytes());
+        for step in sequence {
+            for mark in [step.mark, step.next_mark] {
+                hasher.update((mark as u64).to_le_bytes());
+            }
+            for interval in [step.interval, step.next_interval] {
+                hasher.update(interval.to_le_bytes());
+            }
+        }
+    }
+    format!("{:x}", hasher.finalize())
 }
 
 impl Events {

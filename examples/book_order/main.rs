@@ -31,7 +31,7 @@ use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
 use crate::common::{Ended, Result, default_device, exit_code};
-use crate::data::Events;
+use crate::data::{Events, content_hash};
 use crate::model::EventModel;
 
 /// Train a recurrent marked temporal point process with adaptively truncated backpropagation through time.
@@ -135,7 +135,6 @@ fn run(cli: Cli) -> Result<Ended> {
         Some(folder) => folder,
         None => RunFolder::create(cli.run.out.as_deref(), "book_order")?,
     };
-    folder.write_settings(&settings)?;
     if !cli.run.quiet {
         println!(
             "events:  {} for training, {} for validation, {} for testing; {marks} marks",
@@ -155,11 +154,18 @@ fn run(cli: Cli) -> Result<Ended> {
         println!("run:     {}", folder.path().display());
         println!();
     }
+    let identity = plan
+        .identity()?
+        .must_match("data", content_hash([&events, &valid, &test]))
+        .must_match("hidden", task.hidden)
+        .must_match("layers", task.layers)
+        .may_change("source of the data", task.data.display());
     let (chunk, test) = (plan.training.eval_chunk, test.parallel());
     let training = Task {
         title: format!("Order book; {}", plan.policy),
         loss: "Negative log-likelihood per event (nats)",
         model,
+        identity,
         parts: lstm_parts(task.layers),
         train: StreamLoader::new(streams),
         valid: StreamLoader::new(valid.parallel()),
@@ -172,7 +178,7 @@ fn run(cli: Cli) -> Result<Ended> {
             ]))
         }),
     };
-    let (ended, result) = train(training, plan, &folder, resumed, cli.run.quiet)?;
+    let (ended, result) = train(training, &settings, &folder, resumed, cli.run.quiet)?;
     if let Some(result) = result {
         println!(
             "test NLL {:.4}, RMSE {:.4}e-3 s, 0-1 error {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",

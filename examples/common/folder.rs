@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::Result;
 use super::options::Plan;
 
+/// Name of the file of settings.
+pub const SETTINGS: &str = "config.json";
+
 /// Where a run keeps its files.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -70,7 +73,7 @@ impl RunFolder {
 
     /// The folder of an earlier run, its settings and the checkpoint to go on from.
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Settings<T>, Checkpoint)> {
-        let config = path.join("config.json");
+        let config = path.join(SETTINGS);
         let text = fs::read_to_string(&config).map_err(|error| {
             format!(
                 "cannot read {}: {error}; --resume takes the folder of an earlier run",
@@ -98,10 +101,6 @@ impl RunFolder {
         fs::write(&temporary, text)
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
-    }
-
-    pub fn write_settings<T: Serialize>(&self, settings: &Settings<T>) -> Result<()> {
-        self.write("config.json", serde_json::to_string_pretty(settings)?)
     }
 
     /// Metrics per epoch, as JSON lines and as CSV.

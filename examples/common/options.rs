@@ -7,7 +7,7 @@ use atbptt::core::{
     AdaptiveConfig, ArtbpConfig, BiasEstimator, FixedK, GradientSize, Monitor, RandomLengthConfig,
     TruncationPolicy,
 };
-use atbptt::train::{Scheme, StepScaling, TbpttConfig};
+use atbptt::train::{Identity, Scheme, StepScaling, TbpttConfig};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -229,12 +229,24 @@ impl Plan {
             ),
             Policy::Artbp { k } => Box::new(
                 ArtbpConfig::new(k)
-                    .with_longest((20 * k).min(self.k_max.max(k)))
+                    .with_longest(k.saturating_mul(20).min(self.k_max.max(k)))
                     .with_seed(seed)
                     .init()?
                     .with_monitor(monitor)?,
             ),
         })
+    }
+
+    /// What a run by this plan is made of, as far as the training strategy does not know it.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(Identity::new()
+            .must_match("rule for K", self.policy)
+            .must_match("first K", self.k0)
+            .must_match("smallest K", self.k_min)
+            .must_match("probes", self.probes)
+            .must_match("estimator", serde_json::to_string(&self.estimator)?)
+            .must_match("step size", self.lr)
+            .must_match("weight decay", self.weight_decay))
     }
 
     /// The tolerance, for plots.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atbptt::train::EpochReport;
+use atbptt::train::{EpochReport, Resumed};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Plain progress on the terminal.
@@ -27,6 +27,22 @@ impl Progress {
     fn with_bar(&self, act: impl FnOnce(&mut Option<ProgressBar>)) {
         if let Ok(mut bar) = self.bar.lock() {
             act(&mut bar);
+        }
+    }
+
+    /// Where the run goes on, and what has changed since it stopped.
+    pub fn resumed(&self, resumed: &Resumed) {
+        if !self.shown {
+            return;
+        }
+        println!(
+            "resumed: after {} windows, {} epochs, from {}",
+            resumed.step,
+            resumed.epochs,
+            resumed.path.display()
+        );
+        for change in &resumed.changes {
+            println!("changed: {change}");
         }
     }
 

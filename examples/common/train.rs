@@ -7,14 +7,14 @@ use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
 use atbptt::train::metrics::PerplexityMetric;
 use atbptt::train::{
-    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, QuietRenderer, StopSignals,
-    TrainingObserver,
+    Checkpoint, CheckpointConfig, FusedSgd, Identity, MetricFiles, QuietRenderer, Resumed,
+    StopSignals, TrainingObserver,
 };
 use burn::train::{Interrupter, Learner, SupervisedTraining};
+use serde::Serialize;
 
 use super::diagnostics::diagnose;
-use super::folder::{RunFolder, RunResult};
-use super::options::Plan;
+use super::folder::{RunFolder, RunResult, SETTINGS, Settings};
 use super::progress::Progress;
 use super::{Ended, Result, autodiff};
 
@@ -25,6 +25,8 @@ pub struct Task<M: RecurrentModel> {
     /// Name of the loss, for figures.
     pub loss: &'static str,
     pub model: M,
+    /// What the run is made of.
+    pub identity: Identity,
     /// Names of the parts of its state.
     pub parts: Vec<String>,
     pub train: StreamLoader<M::Batch>,
@@ -35,25 +37,34 @@ pub struct Task<M: RecurrentModel> {
         Box<dyn Fn(&M) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync>,
 }
 
-/// Trains; returns the result of a complete run.
-pub fn train<M: RecurrentModel>(
+/// Trains; returns the result of a complete run. The settings are written once it is clear that they are this run's.
+pub fn train<M: RecurrentModel, T: Serialize>(
     task: Task<M>,
-    plan: &Plan,
+    settings: &Settings<T>,
     folder: &RunFolder,
     resumed: Option<Checkpoint>,
     quiet: bool,
 ) -> Result<(Ended, Option<RunResult>)> {
+    let plan = &settings.plan;
+    let settings = serde_json::to_string_pretty(settings)?;
+    if resumed.is_none() {
+        folder.write(SETTINGS, &settings)?;
+    }
+    let identity = task
+        .identity
+        .may_change("run folder", folder.path().display());
     let interrupter = Interrupter::new();
     let signals = StopSignals::listen(&interrupter)?;
     let progress = Arc::new(Progress::new(!quiet, plan.epochs));
     let strategy = AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
-        .with_checkpoints(CheckpointConfig::new(folder.path()))
+        .with_checkpoints(CheckpointConfig::new(folder.path()).with_identity(identity))
         .with_measures(task.measures);
     let handle = strategy.handle();
     let written = Arc::new(Written {
         progress: progress.clone(),
         folder: folder.clone(),
         handle: handle.clone(),
+        settings,
     });
     let mut strategy = strategy.with_observer(written);
 
@@ -81,6 +92,12 @@ pub fn train<M: RecurrentModel>(
     progress.clear();
 
     let reports = handle.reports();
+    // A checkpoint that does not belong to this run leaves its folder as it was.
+    if matches!(&outcome, Err(TrainError::Checkpoint { .. })) && reports.is_empty() {
+        return outcome
+            .map(|()| (Ended::Complete, None))
+            .map_err(Into::into);
+    }
     if !reports.is_empty() {
         folder.write_metrics(&reports)?;
     }
@@ -120,9 +137,17 @@ struct Written {
     progress: Arc<Progress>,
     folder: RunFolder,
     handle: TbpttHandle,
+    settings: String,
 }
 
 impl TrainingObserver for Written {
+    fn on_resume(&self, resumed: &Resumed) {
+        self.progress.resumed(resumed);
+        if let Err(error) = self.folder.write(SETTINGS, &self.settings) {
+            log::warn!("{error}");
+        }
+    }
+
     fn on_window(&self, epoch: usize, paid: usize, total: usize, running_loss: f64) {
         self.progress.window(epoch, paid, total, running_loss);
     }

@@ -19,6 +19,7 @@ use burn::tensor::Device;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// What can be wrong with symbols.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,19 @@ pub struct SymbolSequences {
     inputs: Vec<u8>,
     targets: Vec<u8>,
     sequences: usize,
+}
+
+/// SHA-256, in hexadecimal, of the symbols of all `splits`: a run goes on with the data it began with.
+pub fn content_hash(splits: [&SymbolSequences; 3]) -> String {
+    let mut hasher = Sha256::new();
+    for split in splits {
+        hasher.update((split.sequences as u64).to_le_bytes());
+        for symbols in [&split.inputs, &split.targets] {
+            hasher.update((symbols.len() as u64).to_le_bytes());
+            hasher.update(symbols);
+        }
+    }
+    format!("{:x}", hasher.finalize())
 }
 
 /// How to generate the task.

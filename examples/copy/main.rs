@@ -31,7 +31,7 @@ use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
 use crate::common::{Ended, Result, default_device, exit_code};
-use crate::data::{CopyTask, SymbolSequences};
+use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
 
 /// Train an LSTM on the copy task of Aicher et al. (2019) with adaptively truncated backpropagation through time.
@@ -206,7 +206,6 @@ fn run(cli: Cli) -> Result<Ended> {
         Some(folder) => folder,
         None => RunFolder::create(cli.run.out.as_deref(), "copy")?,
     };
-    folder.write_settings(&settings)?;
     if !cli.run.quiet {
         println!("data:    {}", task.in_words());
         println!(
@@ -225,11 +224,19 @@ fn run(cli: Cli) -> Result<Ended> {
         println!();
     }
     let chunk = plan.training.eval_chunk;
+    let identity = plan
+        .identity()?
+        .must_match("data", content_hash([&train_data, &valid, &test]))
+        .must_match("symbols", task.symbols)
+        .must_match("hidden", task.hidden)
+        .must_match("layers", task.layers)
+        .may_change("source of the data", task.in_words());
     let title = format!("{}; {}", task.in_words(), plan.policy);
     let training = Task {
         title,
         loss: "Loss per symbol (nats)",
         model,
+        identity,
         parts: lstm_parts(task.layers),
         train: StreamLoader::new(train_data),
         valid: StreamLoader::new(valid),
@@ -239,7 +246,7 @@ fn run(cli: Cli) -> Result<Ended> {
             Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
         }),
     };
-    let (ended, result) = train(training, plan, &folder, resumed, cli.run.quiet)?;
+    let (ended, result) = train(training, &settings, &folder, resumed, cli.run.quiet)?;
     if let Some(result) = result {
         println!(
             "test perplexity {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",

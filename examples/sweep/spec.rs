@@ -102,7 +102,11 @@ impl TryFrom<Vec<f64>> for Published {
     type Error = String;
 
     fn try_from(numbers: Vec<f64>) -> Result<Self, String> {
+        if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
+            return Err(format!("a published number must be finite, got {number}"));
+        }
         match numbers[..] {
+            [_, sd] if sd < 0.0 => Err(format!("a standard deviation is at least 0, got {sd}")),
             [mean] => Ok(Self { mean, sd: None }),
             [mean, sd] => Ok(Self { mean, sd: Some(sd) }),
             _ => Err(format!(
@@ -131,6 +135,9 @@ pub struct Metric {
     #[serde(default)]
     pub paper: BTreeMap<String, Published>,
 }
+
+/// Digits after the point beyond which no number has any; far more than a formatter takes.
+const MOST_DIGITS: usize = 17;
 
 fn one() -> f64 {
     1.0
@@ -168,7 +175,8 @@ impl Spec {
         Self::parse(&text).map_err(|error| format!("{shown}{error}"))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the text of a file. Errors begin with the place.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let spec: Self = toml::from_str(text).map_err(|error| {
             let place = error.span().map_or_else(String::new, |span| {
                 let line = text[..span.start.min(text.len())].matches('\n').count();
@@ -190,10 +198,16 @@ impl Spec {
         }
         let known: Vec<String> = spec.policies.iter().map(|policy| policy.key()).collect();
         for metric in &spec.metrics {
+            if metric.digits > MOST_DIGITS || !metric.scale.is_finite() {
+                return Err(format!(
+                    ": metric {:?} has {} digits and scale {}; give at most {MOST_DIGITS} digits and a finite scale",
+                    metric.name, metric.digits, metric.scale
+                ));
+            }
             for policy in metric.paper.keys() {
                 if !known.contains(policy) {
                     return Err(format!(
-                        ": the paper's {} names the policy {policy:?}, which the sweep does not run; its policies are {}",
+                        ": the paper's {:?} names the policy {policy:?}, which the sweep does not run; its policies are {}",
                         metric.name,
                         known.join(", ")
                     ));
@@ -264,6 +278,18 @@ title = "test perplexity"
                 "[1.646, 0.012]",
                 "[1, 2, 3]",
                 "`fixed 5`: a published number",
+            ),
+            ("[1.646, 0.012]", "[nan]", "must be finite, got NaN"),
+            ("[1.646, 0.012]", "[1.6, -0.1]", "at least 0, got -0.1"),
+            (
+                "title = \"test perplexity\"",
+                "title = \"t\"\ndigits = 70000",
+                "at most 17 digits",
+            ),
+            (
+                "title = \"test perplexity\"",
+                "title = \"t\"\nscale = inf",
+                "a finite scale",
             ),
         ];
         for (from, to, expected) in cases {

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decay::DecayFit;
-use crate::profile::{Averaging, LOG_VANISHED, LagProfile};
+use crate::profile::{Averaging, LOG_VANISHED, LOG_ZERO, LagProfile};
 use crate::{EstimateError, LagNorms, logs};
 
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
@@ -145,7 +145,9 @@ impl BiasEstimator {
             GradientSize::SumOfNorms => logs::cumulative_sums(log_phi),
             GradientSize::SumOfStateNorms => {
                 let mut states = log_phi.to_vec();
-                states[0] = f64::NEG_INFINITY;
+                if let Some(output) = states.first_mut() {
+                    *output = f64::NEG_INFINITY;
+                }
                 logs::cumulative_sums(&states)
             }
             GradientSize::NormOfMeanSum | GradientSize::NormOfMeanStateSum => {
@@ -186,6 +188,7 @@ enum Tail {
 /// Relative biases do not depend on the scale of the loss, as long as the profile stays away from the log −50 at which
 /// norms count as zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Raw")]
 pub struct BiasEstimate {
     profile: LagProfile,
     tau: usize,
@@ -197,16 +200,69 @@ pub struct BiasEstimate {
     log_scale: Option<f64>,
 }
 
+/// [`BiasEstimate`] as stored: checked when read, so that no answer of one is ever NaN.
+#[derive(Deserialize)]
+struct Raw {
+    profile: LagProfile,
+    tau: usize,
+    log_beta: f64,
+    tail: Tail,
+    log_head: Vec<f64>,
+    log_scale: Option<f64>,
+}
+
+impl TryFrom<Raw> for BiasEstimate {
+    type Error = EstimateError;
+
+    fn try_from(raw: Raw) -> Result<Self, EstimateError> {
+        let (tau, window) = (raw.tau, raw.profile.window());
+        if tau >= window {
+            return Err(EstimateError::TauOutsideWindow { tau, window });
+        }
+        let expected = if raw.tail == Tail::Unbounded { 0 } else { tau };
+        if raw.log_head.len() != expected {
+            return Err(EstimateError::Length {
+                what: "the bias below tau",
+                expected,
+                got: raw.log_head.len(),
+            });
+        }
+        let sum = match raw.tail {
+            Tail::Decaying { log_sum } => log_sum,
+            Tail::Vanished | Tail::Unbounded => 0.0,
+        };
+        let logs = [raw.log_beta, sum, raw.log_scale.unwrap_or(0.0)];
+        if let Some(&value) = logs.iter().chain(&raw.log_head).find(|x| !x.is_finite()) {
+            return Err(EstimateError::OutOfRange {
+                what: "a logarithm of a stored estimate",
+                rule: "finite",
+                value,
+            });
+        }
+        Ok(Self {
+            profile: raw.profile,
+            tau,
+            log_beta: raw.log_beta,
+            tail: raw.tail,
+            log_head: raw.log_head,
+            log_scale: raw.log_scale,
+        })
+    }
+}
+
 impl BiasEstimate {
     /// `log_gradient[j]`: log G(j), `j = 0..=lags`.
     fn new(profile: LagProfile, tau: usize, log_beta: f64, log_gradient: &[f64]) -> Self {
         let log_phi = profile.log();
+        // The fit has refused a tau outside the window.
+        let (head, from_tau) = log_phi.split_at_checked(tau).unwrap_or((log_phi, &[]));
+        let at_tau = from_tau.first().copied().unwrap_or(LOG_ZERO);
         let tail = if log_beta < 0.0 {
             // log(1 − β), exact for β near 1.
             Tail::Decaying {
-                log_sum: log_phi[tau] - (-log_beta.exp_m1()).ln(),
+                log_sum: at_tau - (-log_beta.exp_m1()).ln(),
             }
-        } else if log_phi[tau] < LOG_VANISHED {
+        } else if at_tau < LOG_VANISHED {
             // Edge rule of the reference values. Sound, because a gradient that is zero at lag τ is zero at every
             // longer lag: what flows back flows through the state.
             Tail::Vanished
@@ -220,7 +276,7 @@ impl BiasEstimate {
         };
         let log_head = start.map_or_else(Vec::new, |tail| {
             let mut sum = tail;
-            let mut head: Vec<f64> = log_phi[..tau]
+            let mut head: Vec<f64> = head
                 .iter()
                 .rev()
                 .map(|x| {
@@ -340,21 +396,19 @@ impl BiasEstimate {
         let k = self.smallest_k(delta)?;
         let (before, after) = (self.log_relative_bias(k - 1), self.log_relative_bias(k));
         let share = (before - delta.ln()) / (before - after);
-        let inside = k > 1 && share > 0.0 && share <= 1.0;
-        Some(if inside {
-            (k - 1) as f64 + share
-        } else {
-            k as f64
-        })
+        let crossing = (k - 1) as f64 + share;
+        // Nothing crosses below 1, from an infinite bias, or nearer to k − 1 than numbers of that size can tell.
+        let inside = k > 1 && crossing > (k - 1) as f64 && crossing <= k as f64;
+        Some(if inside { crossing } else { k as f64 })
     }
 }
 
 /// Bias bound of `k >= tau` kept steps: `phi_tau · beta^(k−tau) / (1−beta)`.
 ///
 /// Aicher et al. 2019, supplement (B.4) summed over the dropped lags `k, k+1, …`, as in (B.5) with `M = 1`. Holds for
-/// `0 <= beta < 1` and `k >= tau`; `f64::INFINITY`, no bound, anywhere else.
+/// `0 <= beta < 1`, `k >= tau` and finite `phi_tau >= 0`; `f64::INFINITY`, no bound, anywhere else.
 pub fn tail_bound(phi_tau: f64, beta: f64, tau: usize, k: usize) -> f64 {
-    if (0.0..1.0).contains(&beta) && k >= tau && phi_tau >= 0.0 {
+    if (0.0..1.0).contains(&beta) && k >= tau && (0.0..=f64::MAX).contains(&phi_tau) {
         phi_tau * beta.powf((k - tau) as f64) / (1.0 - beta)
     } else {
         f64::INFINITY

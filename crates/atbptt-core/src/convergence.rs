@@ -28,7 +28,7 @@ pub fn max_step_size(delta: f64, smoothness: f64) -> Result<f64, EstimateError> 
 }
 
 /// Bound on the smallest squared gradient norm met on the way:
-/// min_n ‖g(θ_n)‖² ≤ (2 D_L + L σ² Σ γ_n²) / ((1−δ) Σ γ_n).
+/// min_n ‖g(θ_n)‖² ≤ (2 D_L + L σ² Σ γ_n²) / ((1−δ) Σ γ_n); `f64::INFINITY` where its terms leave the range of `f64`.
 ///
 /// # Errors
 /// [`EstimateError::OutOfRange`] unless `delta` lies in [0, 1), `smoothness` is positive, `gap` and `variance` are at
@@ -60,7 +60,9 @@ pub fn gradient_norm_bound(
     }
     let sum: f64 = steps.iter().sum();
     let squares: f64 = steps.iter().map(|step| step * step).sum();
-    Ok((2.0 * gap + smoothness * variance * squares) / ((1.0 - delta) * sum))
+    let bound = (2.0 * gap + smoothness * variance * squares) / ((1.0 - delta) * sum);
+    // Beyond the range of f64 nothing is promised.
+    Ok(if bound.is_nan() { f64::INFINITY } else { bound })
 }
 
 fn check_delta(delta: f64) -> Result<(), EstimateError> {

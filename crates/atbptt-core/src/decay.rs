@@ -33,6 +33,9 @@ pub enum DecayFit {
     Quantile(f64),
 }
 
+/// Most lags that [`DecayFit::Quantile`] pairs: 256 MiB of slopes.
+const MOST_PAIRED: usize = 8192;
+
 impl Default for DecayFit {
     fn default() -> Self {
         Self::LeastSquares(FitLags::All)
@@ -56,14 +59,24 @@ impl DecayFit {
     /// [`DecayFit::Quantile`]; with no pair left the slope is 0.
     ///
     /// # Errors
-    /// [`EstimateError::TauOutsideWindow`] unless at least one lag follows `tau`, [`EstimateError::Quantile`].
+    /// [`EstimateError::TauOutsideWindow`] unless at least one lag follows `tau`, [`EstimateError::Quantile`],
+    /// [`EstimateError::TooManyLags`] for a quantile over more than 8192 lags (it sorts the slopes of all pairs),
+    /// [`EstimateError::OutOfRange`] for logs that are not finite ([`LOG_ZERO`] stands for a norm of zero), or so far apart
+    /// that the slope is not.
     pub fn log_beta(self, log_phi: &[f64], tau: usize) -> Result<f64, EstimateError> {
         self.validate()?;
         let window = log_phi.len().saturating_sub(1);
         if tau >= window {
             return Err(EstimateError::TauOutsideWindow { tau, window });
         }
-        Ok(match self {
+        if let Some(&value) = log_phi.iter().find(|x| !x.is_finite()) {
+            return Err(EstimateError::OutOfRange {
+                what: "a log norm",
+                rule: "finite, with `LOG_ZERO` for a norm of zero",
+                value,
+            });
+        }
+        let log_beta = match self {
             Self::LeastSquares(FitLags::All) => least_squares(log_phi, 0),
             Self::LeastSquares(FitLags::Tail) => least_squares(log_phi, tau),
             Self::Max => {
@@ -75,23 +88,41 @@ impl DecayFit {
                 }
             }
             Self::Quantile(q) => {
+                let got = log_phi.len() - tau;
+                if got > MOST_PAIRED {
+                    return Err(EstimateError::TooManyLags {
+                        most: MOST_PAIRED,
+                        got,
+                    });
+                }
                 let mut slopes: Vec<f64> = (tau..window)
                     .flat_map(|i| slopes_from(log_phi, i))
                     .collect();
                 slopes.sort_by(f64::total_cmp);
                 quantile_of_sorted(&slopes, q).unwrap_or(0.0)
             }
-        })
+        };
+        if !log_beta.is_finite() {
+            return Err(EstimateError::OutOfRange {
+                what: "the fitted log decay",
+                rule: "finite: these log norms are too far apart",
+                value: log_beta,
+            });
+        }
+        Ok(log_beta)
     }
 }
 
 /// Slopes from lag `i` to every later lag.
 fn slopes_from(log_phi: &[f64], i: usize) -> impl Iterator<Item = f64> + '_ {
-    let start = log_phi[i];
-    let later = log_phi.iter().enumerate().skip(i + 1);
+    let (start, later) = match log_phi.get(i..).and_then(<[f64]>::split_first) {
+        Some((&start, later)) => (start, later),
+        None => (LOG_ZERO, [].as_slice()),
+    };
+    let later = (1usize..).zip(later);
     later
         .filter(move |(_, x)| start > LOG_ZERO || **x > LOG_ZERO)
-        .map(move |(k, x)| (x - start) / (k - i) as f64)
+        .map(move |(steps, x)| (x - start) / steps as f64)
 }
 
 /// Slope of log φ over the lag, from lag `from` on, lags that vanished left out.
@@ -125,7 +156,8 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> Option<f64> {
     let below = (position as usize).min(last);
     let above = (below + 1).min(last);
     let share = position - below as f64;
-    Some(sorted[below] + share * (sorted[above] - sorted[below]))
+    let (below, above) = (sorted.get(below)?, sorted.get(above)?);
+    Some(below + share * (above - below))
 }
 
 #[cfg(test)]

@@ -84,6 +84,16 @@ pub enum EstimateError {
         /// Lags received.
         got: usize,
     },
+    /// A fit over all pairs of lags, of more lags than fit into memory.
+    #[error(
+        "a slope quantile takes at most {most} lags from tau on, got {got}; raise tau, or fit by least squares"
+    )]
+    TooManyLags {
+        /// Most lags there may be.
+        most: usize,
+        /// Lags received.
+        got: usize,
+    },
     /// A decay onset at or past the end of the window.
     #[error(
         "tau must lie below the window length {window}, got {tau}; lower tau or lengthen the probe window"
@@ -180,6 +190,18 @@ pub enum EstimateError {
         /// The policy being restored.
         expected: &'static str,
         /// The policy the state names.
+        got: String,
+    },
+    /// Gradient tensors on different devices.
+    #[error(
+        "{what} must be on the device of the gradients, {expected}, got {got}; move it with `to_device`"
+    )]
+    Device {
+        /// The tensor that is elsewhere.
+        what: &'static str,
+        /// Device of the gradients.
+        expected: String,
+        /// Device of the tensor.
         got: String,
     },
     /// Gradient tensors that could not be read back from their device.

@@ -48,6 +48,7 @@
 //! ```
 
 #![deny(missing_docs)]
+#![deny(clippy::indexing_slicing)]
 
 pub mod bias;
 pub mod convergence;

@@ -146,7 +146,12 @@ impl LagNorms {
         pooled.mean_sum_norms = sums.map(|sums| {
             let count = sums.len() as f64;
             (0..=first.lags())
-                .map(|j| sums.iter().map(|s| s[j] / count).sum())
+                .map(|j| {
+                    sums.iter()
+                        .filter_map(|s| s.get(j))
+                        .map(|s| s / count)
+                        .sum()
+                })
                 .collect()
         });
         Ok(pooled)
@@ -238,11 +243,11 @@ impl LagNorms {
                 got: norms.len(),
             });
         }
-        if let Some(i) = norms.iter().position(|x| !is_norm(*x)) {
+        if let Some((i, &value)) = norms.iter().enumerate().find(|(_, x)| !is_norm(**x)) {
             return Err(EstimateError::NotANorm {
                 lag: i / sequences,
                 sequence: i % sequences,
-                value: norms[i],
+                value,
             });
         }
         Ok(Self {

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::EstimateError;
+
 /// Logarithm that stands for an exactly zero norm: that of the smallest positive `f64`, so that every log is finite.
 pub const LOG_ZERO: f64 = -744.440_071_921_381_2;
 
@@ -34,7 +36,9 @@ impl Averaging {
             Self::MeanThenLog => {
                 let largest = row.iter().copied().fold(0.0, f64::max);
                 if largest > 0.0 {
-                    largest.ln() + (row.iter().map(|x| x / largest).sum::<f64>() / count).ln()
+                    let mean = row.iter().map(|x| x / largest).sum::<f64>() / count;
+                    // Among zeros, the mean of a subnormal norm is smaller than any number that is not zero.
+                    (largest.ln() + mean.ln()).max(LOG_ZERO)
                 } else {
                     LOG_ZERO
                 }
@@ -46,8 +50,30 @@ impl Averaging {
 
 /// The averaged norms in logs, one per lag: log φ_k for `k = 0..=W`. All finite; an exact zero is [`LOG_ZERO`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Raw")]
 pub struct LagProfile {
     log: Vec<f64>,
+}
+
+/// [`LagProfile`] as stored: checked when read.
+#[derive(Deserialize)]
+struct Raw {
+    log: Vec<f64>,
+}
+
+impl TryFrom<Raw> for LagProfile {
+    type Error = EstimateError;
+
+    fn try_from(Raw { log }: Raw) -> Result<Self, EstimateError> {
+        match log.iter().find(|x| !(x.is_finite() && **x >= LOG_ZERO)) {
+            Some(&value) => Err(EstimateError::OutOfRange {
+                what: "a log norm",
+                rule: "finite and at least `LOG_ZERO`",
+                value,
+            }),
+            None => Ok(Self { log }),
+        }
+    }
 }
 
 impl LagProfile {

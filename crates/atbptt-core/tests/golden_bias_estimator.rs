@@ -6,7 +6,7 @@
 //! The curves of the file start at one kept step: entry `i` is the bias of `K = i + 1`.
 
 // Helpers outside of test functions may unwrap too: a panic is how a test fails.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::ModelError;
+use crate::ops::checks::same_device;
 
 /// A window of inputs and targets that can be cut in time.
 pub trait SequenceBatch: Clone + Send + 'static {
@@ -12,7 +13,7 @@ pub trait SequenceBatch: Clone + Send + 'static {
     fn steps(&self) -> usize;
     /// Number of sequences.
     fn sequences(&self) -> usize;
-    /// The steps `range` of the window; `range` lies within `0..steps()` and is not empty.
+    /// The steps `range` of the window; `range` lies within `0..steps()` and is not empty, or is cut to that.
     fn slice(&self, range: Range<usize>) -> Self;
 }
 
@@ -54,7 +55,7 @@ impl TokenBatch {
             }
         }
         for (what, ids) in [("inputs", inputs), ("targets", targets)] {
-            if ids.len() != batch * time {
+            if batch.checked_mul(time) != Some(ids.len()) {
                 return Err(ModelError::shape(
                     what,
                     [ids.len()],
@@ -90,12 +91,21 @@ impl TokenBatch {
     /// # Errors
     ///
     /// [`ModelError::Shape`] when the shapes differ, [`ModelError::Empty`] when there is nothing,
-    /// [`ModelError::Read`] when the read-back fails.
+    /// [`ModelError::Device`] or [`ModelError::DType`] when they differ in these, [`ModelError::Read`] when the read-back
+    /// fails.
     pub fn from_tensors(
         inputs: Tensor<2, Int>,
         targets: Tensor<2, Int>,
     ) -> Result<Self, ModelError> {
         let [batch, time] = inputs.dims();
+        same_device("targets", &targets.device(), &inputs.device())?;
+        if targets.dtype() != inputs.dtype() {
+            return Err(ModelError::DType {
+                what: "targets",
+                expected: format!("{:?}", inputs.dtype()),
+                got: format!("{:?}", targets.dtype()),
+            });
+        }
         if targets.dims() != [batch, time] {
             return Err(ModelError::shape(
                 "targets",
@@ -135,8 +145,9 @@ impl TokenBatch {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Shape`] when the mask is not `[batch, time]`.
+    /// [`ModelError::Shape`] when the mask is not `[batch, time]`, [`ModelError::Device`] when it is elsewhere.
     pub fn with_reset(mut self, reset: Tensor<2, Bool>) -> Result<Self, ModelError> {
+        same_device("reset mask", &reset.device(), &self.inputs.device())?;
         if reset.dims() != self.inputs.dims() {
             return Err(ModelError::shape(
                 "reset mask",
@@ -170,8 +181,9 @@ impl TokenBatch {
     ///
     /// [`ModelError::Token`] with the id.
     pub fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
+        let words = i64::try_from(vocabulary).unwrap_or(i64::MAX);
         for token in [self.smallest, self.largest] {
-            if token < 0 || token >= vocabulary as i64 {
+            if !(0..words).contains(&token) {
                 return Err(ModelError::Token { token, vocabulary });
             }
         }
@@ -189,14 +201,16 @@ impl SequenceBatch for TokenBatch {
     }
 
     fn slice(&self, range: Range<usize>) -> Self {
-        let length = range.end.saturating_sub(range.start);
+        let steps = self.steps();
+        let start = range.start.min(steps.saturating_sub(1));
+        let length = range.end.min(steps).saturating_sub(start).max(1);
         Self {
-            inputs: self.inputs.clone().narrow(1, range.start, length),
-            targets: self.targets.clone().narrow(1, range.start, length),
+            inputs: self.inputs.clone().narrow(1, start, length),
+            targets: self.targets.clone().narrow(1, start, length),
             reset: self
                 .reset
                 .as_ref()
-                .map(|reset| reset.clone().narrow(1, range.start, length)),
+                .map(|reset| reset.clone().narrow(1, start, length)),
             ..*self
         }
     }

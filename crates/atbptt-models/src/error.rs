@@ -57,6 +57,36 @@ pub enum ModelError {
         /// What was asked for.
         what: &'static str,
     },
+    /// A loss that depends on nothing that has a gradient.
+    #[error(
+        "{what} needs a loss that depends on tracked tensors, and this one does not; let weights require gradients (`model.train()`), on a device with autodiff"
+    )]
+    Untracked {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A tensor lies on another device than those it meets.
+    #[error(
+        "{what} must be on the device of the others, {expected}, got {got}; move it with `to_device`"
+    )]
+    Device {
+        /// Which tensor.
+        what: &'static str,
+        /// Device of the others.
+        expected: String,
+        /// Its device.
+        got: String,
+    },
+    /// A tensor's numbers are of another type than those it meets.
+    #[error("{what} must hold {expected}, as the others do, got {got}; convert it with `cast`")]
+    DType {
+        /// Which tensor.
+        what: &'static str,
+        /// Type of the others.
+        expected: String,
+        /// Its type.
+        got: String,
+    },
     /// A named tensor of an imported model is missing.
     #[error(
         "parameter `{name}` is missing; the import needs PyTorch's names, such as `weight_ih_l0`"

@@ -4,6 +4,8 @@ use burn::module::Param;
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
+use crate::ModelError;
+
 /// Initial distribution of a recurrent model's weight matrices. Biases start at zero.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum WeightInit {
@@ -17,6 +19,37 @@ pub enum WeightInit {
 }
 
 impl WeightInit {
+    /// Refuses distributions that do not exist: Burn would panic when the weights are first used.
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
+        let Self::Burn(initializer) = self else {
+            return Ok(());
+        };
+        // Weights are mostly 32 bits wide, where bounds must still differ.
+        let small = |value: f64| value.abs() <= 1e30;
+        let fits = match *initializer {
+            Initializer::Ones | Initializer::Zeros => true,
+            Initializer::Constant { value } => small(value),
+            Initializer::Uniform { min, max } => {
+                small(min) && small(max) && (min as f32) < (max as f32)
+            }
+            Initializer::Normal { mean, std } => small(mean) && small(std) && std >= 0.0,
+            Initializer::KaimingUniform { gain, .. }
+            | Initializer::KaimingNormal { gain, .. }
+            | Initializer::XavierUniform { gain }
+            | Initializer::XavierNormal { gain }
+            | Initializer::Orthogonal { gain } => (1e-9..=1e9).contains(&gain),
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(ModelError::Config {
+                field: "weights",
+                rule: "a distribution of numbers of at most 1e30: min < max, std at least 0, gain in [1e-9, 1e9]",
+                got: format!("{initializer:?}"),
+                remedy: "leave the initial weights at their default if in doubt",
+            }),
+        }
+    }
+
     /// A parameter of shape `[rows, columns]` of a layer with `hidden` units.
     pub(crate) fn init(
         &self,

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 
 use crate::ModelError;
 use crate::layer::{GruLayer, LstmLayer, RecurrentLayer, RnnLayer};
+use crate::ops::checks::alike;
 use crate::stack::{Stack, dropout};
 
 /// One layer's parameters as PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN` name and shape them.
@@ -67,9 +68,18 @@ impl TorchLayer {
             )),
         };
         let [_, inputs] = self.weight_ih.dims();
+        if hidden == 0 || inputs == 0 {
+            return Err(ModelError::Empty {
+                what: "layer",
+                missing: "features",
+            });
+        }
+        alike("weight_ih", &self.weight_ih, &self.weight_hh)?;
         expect("weight_hh", &[rows, hidden], vec![gates * hidden, hidden])?;
         expect("weight_ih", &self.weight_ih.dims(), vec![rows, inputs])?;
         if let Some((ih, hh)) = &self.biases {
+            alike("bias_ih", ih, &self.weight_hh)?;
+            alike("bias_hh", hh, &self.weight_hh)?;
             expect("bias_ih", &ih.dims(), vec![rows])?;
             expect("bias_hh", &hh.dims(), vec![rows])?;
         }
@@ -180,7 +190,7 @@ impl<L: TorchCompatible> Stack<L> {
             });
         };
         let hidden = first.d_hidden();
-        for layer in &layers[1..] {
+        for layer in layers.iter().skip(1) {
             if [layer.d_input(), layer.d_hidden()] != [hidden, hidden] {
                 return Err(ModelError::shape(
                     "upper layer",
@@ -221,6 +231,19 @@ impl LstmLayer {
             return Err(unsupported("clip", clip.to_string()));
         }
         let gates = [&lstm.input_gate, forget, &lstm.cell_gate, &lstm.output_gate];
+        let shapes = |gate: &&nn::GateController| {
+            let (input, hidden) = (&gate.input_transform, &gate.hidden_transform);
+            [input.weight.dims(), hidden.weight.dims()]
+        };
+        let [input, hidden] = shapes(&forget);
+        if gates.iter().any(|gate| shapes(gate) != [input, hidden]) {
+            return Err(ModelError::shape(
+                "gate",
+                input,
+                "the same shapes in every gate",
+                "convert an LSTM as Burn builds it",
+            ));
+        }
         let weights = |f: fn(&nn::GateController) -> Tensor<2>| {
             Tensor::cat(gates.iter().map(|gate| f(gate)).collect(), 1)
         };

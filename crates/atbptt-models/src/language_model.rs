@@ -12,7 +12,7 @@ use crate::layer::RecurrentLayer;
 use crate::ops;
 use crate::probe::StateGradients;
 use crate::recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
-use crate::stack::{Stack, StackConfig, dropout};
+use crate::stack::{Stack, StackConfig, check_size, dropout};
 use crate::stack_model::StackModel;
 use crate::{ModelError, WeightInit};
 
@@ -102,10 +102,11 @@ impl LanguageModelConfig {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] when a size is zero, the dropout outside `[0, 1)`, or a tied softmax has an embedding of
+    /// [`ModelError::Config`] when a size is zero or beyond any device, the initial weights are no numbers, the dropout outside `[0, 1)`, or a tied softmax has an embedding of
     /// another size than the hidden state.
     pub fn init<L: RecurrentLayer>(&self, device: &Device) -> Result<LanguageModel<L>, ModelError> {
         let features = self.embedding.unwrap_or(self.hidden);
+        check_size("vocabulary", [self.vocabulary, features.max(self.hidden)])?;
         for (field, value) in [("vocabulary", self.vocabulary), ("embedding", features)] {
             if value == 0 {
                 return Err(ModelError::Config {
@@ -179,7 +180,7 @@ impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
         batch.check(self.vocabulary())?;
         let tokens = batch.inputs().clone().transpose();
-        let embedded = ops::step::embedding(self.embedding.weight.val(), tokens);
+        let embedded = ops::step::embedding(self.embedding.weight.val(), tokens)?;
         Ok(ops::step::dropout(&self.dropout, embedded))
     }
 

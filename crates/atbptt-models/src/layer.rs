@@ -48,7 +48,11 @@ pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
     fn d_input(&self) -> usize;
 
     /// State → packed `[batch, S]`.
-    fn pack(state: Self::State) -> Tensor<2>;
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when the parts do not belong together.
+    fn pack(state: Self::State) -> Result<Tensor<2>, ModelError>;
 
     /// Packed `[batch, S]` → state.
     fn unpack(packed: Tensor<2>) -> Self::State;
@@ -118,8 +122,18 @@ impl RecurrentLayer for LstmLayer {
         self.input_weight.dims()[0]
     }
 
-    fn pack(state: LstmState) -> Tensor<2> {
-        Tensor::cat(vec![state.hidden, state.cell], 1)
+    fn pack(state: LstmState) -> Result<Tensor<2>, ModelError> {
+        let LstmState { hidden, cell } = state;
+        ops::checks::alike("cell state", &cell, &hidden)?;
+        if cell.dims() != hidden.dims() {
+            return Err(ModelError::shape(
+                "cell state",
+                cell.dims(),
+                format!("{:?}, as the hidden state", hidden.dims()),
+                "pass a state that a model returned",
+            ));
+        }
+        Ok(Tensor::cat(vec![hidden, cell], 1))
     }
 
     fn unpack(packed: Tensor<2>) -> LstmState {
@@ -182,8 +196,8 @@ impl RecurrentLayer for GruLayer {
         self.input_weight.dims()[0]
     }
 
-    fn pack(state: Tensor<2>) -> Tensor<2> {
-        state
+    fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
+        Ok(state)
     }
 
     fn unpack(packed: Tensor<2>) -> Tensor<2> {
@@ -240,8 +254,8 @@ impl RecurrentLayer for RnnLayer {
         self.input_weight.dims()[0]
     }
 
-    fn pack(state: Tensor<2>) -> Tensor<2> {
-        state
+    fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
+        Ok(state)
     }
 
     fn unpack(packed: Tensor<2>) -> Tensor<2> {

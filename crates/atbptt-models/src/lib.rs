@@ -52,6 +52,7 @@
 //! ```
 
 #![deny(missing_docs)]
+#![deny(clippy::indexing_slicing)]
 mod batch;
 pub mod error;
 mod init;

@@ -84,6 +84,7 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
     let (features, _) = model.forward(&last, Some(state))?;
     let feature_tap = Tensor::zeros(features.shape(), (&device, features.dtype())).require_grad();
     let loss = model.loss(features + feature_tap.clone(), &last)?;
+    loss.check_tracked("the lag profile")?;
     let grads = loss.sum.backward();
 
     let grad_or_zeros = |tap: &Tensor<2>| {
@@ -93,7 +94,10 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
     let parts = taps.first().map_or(0, Vec::len);
     let parts = (0..parts)
         .map(|part| {
-            let steps = taps.iter().map(|step| grad_or_zeros(&step[part]));
+            let steps = taps
+                .iter()
+                .filter_map(|step| step.get(part))
+                .map(grad_or_zeros);
             Tensor::stack::<3>(steps.collect(), 0)
         })
         .collect();

@@ -102,6 +102,20 @@ pub struct StepLoss {
     pub count: usize,
 }
 
+impl StepLoss {
+    /// Refuses a sum that Burn cannot backpropagate from: `backward` panics on one.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Untracked`], for `what`.
+    pub fn check_tracked(&self, what: &'static str) -> Result<(), ModelError> {
+        match self.sum.is_tracked() {
+            true => Ok(()),
+            false => Err(ModelError::Untracked { what }),
+        }
+    }
+}
+
 /// Which steps of a window carry a loss, and where the next window begins. Steps count from the window's start.
 ///
 /// BPTT(2K−1; K) of METHOD §4 is `loss_from = K − 1`, `carry = K` on 2K − 1 steps; plain BPTT(K; K) is

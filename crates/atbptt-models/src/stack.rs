@@ -120,7 +120,8 @@ impl<L: RecurrentLayer> StackConfig<L> {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] when a size is zero, the dropout outside `[0, 1)` or the forget bias not finite.
+    /// [`ModelError::Config`] when a size is zero or beyond any device, the initial weights are no numbers, the dropout
+    /// outside `[0, 1)` or the forget bias not finite.
     pub fn init(&self, device: &Device) -> Result<Stack<L>, ModelError> {
         let at_least_one = [
             ("d_input", self.d_input),
@@ -137,6 +138,19 @@ impl<L: RecurrentLayer> StackConfig<L> {
                 });
             }
         }
+        if self.layers > MOST_LAYERS {
+            return Err(ModelError::Config {
+                field: "layers",
+                rule: "at most 1024",
+                got: self.layers.to_string(),
+                remedy: "one to four layers are usual",
+            });
+        }
+        check_size(
+            "d_hidden",
+            [4, self.d_hidden, self.d_hidden.max(self.d_input)],
+        )?;
+        self.weights.check()?;
         if !self.forget_bias.is_finite() {
             return Err(ModelError::Config {
                 field: "forget_bias",
@@ -167,6 +181,28 @@ impl<L: RecurrentLayer> StackConfig<L> {
             batch_first: self.batch_first,
         })
     }
+}
+
+/// Most layers of a stack: more is a mistake, and would only be noticed when memory runs out.
+const MOST_LAYERS: usize = 1024;
+
+/// Refuses a weight matrix of more than 2^40 values, which no device holds: the product of `sizes`.
+pub(crate) fn check_size<const N: usize>(
+    field: &'static str,
+    sizes: [usize; N],
+) -> Result<(), ModelError> {
+    let product = sizes
+        .iter()
+        .try_fold(1usize, |all, &size| all.checked_mul(size));
+    if product.is_some_and(|values| values as u64 <= 1 << 40) {
+        return Ok(());
+    }
+    Err(ModelError::Config {
+        field,
+        rule: "small enough for a weight matrix of at most 2^40 values",
+        got: format!("a matrix of {sizes:?} values"),
+        remedy: "choose smaller layers or a smaller vocabulary",
+    })
 }
 
 /// Burn's dropout, its range checked first.
@@ -219,7 +255,7 @@ impl<L: RecurrentLayer> Unrolled<L> {
             .iter()
             .map(|states| {
                 let [time, batch, size] = states.dims();
-                let step = step.min(time - 1);
+                let step = step.min(time.saturating_sub(1));
                 let packed = states.clone().slice([step..step + 1, 0..batch, 0..size]);
                 L::unpack(packed.reshape([batch, size]))
             })
@@ -297,8 +333,11 @@ impl<L: RecurrentLayer> Stack<L> {
                 remedy: "pass the number of steps to run at once",
             });
         }
-        let axis = usize::from(self.batch_first);
-        let time = input.dims()[axis];
+        let [first, second, _] = input.dims();
+        let (axis, time) = match self.batch_first {
+            true => (1, second),
+            false => (0, first),
+        };
         let mut state = state;
         let mut outputs = Vec::new();
         for start in (0..time).step_by(chunk) {
@@ -329,9 +368,16 @@ impl<L: RecurrentLayer> Stack<L> {
         state: Option<Vec<L::State>>,
     ) -> Result<(Tensor<2>, Vec<L::State>), ModelError> {
         let [batch, features] = input.dims();
+        if batch == 0 || features == 0 {
+            return Err(ModelError::Empty {
+                what: "input",
+                missing: if batch == 0 { "sequences" } else { "features" },
+            });
+        }
         let input = input.reshape([1, batch, features]);
         let unrolled = self.unroll(input, state, UnrollOptions::default())?;
-        let output = unrolled.output.clone().reshape([batch, self.d_hidden()]);
+        let width = unrolled.output.dims()[2];
+        let output = unrolled.output.clone().reshape([batch, width]);
         Ok((output, unrolled.last_state()))
     }
 
@@ -348,8 +394,7 @@ impl<L: RecurrentLayer> Stack<L> {
         state: Option<Vec<L::State>>,
         options: UnrollOptions,
     ) -> Result<Unrolled<L>, ModelError> {
-        let batch = input.dims()[1];
-        let packed = state.map(|state| self.pack(state, batch)).transpose()?;
+        let packed = state.map(|state| self.pack(state, &input)).transpose()?;
         self.unroll_packed(input, packed, options)
     }
 
@@ -357,10 +402,11 @@ impl<L: RecurrentLayer> Stack<L> {
     pub(crate) fn pack(
         &self,
         state: Vec<L::State>,
-        batch: usize,
+        input: &Tensor<3>,
     ) -> Result<Vec<Tensor<2>>, ModelError> {
-        let expected = [batch, self.d_hidden()];
+        let expected = [input.dims()[1], self.d_hidden()];
         for part in state.iter().flat_map(L::State::parts) {
+            ops::checks::alike("state", &part, input)?;
             if part.dims() != expected {
                 return Err(ModelError::shape(
                     "state",
@@ -370,7 +416,7 @@ impl<L: RecurrentLayer> Stack<L> {
                 ));
             }
         }
-        Ok(state.into_iter().map(L::pack).collect())
+        state.into_iter().map(L::pack).collect()
     }
 
     /// [`unroll`](Self::unroll) from packed states, one `[batch, S]` per layer.
@@ -398,6 +444,9 @@ impl<L: RecurrentLayer> Stack<L> {
         layers_of("state", state.len())?;
         if let Some(taps) = &options.taps {
             layers_of("taps", taps.len())?;
+        }
+        if let Some(reset) = &options.reset {
+            ops::checks::same_device("reset mask", &reset.device(), &input.device())?;
         }
         let keep = match options.reset {
             Some(reset) if reset.dims() == [batch, time] => {

@@ -34,7 +34,7 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///     type Layer = LstmLayer;
 ///     fn stack(&self) -> &Stack<LstmLayer> { &self.layers }
 ///     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
-///         Ok(ops::step::embedding(self.embedding.weight.val(), batch.inputs().clone().transpose()))
+///         ops::step::embedding(self.embedding.weight.val(), batch.inputs().clone().transpose())
 ///     }
 /// }
 ///
@@ -152,6 +152,12 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         state: Option<Vec<LayerState<Self>>>,
     ) -> Result<StateGradients, ModelError> {
         let steps = batch.steps();
+        let Some(last) = steps.checked_sub(1) else {
+            return Err(ModelError::Empty {
+                what: "probe window",
+                missing: "time steps",
+            });
+        };
         let device = autodiff_device(self)?;
         let model = self.clone().no_grad();
         let layers = model.stack();
@@ -160,7 +166,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         let dtype = input.dtype();
 
         let start = match state {
-            Some(state) => layers.pack(state.to_device(&device), sequences)?,
+            Some(state) => layers.pack(state.to_device(&device), &input)?,
             None => vec![layers.zero_packed(sequences, &input); layers.layers.len()],
         };
         // Each a leaf of its own, zeros too.
@@ -178,12 +184,10 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
             reset: model.stack_reset(batch),
         };
         let unrolled = layers.unroll_packed(input, Some(start.clone()), options)?;
-        let features = unrolled.output.narrow(0, steps - 1, 1);
+        let features = unrolled.output.narrow(0, last, 1);
         let feature_tap = Tensor::zeros(features.shape(), (&device, dtype)).require_grad();
-        let loss = model.loss(
-            features + feature_tap.clone(),
-            &batch.slice(steps - 1..steps),
-        )?;
+        let loss = model.loss(features + feature_tap.clone(), &batch.slice(last..steps))?;
+        loss.check_tracked("the lag profile")?;
         let grads = loss.sum.backward();
 
         let parts_per_layer = Self::Layer::PARTS;
@@ -197,8 +201,8 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
                 .unwrap_or_else(|| taps.clone().inner().zeros_like());
             // The state entering step 0, then those entering steps 1..W; the last tap hands over to no step.
             let mut entering = vec![at_start.reshape([1, sequences, size])];
-            if steps > 1 {
-                entering.push(at_taps.narrow(0, 0, steps - 1));
+            if last > 0 {
+                entering.push(at_taps.narrow(0, 0, last));
             }
             let entering = Tensor::cat(entering, 0);
             let width = layers.d_hidden();

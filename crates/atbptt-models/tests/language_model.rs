@@ -1,7 +1,7 @@
 //! [`LanguageModel`] against the default bodies of [`RecurrentModel`]: the fused window and the fused state taps must
 //! give what forward and loss alone give. And what a language model refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 mod common;
 

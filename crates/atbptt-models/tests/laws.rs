@@ -4,7 +4,7 @@
 //! Weights and data are fixed noise, so that no test depends on a random generator. f32 tolerances are about ten
 //! roundings of values of order one; f64 ones leave room for another order of sums.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 mod common;
 

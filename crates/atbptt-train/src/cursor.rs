@@ -43,7 +43,7 @@ pub struct WindowSpan {
 impl WindowSpan {
     /// Number of steps that carry a loss.
     pub fn loss_steps(&self) -> usize {
-        self.len - self.plan.loss_from
+        self.len.saturating_sub(self.plan.loss_from)
     }
 }
 
@@ -63,6 +63,8 @@ impl Cursor {
         steps: usize,
     ) -> Option<WindowSpan> {
         let (k, next_k) = (k.max(1), next_k.max(1));
+        // No state stands after the next loss; the differences below then have their signs.
+        let from = self.start.min(self.next_loss);
         if self.next_loss >= steps {
             return None;
         }
@@ -71,18 +73,18 @@ impl Cursor {
             Scheme::Overlapping => (k - 1, next_k - 1),
             Scheme::Chunked => (0, 0),
         };
-        let gradient_from = self.next_loss.saturating_sub(burn_in).max(self.start);
+        let gradient_from = self.next_loss.saturating_sub(burn_in).max(from);
         let next = Cursor {
-            start: end.saturating_sub(next_burn_in).max(self.start),
+            start: end.saturating_sub(next_burn_in).max(from),
             next_loss: end,
         };
         Some(WindowSpan {
-            start: self.start,
-            len: end - self.start,
+            start: from,
+            len: end - from,
             plan: WindowPlan {
-                warm_up: gradient_from - self.start,
-                loss_from: self.next_loss - self.start,
-                carry: next.start - self.start,
+                warm_up: gradient_from - from,
+                loss_from: self.next_loss - from,
+                carry: next.start - from,
             },
             next,
         })

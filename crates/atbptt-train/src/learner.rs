@@ -192,6 +192,10 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
             .map_err(TrainError::from),
             TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "training" }),
         };
+        let window = window.and_then(|window| {
+            window.loss.check_tracked("training")?;
+            Ok(window)
+        });
         let grads = match &window {
             Ok(window) => {
                 let mean = window.loss.sum.clone() / window.loss.count as f64;
@@ -281,7 +285,9 @@ impl<M: RecurrentModel> Adaptor<LossInput> for TbpttOutput<M> {
     /// The mean, as many times as it has terms: Burn weights windows by the number of values.
     fn adapt(&self) -> LossInput {
         let (device, dtype) = metric_numbers();
-        let (count, mean) = (self.report.count.max(1), self.report.mean_loss());
+        // No window has as many; a forged checkpoint may say so.
+        const MOST: usize = 1 << 22;
+        let (count, mean) = (self.report.count.clamp(1, MOST), self.report.mean_loss());
         LossInput::new(Tensor::full([count], mean, (&device, dtype)))
     }
 }

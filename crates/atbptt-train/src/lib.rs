@@ -55,6 +55,7 @@
 //! ```
 
 #![deny(missing_docs)]
+#![deny(clippy::indexing_slicing)]
 mod checkpoint;
 mod cursor;
 pub mod data;

@@ -18,7 +18,7 @@ use crate::source::SequenceSource;
 ///
 /// The windows are those that [`probe`](crate::probe()) draws for the same seeds, one per sequence and seed: a mean over
 /// more of them is closer to the expectation. All parameters count, the decoder's too, whose gradient no truncation
-/// touches. K above W counts as W.
+/// touches. K above W counts as W. NaN where the full gradient vanishes.
 ///
 /// # Errors
 ///
@@ -86,6 +86,7 @@ pub fn measured_bias<M: RecurrentModel>(
                 carry: config.window,
             };
             let loss = model.window(&window, state.clone(), plan)?.loss;
+            loss.check_tracked("a measured bias")?;
             let grads = GradientsParams::from_grads(loss.sum.backward(), model);
             add_gradients(model, &grads, sum)
         };
@@ -122,7 +123,7 @@ fn add_gradients<M: Module>(
             if let Some(grad) = self.grads.get::<D>(param.id) {
                 match grad.try_into_data() {
                     Ok(data) => {
-                        let into = self.sum[self.at..end].iter_mut();
+                        let into = self.sum.iter_mut().skip(self.at);
                         into.zip(data.iter::<f64>()).for_each(|(s, g)| *s += g);
                     }
                     Err(error) => self.failed = Some(format!("{error:?}")),

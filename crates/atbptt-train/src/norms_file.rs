@@ -305,11 +305,9 @@ fn not_finite(bytes: &[u8], line: usize, column: usize) -> Option<f64> {
         .nth(line.checked_sub(1)?)?;
     let at = column.saturating_sub(1).min(text.len());
     let edge = |byte: &u8| b",[]{}: \t\r".contains(byte);
-    let start = text[..at].iter().rposition(edge).map_or(0, |i| i + 1);
-    let end = text[at..]
-        .iter()
-        .position(edge)
-        .map_or(text.len(), |i| at + i);
+    let (before, after) = text.split_at_checked(at)?;
+    let start = before.iter().rposition(edge).map_or(0, |i| i + 1);
+    let end = after.iter().position(edge).map_or(text.len(), |i| at + i);
     let word = std::str::from_utf8(text.get(start..end)?).ok()?;
     word.parse().ok().filter(|value: &f64| !value.is_finite())
 }

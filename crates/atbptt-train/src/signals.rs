@@ -1,7 +1,11 @@
-//! SIGINT and SIGTERM end a run in good order.
+//! SIGINT, SIGTERM and SIGHUP (a closed terminal) end a run in good order.
 //!
 //! The first one asks Burn's `Interrupter` to stop: the strategy finishes the window, writes a checkpoint and returns. A second
 //! one ends the process at once. Either way the terminal is as it was, also if Burn's dashboard had it.
+//!
+//! A closed terminal is different in three ways. Both kernel and shell may say so, so that a second SIGHUP means nothing. What
+//! is written to it fails, and `println!` panics then: standard output and error are led to nowhere. And `nohup` has a program
+//! ignore SIGHUP, which stays so.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use burn::train::Interrupter;
 ///     };
 ///     // … `SupervisedTraining::with_interrupter(interrupter)`, a strategy with checkpoints, launch …
 ///     match signals.exit_status() {
-///         Some(status) => ExitCode::from(status), // 130 or 143; the run can be resumed
+///         Some(status) => ExitCode::from(status), // 130, 143 or 129; the run can be resumed
 ///         None => ExitCode::SUCCESS,
 ///     }
 /// }
@@ -48,13 +52,20 @@ impl StopSignals {
         };
         let (seen, interrupter) = (signals.clone(), interrupter.clone());
         watch(move |signal| {
-            if seen.received.swap(signal, Ordering::SeqCst) != 0 {
+            let second = seen.received.swap(signal, Ordering::SeqCst) != 0;
+            if is_hang_up(signal) {
+                seen.terminal.leave();
+            } else if second {
                 seen.terminal.restore();
                 leave(128 + signal);
             }
             interrupter.stop(Some("a signal asked the run to end"));
             if !seen.terminal.is_taken() {
-                eprintln!("\nstopping after this step; once more to stop at once");
+                // After a hang-up there may be nobody to read it, and then `eprintln!` would panic.
+                let _ = io::Write::write_all(
+                    &mut io::stderr(),
+                    b"\nstopping after this step; once more to stop at once\n",
+                );
             }
         })?;
         Ok(signals)
@@ -85,12 +96,31 @@ impl StopSignals {
 
 #[cfg(unix)]
 fn watch(act: impl Fn(i32) + Send + 'static) -> io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || signals.forever().for_each(act))?;
     Ok(())
+}
+
+/// Whether the program was started with `signal` ignored, as `nohup` does with SIGHUP.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    use nix::libc::{SIG_IGN, sigaction};
+    let mut now = std::mem::MaybeUninit::<sigaction>::zeroed();
+    // SAFETY: without a new action, the call only fills in the one there is.
+    let asked = unsafe { sigaction(signal, std::ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: all zeros are a value of the structure, and the call may have filled in another.
+    asked == 0 && unsafe { now.assume_init() }.sa_sigaction == SIG_IGN
+}
+
+#[cfg(unix)]
+fn is_hang_up(signal: i32) -> bool {
+    signal == signal_hook::consts::SIGHUP
 }
 
 #[cfg(unix)]
@@ -106,6 +136,11 @@ fn watch(act: impl Fn(i32) + Send + 'static) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
+fn is_hang_up(_: i32) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
 fn leave(status: i32) -> ! {
     std::process::exit(status)
 }
@@ -116,6 +151,8 @@ fn leave(status: i32) -> ! {
 struct Terminal {
     /// `None` without a terminal.
     before: Option<nix::libc::termios>,
+    /// Whether standard output and standard error are one.
+    shown_on: [bool; 2],
 }
 
 #[cfg(unix)]
@@ -128,9 +165,26 @@ impl std::fmt::Debug for Terminal {
 #[cfg(unix)]
 impl Terminal {
     fn look() -> Self {
+        use io::IsTerminal;
         let before = nix::sys::termios::tcgetattr(io::stdin());
         Self {
             before: before.ok().map(Into::into),
+            shown_on: [io::stdout().is_terminal(), io::stderr().is_terminal()],
+        }
+    }
+
+    /// Leads to nowhere what went to the terminal, which is gone. Files and pipes are still good.
+    fn leave(&self) {
+        let Ok(nowhere) = std::fs::File::options().write(true).open("/dev/null") else {
+            return;
+        };
+        let [out, error] = self.shown_on;
+        // Best effort: there is nobody left to tell of an error.
+        if out {
+            let _ = nix::unistd::dup2_stdout(&nowhere);
+        }
+        if error {
+            let _ = nix::unistd::dup2_stderr(&nowhere);
         }
     }
 
@@ -184,5 +238,6 @@ impl Terminal {
         false
     }
     fn restore(&self) {}
+    fn leave(&self) {}
     fn accept_ctrl_c(&self) {}
 }

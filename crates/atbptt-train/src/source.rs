@@ -12,7 +12,7 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
 use crate::TrainError;
-use crate::data::TokenStream;
+use crate::data::{DataError, TokenStream};
 use crate::learner::TbpttInput;
 
 /// Parallel sequences that can be read anywhere.
@@ -72,14 +72,11 @@ impl TokenSource {
         sequences: usize,
         device: &Device,
     ) -> Result<TokenBatch, TrainError> {
-        let ids = sequences * window.time;
-        let batch = TokenBatch::from_host(
-            &window.inputs[..ids],
-            &window.targets[..ids],
-            sequences,
-            window.time,
-            device,
-        )?;
+        let ids = sequences.saturating_mul(window.time);
+        // Rows of sequences that have ended come last.
+        let first = |rows: Vec<i64>| rows.into_iter().take(ids).collect::<Vec<i64>>();
+        let (inputs, targets) = (first(window.inputs), first(window.targets));
+        let batch = TokenBatch::from_host(&inputs, &targets, sequences, window.time, device)?;
         Ok(batch)
     }
 }
@@ -113,8 +110,13 @@ impl SequenceSource for TokenSource {
     }
 
     fn window(&self, start: usize, len: usize, device: &Device) -> Result<TokenBatch, TrainError> {
+        let window = self.stream.window(start, len)?;
         let sequences = self.active(start.saturating_add(len.saturating_sub(1)));
-        Self::batch(self.stream.window(start, len)?, sequences, device)
+        if sequences < self.active(start) {
+            // Some sequences end within it.
+            return Err(too_long(start, len, self.common));
+        }
+        Self::batch(window, sequences, device)
     }
 
     fn gather(
@@ -123,6 +125,8 @@ impl SequenceSource for TokenSource {
         len: usize,
         device: &Device,
     ) -> Result<TokenBatch, TrainError> {
+        let last = starts.iter().copied().max().unwrap_or(0);
+        check_inside(last, len, self.common)?;
         Self::batch(self.stream.gather(starts, len)?, starts.len(), device)
     }
 }
@@ -218,6 +222,18 @@ impl<M: RecurrentModel> DataLoader<TbpttInput<M>> for StreamLoader<M::Batch> {
     }
 }
 
+fn too_long(start: usize, len: usize, steps: usize) -> TrainError {
+    TrainError::Data(DataError::WindowTooLong { start, len, steps })
+}
+
+/// Refuses a window that leaves the first `steps` steps.
+fn check_inside(start: usize, len: usize, steps: usize) -> Result<(), TrainError> {
+    match start.checked_add(len) {
+        Some(end) if end <= steps => Ok(()),
+        _ => Err(too_long(start, len, steps)),
+    }
+}
+
 /// Some steps of a source.
 struct Section<B> {
     source: Arc<dyn SequenceSource<Batch = B>>,
@@ -233,21 +249,25 @@ impl<B: SequenceBatch> SequenceSource for Section<B> {
     }
 
     fn common_steps(&self) -> usize {
-        self.end - self.start
+        self.end.saturating_sub(self.start)
     }
 
     fn active(&self, step: usize) -> usize {
         match step < self.common_steps() {
-            true => self.source.active(self.start + step),
+            true => self.source.active(self.start.saturating_add(step)),
             false => 0,
         }
     }
 
     fn window(&self, start: usize, len: usize, device: &Device) -> Result<B, TrainError> {
+        check_inside(start, len, self.common_steps())?;
+        // Inside the section, so that no sum overflows.
         self.source.window(self.start + start, len, device)
     }
 
     fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<B, TrainError> {
+        let last = starts.iter().copied().max().unwrap_or(0);
+        check_inside(last, len, self.common_steps())?;
         let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
         self.source.gather(&starts, len, device)
     }

@@ -14,7 +14,7 @@ mod ops;
 pub use ops::LagNormOps;
 
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::{EstimateError, LagNorms};
 
@@ -38,15 +38,43 @@ pub enum RowOrder {
 /// Weighted by the inverse variance of each state coordinate this is a diagonal Mahalanobis norm, less conservative than
 /// the Euclidean one in high dimension (named as future work by Aicher et al. 2019).
 ///
-/// # Panics
-/// As Burn's tensors do: for an empty dimension, or when `weights` has another size than `features` or another device.
-pub fn lag_norms(grads: Tensor<3>, weights: Option<Tensor<1>>, order: RowOrder) -> Tensor<2> {
+/// # Errors
+/// [`EstimateError::Empty`] for an empty dimension, [`EstimateError::Length`] or [`EstimateError::Device`] for weights of
+/// another size or on another device.
+pub fn lag_norms(
+    grads: Tensor<3>,
+    weights: Option<Tensor<1>>,
+    order: RowOrder,
+) -> Result<Tensor<2>, EstimateError> {
+    let [lags, batch, features] = grads.dims();
+    if lags == 0 || batch == 0 || features == 0 {
+        return Err(EstimateError::Empty {
+            lags,
+            sequences: batch,
+        });
+    }
+    if let Some(weights) = &weights {
+        let [size] = weights.dims();
+        check_length("the feature weights", features, size)?;
+        check_device("the feature weights", &grads.device(), &weights.device())?;
+    }
     let time_order = order == RowOrder::Time;
-    let grads = grads.into_dispatch();
-    Tensor::from_dispatch(match weights {
+    // Norms are not differentiable, so that tracked and untracked tensors meet as untracked ones.
+    let grads = untracked(grads).into_dispatch();
+    Ok(Tensor::from_dispatch(match weights {
         None => Dispatch::lag_norms(grads, time_order),
-        Some(weights) => Dispatch::weighted_lag_norms(grads, weights.into_dispatch(), time_order),
-    })
+        Some(weights) => {
+            let weights = untracked(weights).into_dispatch();
+            Dispatch::weighted_lag_norms(grads, weights, time_order)
+        }
+    }))
+}
+
+fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.device().is_autodiff() {
+        true => tensor.inner(),
+        false => tensor,
+    }
 }
 
 /// The state gradients of one probe, part by part, reduced as they come.
@@ -71,8 +99,13 @@ impl LagGradients {
     /// [`EstimateError::Empty`], [`EstimateError::Length`] for weights of another size.
     pub fn new(output: Tensor<2>, weights: Option<Tensor<1>>) -> Result<Self, EstimateError> {
         let [batch, features] = output.dims();
-        let output = output.reshape([1, batch, features]);
-        let output = checked_norms(output, weights, RowOrder::Lag)?;
+        if batch == 0 || features == 0 {
+            return Err(EstimateError::Empty {
+                lags: 1,
+                sequences: batch,
+            });
+        }
+        let output = lag_norms(output.reshape([1, batch, features]), weights, RowOrder::Lag)?;
         Ok(Self {
             batch,
             output,
@@ -87,7 +120,7 @@ impl LagGradients {
     ///
     /// # Errors
     /// [`EstimateError::Empty`], or [`EstimateError::Length`] for weights of another size, another batch than the
-    /// output's or another window than the first part's.
+    /// output's or another window than the first part's; [`EstimateError::Device`] for one on another device.
     pub fn part(
         mut self,
         grads: Tensor<3>,
@@ -96,10 +129,13 @@ impl LagGradients {
     ) -> Result<Self, EstimateError> {
         let [window, batch, _] = grads.dims();
         check_length("the batch of a state part", self.batch, batch)?;
+        check_device("a state part", &self.output.device(), &grads.device())?;
         if let Some(first) = self.parts.first() {
-            check_length("the window of a state part", first.dims()[0], window)?;
+            let [expected, _] = first.dims();
+            check_length("the window of a state part", expected, window)?;
         }
-        self.parts.push(checked_norms(grads, weights, order)?);
+        let norms = lag_norms(grads, weights, order)?;
+        self.parts.push(norms.cast(self.output.dtype()));
         Ok(self)
     }
 
@@ -134,37 +170,36 @@ impl LagGradients {
             values.len(),
         )?;
 
-        let row = |i: usize| &values[i * columns..(i + 1) * columns];
+        // Row 0 is lag 0; then all lags of the first part, all of the second, …
+        let mut rows = values.chunks_exact(columns).filter_map(<[f64]>::split_last);
+        let (&first_size, first) = rows.next().unwrap_or((&0.0, &[]));
+        let rows: Vec<(&f64, &[f64])> = rows.collect();
         let mut breakdown = Vec::with_capacity((window + 1) * parts * batch);
-        breakdown.extend_from_slice(&row(0)[..batch]);
+        breakdown.extend_from_slice(first);
         breakdown.extend(std::iter::repeat_n(0.0, (parts - 1) * batch));
-        let mut sizes = vec![0.0, row(0)[batch]];
-        for lag in 1..=window {
-            let rows = (0..parts).map(|part| row(part * window + lag));
-            rows.clone()
-                .for_each(|row| breakdown.extend_from_slice(&row[..batch]));
-            sizes.push(rows.fold(row(0)[batch], |size, row| size.hypot(row[batch])));
+        let mut sizes = vec![0.0, first_size];
+        for lag in 0..window {
+            let mut total = first_size;
+            for (size, norms) in rows.iter().skip(lag).step_by(window) {
+                breakdown.extend_from_slice(norms);
+                total = total.hypot(**size);
+            }
+            sizes.push(total);
         }
         LagNorms::from_parts(window + 1, parts, batch, &breakdown)?.with_mean_sum_norms(sizes)
     }
 }
 
-fn checked_norms(
-    grads: Tensor<3>,
-    weights: Option<Tensor<1>>,
-    order: RowOrder,
-) -> Result<Tensor<2>, EstimateError> {
-    let [lags, batch, features] = grads.dims();
-    if lags == 0 || batch == 0 || features == 0 {
-        return Err(EstimateError::Empty {
-            lags,
-            sequences: batch,
-        });
+fn check_device(what: &'static str, expected: &Device, got: &Device) -> Result<(), EstimateError> {
+    if expected == got {
+        Ok(())
+    } else {
+        Err(EstimateError::Device {
+            what,
+            expected: format!("{expected:?}"),
+            got: format!("{got:?}"),
+        })
     }
-    if let Some(weights) = &weights {
-        check_length("the feature weights", features, weights.dims()[0])?;
-    }
-    Ok(lag_norms(grads, weights, order))
 }
 
 fn check_length(what: &'static str, expected: usize, got: usize) -> Result<(), EstimateError> {

@@ -84,7 +84,7 @@ fn reduce<B: Backend>(
         _ => FloatDType::F32,
     };
     let shape = grads.shape();
-    let (lags, batch, features) = (shape[0], shape[1], shape[2]);
+    let [lags, batch, features] = shape.dims();
     let grads = B::float_cast(grads, dtype);
     let weights = weights.map(|w| B::float_reshape(B::float_cast(w, dtype), [1, features].into()));
 

@@ -22,10 +22,16 @@ pub enum Truncation {
     /// c_i = (α − 1)/((α − 2) L₀ + i), the authors' choice: lengths with a power-law tail and mean L₀, weights that grow as
     /// a power of the lag, so that far lags add less variance. α above 2; 6 in their experiments.
     Decaying {
-        /// Exponent α.
+        /// Exponent α, above 2 and at most 1e9.
         alpha: f64,
     },
 }
+
+/// Longest [`ArtbpConfig::longest`].
+const LONGEST: usize = 1 << 24;
+
+/// Largest exponent: beyond, c_i is 1/L₀ to the last digit, and products with L₀ may overflow.
+const LARGEST_ALPHA: f64 = 1e9;
 
 /// Settings of an [`Artbp`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +41,7 @@ pub struct ArtbpConfig {
     /// Cut probabilities. Default decaying with α = 6.
     pub truncation: Truncation,
     /// Longest length, in steps: bounds memory. What lies further back than this is dropped without compensation, so set
-    /// it where the state gradient has vanished. Default twenty times the mean.
+    /// it where the state gradient has vanished. Default twenty times the mean. At most 2^24.
     pub longest: usize,
     /// Seed of the draws. Default 0.
     pub seed: u64,
@@ -70,7 +76,8 @@ impl ArtbpConfig {
         self
     }
 
-    /// c_i, the probability of a cut after the `i`-th step since the last cut, `i` from 1; in (0, 1].
+    /// c_i, the probability of a cut after the `i`-th step since the last cut, `i` from 1; in (0, 1] for settings that
+    /// [`ArtbpConfig::init`] accepts.
     pub fn cut_probability(&self, i: usize) -> f64 {
         let mean = self.mean_length as f64;
         match self.truncation {
@@ -94,12 +101,19 @@ impl ArtbpConfig {
                 k_max: longest,
             });
         }
+        if longest > LONGEST {
+            return Err(EstimateError::OutOfRange {
+                what: "ARTBP's longest length",
+                rule: "at most 2^24 steps: every step has a factor in memory",
+                value: longest as f64,
+            });
+        }
         if let Truncation::Decaying { alpha } = self.truncation
-            && !(alpha > 2.0 && alpha.is_finite())
+            && !(alpha > 2.0 && alpha <= LARGEST_ALPHA)
         {
             return Err(EstimateError::OutOfRange {
                 what: "ARTBP's exponent alpha",
-                rule: "finite and above 2, so that the mean length exists",
+                rule: "above 2, so that the mean length exists, and at most 1e9, where lengths are geometric",
                 value: alpha,
             });
         }
@@ -162,7 +176,7 @@ impl Artbp {
 impl TruncationPolicy for Artbp {
     fn next_k(&mut self) -> usize {
         let mut rng = generator(self.config.seed, self.state.draws);
-        self.state.draws += 1;
+        self.state.draws = self.state.draws.wrapping_add(1);
         let mut length = 1;
         while length < self.config.longest
             && rng.random::<f64>() >= self.config.cut_probability(length)
@@ -183,7 +197,7 @@ impl TruncationPolicy for Artbp {
 
     fn compensation(&self) -> &[f64] {
         let boundaries = self.state.last.saturating_sub(1);
-        &self.factors[..boundaries.min(self.factors.len())]
+        self.factors.get(..boundaries).unwrap_or(&self.factors)
     }
 
     fn needs_chunks(&self) -> bool {
@@ -216,13 +230,15 @@ impl TruncationPolicy for Artbp {
         PolicyState::Artbp(self.state.clone())
     }
 
+    /// The last length is clamped to this configuration's bounds, should they have changed since.
     fn restore(&mut self, state: PolicyState) -> Result<(), EstimateError> {
-        let PolicyState::Artbp(state) = state else {
+        let PolicyState::Artbp(mut state) = state else {
             return Err(EstimateError::ForeignState {
                 expected: "artbp",
                 got: state.policy().to_owned(),
             });
         };
+        state.last = state.last.clamp(1, self.config.longest);
         self.state = state;
         Ok(())
     }

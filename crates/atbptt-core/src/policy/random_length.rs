@@ -139,7 +139,7 @@ impl TruncationPolicy for RandomLength {
     fn next_k(&mut self) -> usize {
         let config = &self.config;
         let mut rng = generator(config.seed, self.state.draws);
-        self.state.draws += 1;
+        self.state.draws = self.state.draws.wrapping_add(1);
         let centre = match rng.random_bool(config.whole) {
             true => config.base as f64,
             false => config.base as f64 / 2.0,
@@ -186,13 +186,15 @@ impl TruncationPolicy for RandomLength {
         PolicyState::RandomLength(self.state.clone())
     }
 
+    /// The last length is clamped to this configuration's bounds, should they have changed since.
     fn restore(&mut self, state: PolicyState) -> Result<(), EstimateError> {
-        let PolicyState::RandomLength(state) = state else {
+        let PolicyState::RandomLength(mut state) = state else {
             return Err(EstimateError::ForeignState {
                 expected: "random_length",
                 got: state.policy().to_owned(),
             });
         };
+        state.last = state.last.clamp(self.config.shortest, self.config.longest);
         self.state = state;
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! Shape checks of the sequence operations: what does not fit is named, with the shape that would.
+//! Checks of what operations are given: what does not fit is named, with the shape, device or type that would. Backends
+//! panic on such tensors.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::tensor::SequenceOptions;
 use crate::ModelError;
@@ -20,6 +21,16 @@ pub(super) struct Sequence<'a> {
 pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
     let [time, batch, inputs] = s.input.dims();
     let [hidden, _] = s.recurrent_weight.dims();
+    alike("input weight", s.input_weight, s.input)?;
+    alike("recurrent weight", s.recurrent_weight, s.input)?;
+    alike("bias", s.bias, s.input)?;
+    alike("state", s.state, s.input)?;
+    if let Some(taps) = &s.options.taps {
+        alike("taps", taps, s.input)?;
+    }
+    if let Some(keep) = &s.options.keep {
+        alike("reset mask", keep, s.input)?;
+    }
     for (size, missing) in [(time, "time steps"), (batch, "sequences")] {
         if size == 0 {
             return Err(ModelError::Empty {
@@ -69,6 +80,77 @@ pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// Refuses a tensor on another device than `other`, or of another type.
+pub(crate) fn alike<const D: usize, const E: usize>(
+    what: &'static str,
+    got: &Tensor<D>,
+    other: &Tensor<E>,
+) -> Result<(), ModelError> {
+    same_device(what, &got.device(), &other.device())?;
+    if got.dtype() == other.dtype() {
+        return Ok(());
+    }
+    Err(ModelError::DType {
+        what,
+        expected: format!("{:?}", other.dtype()),
+        got: format!("{:?}", got.dtype()),
+    })
+}
+
+/// Refuses two devices. With and without autodiff, a device is the same.
+pub(crate) fn same_device(
+    what: &'static str,
+    got: &Device,
+    expected: &Device,
+) -> Result<(), ModelError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(ModelError::Device {
+        what,
+        expected: format!("{expected:?}"),
+        got: format!("{got:?}"),
+    })
+}
+
+/// Refuses ids that are not below `limit`, on devices where looking costs no wait: those of the CPU backends, which panic on
+/// them.
+pub(super) fn ids_below<const D: usize>(
+    ids: &Tensor<D, Int>,
+    limit: usize,
+) -> Result<(), ModelError> {
+    if !on_host(&ids.device()) {
+        return Ok(());
+    }
+    let read = ids.clone().try_into_data();
+    let read = read.map_err(|error| ModelError::Read {
+        reason: error.to_string(),
+    })?;
+    let limit_id = i64::try_from(limit).unwrap_or(i64::MAX);
+    match read.iter::<i64>().find(|id| !(0..limit_id).contains(id)) {
+        Some(token) => Err(ModelError::Token {
+            token,
+            vocabulary: limit,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn on_host(device: &Device) -> bool {
+    let mut host = false;
+    #[cfg(feature = "flex")]
+    {
+        host = host || *device == Device::flex();
+    }
+    #[cfg(feature = "ndarray")]
+    {
+        #[allow(deprecated)]
+        let ndarray = Device::ndarray();
+        host = host || *device == ndarray;
+    }
+    host
+}
+
 fn matrix(what: &'static str, got: &Tensor<2>, expected: [usize; 2]) -> Result<(), ModelError> {
     if got.dims() == expected {
         return Ok(());
@@ -105,6 +187,11 @@ pub(super) fn linear_nll(
 ) -> Result<(), ModelError> {
     let [rows, features] = hidden.dims();
     let [classes, _] = weight.dims();
+    alike("softmax weight", weight, hidden)?;
+    if let Some(bias) = bias {
+        alike("softmax bias", bias, hidden)?;
+    }
+    same_device("targets", &targets.device(), &hidden.device())?;
     if rows == 0 {
         return Err(ModelError::Empty {
             what: "hidden",
@@ -129,5 +216,5 @@ pub(super) fn linear_nll(
             "give one class per row",
         ));
     }
-    Ok(())
+    ids_below(targets, classes)
 }

@@ -40,11 +40,15 @@
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 
 mod autodiff;
-mod checks;
+pub(crate) mod checks;
+// Kernels index what `checks` measured before.
+#[allow(clippy::indexing_slicing)]
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
+#[allow(clippy::indexing_slicing)]
 mod generic;
 pub mod kernels;
+#[allow(clippy::indexing_slicing)]
 mod nll;
 pub mod step;
 mod tensor;

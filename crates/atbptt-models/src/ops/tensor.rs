@@ -77,7 +77,8 @@ impl SequenceOptions {
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] or
+/// [`ModelError::DType`] when tensors differ in these.
 pub fn lstm_sequence(
     input: Tensor<3>,
     weights: LstmWeights,
@@ -115,7 +116,8 @@ pub fn lstm_sequence(
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] or
+/// [`ModelError::DType`] when tensors differ in these.
 pub fn gru_sequence(
     input: Tensor<3>,
     weights: GruWeights,
@@ -132,6 +134,7 @@ pub fn gru_sequence(
         state: &state,
         options: &options,
     })?;
+    checks::alike("GRU recurrent bias", &weights.recurrent_bias, &input)?;
     checks::vector(
         "GRU recurrent bias",
         &weights.recurrent_bias,
@@ -159,7 +162,8 @@ pub fn gru_sequence(
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] or
+/// [`ModelError::DType`] when tensors differ in these.
 pub fn rnn_sequence(
     input: Tensor<3>,
     weights: RnnWeights,
@@ -194,12 +198,14 @@ pub fn rnn_sequence(
 /// - `hidden`: `[rows, features]`
 /// - `weight`: `[classes, features]`, such as a tied embedding
 /// - `bias`: `[classes]`
-/// - `targets`: `[rows]`, each in `0..classes` (not checked here: that would need a read-back)
+/// - `targets`: `[rows]`, each in `0..classes`. Checked on CPU backends; on others, where that would wait for the device, an
+///   id outside gives a loss without meaning
 /// - returns `[1]`, in nats, summed over rows; differentiable in `hidden`, `weight` and `bias`
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] or
+/// [`ModelError::DType`] when tensors differ in these, [`ModelError::Token`] for a target outside the classes.
 pub fn linear_nll(
     hidden: Tensor<2>,
     weight: Tensor<2>,

@@ -58,6 +58,13 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 fn write_file(path: &Path, sections: &[(&str, &[u8])]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    put(&mut file, sections)?;
+    file.sync_all()
+}
+
+/// Writes the bytes of a file.
+pub(crate) fn put(file: &mut impl Write, sections: &[(&str, &[u8])]) -> io::Result<()> {
     let table = HEADER + ENTRY * sections.len();
     let contents: usize = sections.iter().map(|(_, bytes)| bytes.len()).sum();
     let length = (table + contents + DIGEST) as u64;
@@ -74,18 +81,12 @@ fn write_file(path: &Path, sections: &[(&str, &[u8])]) -> io::Result<()> {
         head.extend(padded);
         head.extend((bytes.len() as u64).to_le_bytes());
     }
-    let mut file = File::create(path)?;
     let mut hasher = Sha256::new();
-    let mut put = |file: &mut File, bytes: &[u8]| {
+    for bytes in std::iter::once(head.as_slice()).chain(sections.iter().map(|(_, bytes)| *bytes)) {
         hasher.update(bytes);
-        file.write_all(bytes)
-    };
-    put(&mut file, &head)?;
-    for (_, bytes) in sections {
-        put(&mut file, bytes)?;
+        file.write_all(bytes)?;
     }
-    file.write_all(&hasher.finalize())?;
-    file.sync_all()
+    file.write_all(&hasher.finalize())
 }
 
 /// A rename is on the disk once the folder is.
@@ -114,7 +115,6 @@ pub(crate) fn read(path: &Path) -> Result<Sections, CheckpointFault> {
 }
 
 /// Sections of a file that is in memory already.
-#[cfg(test)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Sections, CheckpointFault> {
     let table = check(&mut &bytes[..], bytes.len() as u64)?;
     let skip = HEADER + ENTRY * table.len();
@@ -142,6 +142,11 @@ fn read_sections(
             return Err(CheckpointFault::Length {
                 expected: length,
                 found: read as u64,
+            });
+        }
+        if sections.contains_key(&name) {
+            return Err(CheckpointFault::Malformed {
+                reason: format!("section {name:?} appears twice"),
             });
         }
         sections.insert(name, bytes);

@@ -111,7 +111,8 @@ fn sorted(folder: &Path) -> Vec<PathBuf> {
 }
 
 pub(super) fn end_of_epoch(run: &Path, epoch: usize) -> Option<PathBuf> {
-    let of_epoch = |path: &PathBuf| age(path).is_some_and(|(_, end)| end == epoch + 1);
+    let end = epoch.checked_add(1)?;
+    let of_epoch = |path: &PathBuf| age(path).is_some_and(|(_, found)| found == end);
     list(run).into_iter().find(of_epoch)
 }
 

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::cursor::Cursor;
+use crate::data::beginning;
 use crate::learner::Tbptt;
 use crate::report::EpochReport;
 
@@ -221,7 +222,8 @@ impl Checkpoint {
                 })
         };
         let malformed = |what: &str, error: &dyn std::fmt::Display| CheckpointFault::Malformed {
-            reason: format!("{what}: {error}"),
+            // What serde and Burn say may repeat the file.
+            reason: format!("{what}: {}", beginning(&error.to_string())),
         };
         let [
             state,
@@ -248,8 +250,46 @@ impl Checkpoint {
         })
     }
 
+    /// Reads a checkpoint from memory: a file's bytes, wherever they were kept.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointFault`], whatever the bytes are.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointFault> {
+        Self::from_sections(container::parse(bytes)?)
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointFault::Malformed`] when the policy's state does not survive being written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointFault> {
+        let mut bytes = Vec::new();
+        self.with_sections(|sections| {
+            container::put(&mut bytes, sections).map_err(|cause| CheckpointFault::Io {
+                action: "written",
+                cause,
+            })
+        })?;
+        self.check_survival(&Self::from_bytes(&bytes)?)?;
+        Ok(bytes)
+    }
+
     /// Writes the checkpoint to its place, checked before it takes the name.
     pub(crate) fn write(&self, path: &Path) -> Result<(), CheckpointFault> {
+        self.with_sections(|sections| {
+            container::write(path, sections, |written| {
+                self.check_survival(&Self::read(written)?)
+            })
+        })
+    }
+
+    /// Hands the sections to `act`.
+    fn with_sections<T>(
+        &self,
+        act: impl FnOnce(&[(&str, &[u8])]) -> Result<T, CheckpointFault>,
+    ) -> Result<T, CheckpointFault> {
         let state =
             serde_json::to_vec(&self.state).map_err(|error| CheckpointFault::Malformed {
                 reason: format!("the state of the loop cannot be written: {error}"),
@@ -266,19 +306,20 @@ impl Checkpoint {
             &self.scheduler,
         ];
         let sections: Vec<(&str, &[u8])> = SECTIONS.into_iter().zip(contents).collect();
-        container::write(path, &sections, |written| {
-            // What JSON cannot carry, such as a policy's infinity, shows here and not when it is needed.
-            let back = Self::read(written)?;
-            if back.state == self.state {
-                return Ok(());
-            }
-            Err(CheckpointFault::Malformed {
-                reason: "the state of the loop does not survive being written; a policy's state must be finite".into(),
-            })
+        act(&sections)
+    }
+
+    /// What JSON cannot carry, such as a policy's infinity, shows when it is written and not when it is needed.
+    fn check_survival(&self, back: &Self) -> Result<(), CheckpointFault> {
+        if back.state == self.state {
+            return Ok(());
+        }
+        Err(CheckpointFault::Malformed {
+            reason: "the state of the loop does not survive being written; a policy's state must be finite".into(),
         })
     }
 
-    /// Where it was read from.
+    /// Where it was read from; empty for one read from memory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -292,7 +333,7 @@ impl Checkpoint {
     pub fn epochs(&self) -> usize {
         match self.state.complete {
             true => self.state.epoch,
-            false => self.state.epoch - 1,
+            false => self.state.epoch.saturating_sub(1),
         }
     }
 
@@ -342,7 +383,10 @@ impl Checkpoint {
             template
                 .try_load_record(record)
                 .map_err(|error| CheckpointFault::Malformed {
-                    reason: format!("the weights do not fit the model: {error}"),
+                    reason: format!(
+                        "the weights do not fit the model: {}",
+                        beginning(&error.to_string())
+                    ),
                 })
         });
         loaded.map_err(|fault| self.fault(fault))
@@ -351,7 +395,7 @@ impl Checkpoint {
     pub(crate) fn model_record(&self) -> Result<ModuleRecord, CheckpointFault> {
         ModuleRecord::from_bytes(self.bytes(&self.model)).map_err(|error| {
             CheckpointFault::Malformed {
-                reason: format!("the weights: {error}"),
+                reason: format!("the weights: {}", beginning(&error.to_string())),
             }
         })
     }
@@ -382,7 +426,7 @@ pub(crate) fn guarded<T>(
             .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_else(|| "no reason given".into());
         Err(CheckpointFault::Malformed {
-            reason: format!("{what} cannot be taken over: {reason}"),
+            reason: format!("{what} cannot be taken over: {}", beginning(&reason)),
         })
     })
 }

@@ -4,7 +4,7 @@
 //! alone. This is the preprocessing of Mikolov's Penn Treebank and of PyTorch's word language model.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,6 +90,8 @@ pub enum Source {
         /// The published text that its valid and test splits are, if known.
         dataset: Option<Dataset>,
     },
+    /// Texts that were not read from a folder.
+    Readers,
     /// The built-in language: not real text.
     Synthetic {
         /// Its settings.
@@ -171,15 +173,36 @@ impl Corpus {
         for (split, path) in Split::ALL.into_iter().zip(paths) {
             let file = File::open(&path).map_err(|cause| io_error("open", &path, cause))?;
             let origin = path.display().to_string();
-            let mut reader = builder.split(split)?;
-            for_each_line(BufReader::with_capacity(1 << 16, file), &origin, |line| {
-                reader.push_line(line)
-            })?;
-            let tokens = reader.tokens;
-            builder.keep(split, tokens, &origin)?;
+            builder.read(split, BufReader::with_capacity(1 << 16, file), &origin)?;
         }
         let source = builder.folder_source(folder);
         builder.finish(source)
+    }
+
+    /// Reads train, valid and test, in this order, from anywhere: strings, archives, a network.
+    ///
+    /// ```
+    /// use atbptt_train::data::{Corpus, CorpusOptions, Split};
+    ///
+    /// let texts = ["a b a\n", "b a\n", "a c\n"].map(str::as_bytes);
+    /// let corpus = Corpus::from_readers(texts, &CorpusOptions::default())?;
+    /// assert_eq!((corpus.len(Split::Train), corpus.vocabulary().id("c")), (4, Some(3)));
+    /// # Ok::<(), atbptt_train::data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::EmptySplit`], [`DataError::NotUtf8`], [`DataError::Io`], [`DataError::VocabularyFull`], and
+    /// [`DataError::ZeroLimit`] for a limit of no tokens.
+    pub fn from_readers<R: BufRead>(
+        texts: [R; 3],
+        options: &CorpusOptions,
+    ) -> Result<Self, DataError> {
+        let mut builder = Builder::new(options)?;
+        for (split, text) in Split::ALL.into_iter().zip(texts) {
+            builder.read(split, text, &format!("the {} text", split.name()))?;
+        }
+        builder.finish(Source::Readers)
     }
 
     /// Generates the built-in corpus; the same settings give the same text on every platform.
@@ -202,7 +225,7 @@ impl Corpus {
             }
             let tokens = reader.tokens;
             builder.keep(split, tokens, split.name())?;
-            entropy[split.index()] = text.into_entropy();
+            *split.of_mut(&mut entropy) = text.into_entropy();
         }
         builder.finish(Source::Synthetic {
             config: config.clone(),
@@ -217,7 +240,7 @@ impl Corpus {
 
     /// Tokens of a split, shared.
     pub fn tokens(&self, split: Split) -> Arc<dyn TokenStore> {
-        self.splits[split.index()].clone()
+        split.of(&self.splits).clone()
     }
 
     /// Tokens of a split after an `<eos>`: a stream over them predicts every token of the split once, the first included.
@@ -232,7 +255,7 @@ impl Corpus {
 
     /// Number of tokens of a split, `<eos>` included.
     pub fn len(&self, split: Split) -> usize {
-        self.splits[split.index()].len()
+        split.of(&self.splits).len()
     }
 
     /// Where the text came from.
@@ -243,8 +266,8 @@ impl Corpus {
     /// Entropy of the source on a split, where it is known (the built-in corpus): what no model can beat.
     pub fn source_entropy(&self, split: Split) -> Option<&SourceEntropy> {
         match &self.source {
-            Source::Synthetic { entropy, .. } => entropy.get(split.index()),
-            Source::Folder { .. } => None,
+            Source::Synthetic { entropy, .. } => Some(split.of(entropy)),
+            Source::Folder { .. } | Source::Readers => None,
         }
     }
 
@@ -274,6 +297,7 @@ impl Corpus {
                     distances.join(", ")
                 )
             }
+            Source::Readers => format!("text in memory ({sizes})"),
             Source::Folder {
                 path,
                 dataset: None,
@@ -339,6 +363,14 @@ impl Builder {
         })
     }
 
+    /// Reads all lines of a split.
+    fn read(&mut self, split: Split, text: impl BufRead, origin: &str) -> Result<(), DataError> {
+        let mut reader = self.split(split)?;
+        for_each_line(text, origin, |line| reader.push_line(line))?;
+        let tokens = reader.tokens;
+        self.keep(split, tokens, origin)
+    }
+
     fn keep(&mut self, split: Split, tokens: Sink, origin: &str) -> Result<(), DataError> {
         let tokens: Arc<dyn TokenStore> = match tokens {
             Sink::Memory(tokens) => Arc::new(MemoryTokens::from(tokens)),
@@ -354,12 +386,12 @@ impl Builder {
             self.vocabulary.add(END_OF_LINE)?;
             self.vocabulary.add(UNKNOWN)?;
         }
-        self.splits[split.index()] = tokens;
+        *split.of_mut(&mut self.splits) = tokens;
         Ok(())
     }
 
     fn lengths(&self) -> [usize; 3] {
-        Split::ALL.map(|split| self.splits[split.index()].len())
+        Split::ALL.map(|split| split.of(&self.splits).len())
     }
 
     /// A folder, with the published text that its sizes give away.
@@ -474,8 +506,12 @@ impl Kept {
     /// `None` when there are none, or one of them is damaged.
     fn open(place: &Path) -> Option<Self> {
         let index = std::fs::read(place.join("vocabulary.json")).ok()?;
-        let (vocabulary, fingerprint): (Vocabulary, String) =
+        let (vocabulary, fingerprint, seal): (Vocabulary, String, String) =
             serde_json::from_slice(&index).ok()?;
+        if seal != Self::seal(&vocabulary, &fingerprint) {
+            log::warn!("{} is damaged; it is made again", place.display());
+            return None;
+        }
         let open = |split| match FileTokens::open(token_path(place, split)) {
             Ok(tokens) => Some(Arc::new(tokens) as Arc<dyn TokenStore>),
             Err(error) => {
@@ -491,12 +527,22 @@ impl Kept {
         })
     }
 
+    /// Checksum of what the token files' checksums do not cover.
+    fn seal(vocabulary: &Vocabulary, fingerprint: &str) -> String {
+        let mut hasher = Sha256::new();
+        vocabulary.hash_into(&mut hasher);
+        hasher.update(fingerprint);
+        hex(&hasher.finalize())
+    }
+
     /// The last file to be written: without it the others do not count.
     fn write(place: &Path, vocabulary: &Vocabulary, fingerprint: &str) -> Result<(), DataError> {
         let path = place.join("vocabulary.json");
         let temporary = path.with_extension("tmp");
         let fail = |cause| io_error("write", &path, cause);
-        let text = serde_json::to_vec(&(vocabulary, fingerprint)).map_err(|e| fail(e.into()))?;
+        let seal = Self::seal(vocabulary, fingerprint);
+        let text = serde_json::to_vec(&(vocabulary, fingerprint, seal));
+        let text = text.map_err(|e| fail(e.into()))?;
         std::fs::write(&temporary, text)
             .and_then(|()| File::open(&temporary)?.sync_all())
             .and_then(|()| std::fs::rename(&temporary, &path))

@@ -185,7 +185,7 @@ impl WikiText2 {
             if count == 0 {
                 break;
             }
-            out.write_all(&buffer[..count])
+            out.write_all(buffer.get(..count).unwrap_or(&buffer))
                 .map_err(|cause| io_error("write", &part.0, cause))?;
             bytes += count as u64;
             bar.set_position(bytes);
@@ -287,7 +287,7 @@ fn git_blob_id(path: &Path) -> Result<String, DataError> {
     loop {
         match read_full(&mut file, &mut buffer).map_err(read)? {
             0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
+            count => hasher.update(buffer.get(..count).unwrap_or(&buffer)),
         }
     }
 }

@@ -3,6 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+/// As much of a text as a message has room for.
+pub(crate) fn beginning(text: &str) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => text.get(..end).unwrap_or(text).to_owned() + "…",
+        None => text.to_owned(),
+    }
+}
+
 /// An error of this module. Every message names the rule, what was found instead, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,8 +75,9 @@ pub enum DataError {
     },
     /// A stored vocabulary lists a word twice.
     #[error(
-        "a vocabulary lists every word once, but {word:?} stands at {first} and at {second}; \
-         restore the file from where it was saved"
+        "a vocabulary lists every word once, but {:?} stands at {first} and at {second}; \
+         restore the file from where it was saved",
+        beginning(word)
     )]
     DuplicateWord {
         /// The word.

@@ -45,6 +45,7 @@ pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
 #[cfg(feature = "download")]
 pub use download::WikiText2;
 pub use error::DataError;
+pub(crate) use error::beginning;
 pub use split::Split;
 pub use store::{MemoryTokens, Preceded, TokenStore};
 pub use stream::{TokenStream, Window};

@@ -43,6 +43,23 @@ impl Split {
         self as usize
     }
 
+    /// The split's own of three.
+    pub(super) fn of<T>(self, [train, valid, test]: &[T; 3]) -> &T {
+        match self {
+            Split::Train => train,
+            Split::Valid => valid,
+            Split::Test => test,
+        }
+    }
+
+    pub(super) fn of_mut<T>(self, [train, valid, test]: &mut [T; 3]) -> &mut T {
+        match self {
+            Split::Train => train,
+            Split::Valid => valid,
+            Split::Test => test,
+        }
+    }
+
     /// The file of this split in `folder`; if there is none, the error lists the names that were tried.
     pub(super) fn find_in(self, folder: &Path) -> Result<PathBuf, DataError> {
         let tried = self.file_names();

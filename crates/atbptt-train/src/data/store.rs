@@ -84,7 +84,7 @@ impl Preceded {
 
 impl TokenStore for Preceded {
     fn len(&self) -> usize {
-        self.tokens.len() + 1
+        self.tokens.len().saturating_add(1)
     }
 
     fn read(&self, start: usize, into: &mut [u32]) -> Result<(), DataError> {

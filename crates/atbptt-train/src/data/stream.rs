@@ -234,16 +234,16 @@ impl TokenStream {
             }
             let real = sequence.steps.saturating_sub(start).min(time);
             row.fill(0);
-            if real > 0 {
-                self.store.read(sequence.start + start, &mut row[..=real])?;
+            if let Some(read) = row.get_mut(..=real).filter(|_| real > 0) {
+                self.store.read(sequence.start + start, read)?;
             }
             inputs.extend(
-                row[..time]
-                    .iter()
+                row.iter()
+                    .take(time)
                     .enumerate()
                     .map(|(t, &id)| if t < real { i64::from(id) } else { 0 }),
             );
-            targets.extend(row[1..].iter().map(|&id| i64::from(id)));
+            targets.extend(row.iter().skip(1).map(|&id| i64::from(id)));
             valid.push(real);
         }
         Ok(Window {

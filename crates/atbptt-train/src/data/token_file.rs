@@ -5,7 +5,7 @@
 //! read do not count as the process' memory.
 //!
 //! ```text
-//! magic "atbpttTK" | version u32 | reserved u32 | number of tokens u64 | tokens u32 … | SHA-256 of all that
+//! magic "atbpttTK" | version u32 | zero u32 | number of tokens u64 | tokens u32 … | SHA-256 of all that
 //! ```
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::text::io_error;
-use super::{DataError, TokenStore};
+use super::{DataError, MemoryTokens, TokenStore};
 
 const MAGIC: [u8; 8] = *b"atbpttTK";
 const VERSION: u32 = 1;
@@ -40,41 +40,10 @@ impl FileTokens {
     /// [`DataError::Io`]; [`DataError::TokenFile`] when it is not such a file, or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let fail = |action| move |cause| io_error(action, path, cause);
-        let damaged = |reason: String| DataError::TokenFile {
-            path: path.to_owned(),
-            reason,
-        };
-        let mut file = File::open(path).map_err(fail("open"))?;
-        let length = file.metadata().map_err(fail("open"))?.len();
-        let mut head = [0; HEADER as usize];
-        if length < HEADER + DIGEST {
-            return Err(damaged(format!("{length} bytes are too few")));
-        }
-        file.read_exact(&mut head).map_err(fail("read"))?;
-        let Some((magic, version, tokens)) = fields(&head) else {
-            return Err(damaged("its header is incomplete".into()));
-        };
-        if magic != MAGIC || version != VERSION {
-            return Err(damaged(format!("it is no token file of version {VERSION}")));
-        }
-        let expected = tokens
-            .checked_mul(WIDTH)
-            .and_then(|t| t.checked_add(HEADER + DIGEST));
-        let len = usize::try_from(tokens).ok();
-        let (true, Some(len)) = (expected == Some(length), len) else {
-            return Err(damaged(format!(
-                "{tokens} tokens do not fit {length} bytes"
-            )));
-        };
-        let mut hasher = Sha256::new();
-        hasher.update(head);
-        io::copy(&mut (&mut file).take(tokens * WIDTH), &mut hasher).map_err(fail("read"))?;
-        let mut digest = [0; DIGEST as usize];
-        file.read_exact(&mut digest).map_err(fail("read"))?;
-        if hasher.finalize().as_slice() != digest {
-            return Err(damaged("its checksum does not match".into()));
-        }
+        let mut file = File::open(path).map_err(|cause| io_error("open", path, cause))?;
+        let length = file.metadata();
+        let length = length.map_err(|cause| io_error("open", path, cause))?.len();
+        let len = check(&mut file, length, path)?;
         Ok(Self {
             file: Arc::new(file),
             path: path.to_owned(),
@@ -82,15 +51,94 @@ impl FileTokens {
         })
     }
 }
+/// Checks a token file of `length` bytes from start to end: magic, version, length, checksum; gives the number of tokens.
+fn check(reader: &mut impl Read, length: u64, path: &Path) -> Result<usize, DataError> {
+    let fail = |cause| io_error("read", path, cause);
+    let damaged = |reason: String| DataError::TokenFile {
+        path: path.to_owned(),
+        reason,
+    };
+    if length < HEADER + DIGEST {
+        return Err(damaged(format!("{length} bytes are too few")));
+    }
+    let mut head = [0; HEADER as usize];
+    reader.read_exact(&mut head).map_err(fail)?;
+    let Some((magic, version, reserved, tokens)) = fields(&head) else {
+        return Err(damaged("its header is incomplete".into()));
+    };
+    if magic != MAGIC || version != VERSION || reserved != 0 {
+        return Err(damaged(format!("it is no token file of version {VERSION}")));
+    }
+    let contents = tokens.checked_mul(WIDTH);
+    let expected = contents.and_then(|bytes| bytes.checked_add(HEADER + DIGEST));
+    let (Some(contents), true, Ok(len)) =
+        (contents, expected == Some(length), usize::try_from(tokens))
+    else {
+        return Err(damaged(format!(
+            "{tokens} tokens do not fit {length} bytes"
+        )));
+    };
+    let mut hasher = Sha256::new();
+    hasher.update(head);
+    io::copy(&mut reader.take(contents), &mut hasher).map_err(fail)?;
+    let mut digest = [0; DIGEST as usize];
+    reader.read_exact(&mut digest).map_err(fail)?;
+    if hasher.finalize().as_slice() != digest {
+        return Err(damaged("its checksum does not match".into()));
+    }
+    Ok(len)
+}
 
-fn fields(head: &[u8; HEADER as usize]) -> Option<([u8; 8], u32, u64)> {
+fn header(tokens: u64) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEADER as usize);
+    head.extend(MAGIC);
+    head.extend(VERSION.to_le_bytes());
+    head.extend([0; 4]);
+    head.extend(tokens.to_le_bytes());
+    head
+}
+
+impl MemoryTokens {
+    /// Reads a whole token file that is in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::TokenFile`] when it is not such a file, or damaged.
+    pub fn from_token_file(bytes: &[u8]) -> Result<Self, DataError> {
+        check(
+            &mut &bytes[..],
+            bytes.len() as u64,
+            Path::new("what was given"),
+        )?;
+        let end = bytes.len().saturating_sub(DIGEST as usize);
+        let (words, _) = bytes
+            .get(HEADER as usize..end)
+            .unwrap_or_default()
+            .as_chunks::<4>();
+        let tokens: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
+        Ok(tokens.into())
+    }
+
+    /// The bytes of a token file of these tokens, such as a tokeniser of one's own may write for [`FileTokens::open`].
+    pub fn to_token_file(&self) -> Vec<u8> {
+        let tokens = self.as_slice();
+        let mut bytes = header(tokens.len() as u64);
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest);
+        bytes
+    }
+}
+
+fn fields(head: &[u8; HEADER as usize]) -> Option<([u8; 8], u32, u32, u64)> {
     let (magic, rest) = head.split_first_chunk::<8>()?;
     let (version, rest) = rest.split_first_chunk::<4>()?;
-    let (_, rest) = rest.split_first_chunk::<4>()?;
+    let (reserved, rest) = rest.split_first_chunk::<4>()?;
     let tokens = rest.first_chunk::<8>()?;
     Some((
         *magic,
         u32::from_le_bytes(*version),
+        u32::from_le_bytes(*reserved),
         u64::from_le_bytes(*tokens),
     ))
 }
@@ -183,13 +231,8 @@ impl TokenFileWriter {
         let mut file = file
             .into_inner()
             .map_err(|error| fail(error.into_error()))?;
-        let mut head = Vec::with_capacity(HEADER as usize);
-        head.extend(MAGIC);
-        head.extend(VERSION.to_le_bytes());
-        head.extend([0; 4]);
-        head.extend(len.to_le_bytes());
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
-        file.write_all(&head).map_err(fail)?;
+        file.write_all(&header(len)).map_err(fail)?;
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let mut hasher = Sha256::new();
         io::copy(&mut file, &mut hasher).map_err(fail)?;
@@ -241,6 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_file_are_those_that_are_made_in_memory() {
+        let (_folder, path) = file(&[3, 1, 4, u32::MAX]);
+        let tokens = MemoryTokens::from(vec![3, 1, 4, u32::MAX]);
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(tokens.to_token_file(), whole);
+        assert_eq!(MemoryTokens::from_token_file(&whole).unwrap(), tokens);
+    }
+
+    #[test]
     fn any_flipped_bit_and_any_cut_is_refused() {
         let (_folder, path) = file(&[3, 1, 4]);
         let whole = std::fs::read(&path).unwrap();
@@ -252,6 +304,13 @@ mod tests {
                 matches!(FileTokens::open(&path), Err(DataError::TokenFile { .. })),
                 "{offset}"
             );
+            for bytes in [&flipped[..], &whole[..offset]] {
+                let found = MemoryTokens::from_token_file(bytes);
+                assert!(
+                    matches!(found, Err(DataError::TokenFile { .. })),
+                    "{offset}"
+                );
+            }
             std::fs::write(&path, &whole[..offset]).unwrap();
             assert!(
                 matches!(FileTokens::open(&path), Err(DataError::TokenFile { .. })),

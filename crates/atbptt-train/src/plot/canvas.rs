@@ -18,6 +18,8 @@ pub(super) type Point = (f64, f64);
 
 /// How often a pixel is divided in each direction.
 const SCALE: usize = 2;
+/// Largest height of a figure, in pixels: 360 MB while it is drawn.
+const MOST_HEIGHT: usize = 25_000;
 const FONT: &str = "atbptt-sans";
 
 /// A stroke: colour, width in pixels, and dash length (0 for a solid line).
@@ -63,6 +65,12 @@ pub(super) struct Canvas {
 
 impl Canvas {
     pub(super) fn new(width: usize, height: usize) -> Result<Self, PlotError> {
+        if height > MOST_HEIGHT {
+            return Err(PlotError::TooLarge {
+                height,
+                most: MOST_HEIGHT,
+            });
+        }
         register_fonts()?;
         Ok(Self {
             width,
@@ -79,9 +87,11 @@ impl Canvas {
     pub(super) fn line(&mut self, points: &[Point], stroke: Stroke) -> Result<(), PlotError> {
         self.segments(points, stroke)?;
         // Thin lines show no corners.
-        if stroke.dash == 0.0 && stroke.width > 1.5 && points.len() > 2 {
-            for &point in &points[1..points.len() - 1] {
-                self.dot(point, stroke.width / 2.0, stroke.color)?;
+        if stroke.dash == 0.0 && stroke.width > 1.5 {
+            for corner in points.windows(3) {
+                if let [_, point, _] = *corner {
+                    self.dot(point, stroke.width / 2.0, stroke.color)?;
+                }
             }
         }
         Ok(())
@@ -94,9 +104,10 @@ impl Canvas {
                 .into_iter()
                 .try_for_each(|[from, to]| self.segment(from, to, stroke));
         }
-        points
-            .windows(2)
-            .try_for_each(|pair| self.segment(pair[0], pair[1], stroke))
+        points.windows(2).try_for_each(|pair| match *pair {
+            [from, to] => self.segment(from, to, stroke),
+            _ => Ok(()),
+        })
     }
 
     fn segment(&mut self, from: Point, to: Point, stroke: Stroke) -> Result<(), PlotError> {
@@ -177,7 +188,8 @@ impl Canvas {
                     let corner = y * SCALE * row + 3 * x * SCALE + channel;
                     let square = (0..SCALE)
                         .flat_map(|dy| (0..SCALE).map(move |dx| corner + dy * row + 3 * dx));
-                    let sum: usize = square.map(|at| usize::from(self.pixels[at])).sum();
+                    let pixels = square.filter_map(|at| self.pixels.get(at));
+                    let sum: usize = pixels.copied().map(usize::from).sum();
                     small.push((sum / (SCALE * SCALE)) as u8);
                 }
             }
@@ -221,7 +233,9 @@ fn dashes(points: &[Point], length: f64) -> Vec<[Point; 2]> {
     let mut found = Vec::new();
     let mut travelled = 0.0;
     for pair in points.windows(2) {
-        let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+        let &[(x0, y0), (x1, y1)] = pair else {
+            continue;
+        };
         let whole = (x1 - x0).hypot(y1 - y0);
         let at = |s: f64| (x0 + (x1 - x0) * s / whole, y0 + (y1 - y0) * s / whole);
         let mut s = 0.0;

@@ -57,7 +57,7 @@ pub struct LinesPanel {
 ///
 /// # Errors
 ///
-/// [`PlotError::Empty`] without a panel; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
+/// [`PlotError::Empty`] without a panel, [`PlotError::TooLarge`] with more than fit; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
 ///
 /// ```
 /// use atbptt_train::plot::{Line, LinesPanel, lines_figure};
@@ -97,7 +97,8 @@ fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
     }
     let stroke = |name: &str, dashed: bool| {
         let nth = names.iter().position(|(known, _)| *known == name);
-        let color = COLORS[nth.unwrap_or(0) % COLORS.len()];
+        let color = COLORS.into_iter().cycle().nth(nth.unwrap_or(0));
+        let color = color.unwrap_or(BLUE);
         match dashed {
             true => Stroke::dashed(color, 2.2),
             false => Stroke::solid(color, 2.6),
@@ -117,7 +118,9 @@ fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
     for (nth, row) in rows.iter().enumerate() {
         let height = 62.0 + ROW * nth as f64;
         for &(at, entry) in row {
-            let (name, stroke) = entries[entry];
+            let Some(&(name, stroke)) = entries.get(entry) else {
+                continue;
+            };
             canvas.segments(&[(at, height), (at + SWATCH, height)], stroke)?;
             canvas.text(name, (at + SWATCH + 8.0, height), font(15.0, HPos::Left))?;
         }

@@ -71,6 +71,16 @@ pub enum PlotError {
         /// What is missing: `epoch`, `lag`, `panel`.
         what: &'static str,
     },
+    /// The figure would be taller than any screen or page.
+    #[error(
+        "a figure is at most {most} pixels high, this one would have {height}; draw fewer panels or lines per file"
+    )]
+    TooLarge {
+        /// Height it would have, in pixels.
+        height: usize,
+        /// Most there may be.
+        most: usize,
+    },
     /// The file would not be a PNG.
     #[error("figures are PNG files, but {} does not end in .png; rename it", path.display())]
     NotPng {

@@ -319,7 +319,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let started = Instant::now();
         let config = &self.strategy.config;
         let model = self.learner.model().into_inner();
-        let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::with_capacity(due);
+        let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::new();
         for index in 0..due {
             let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
             self.device.seed(seed);

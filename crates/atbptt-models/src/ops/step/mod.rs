@@ -5,7 +5,10 @@
 //! temporary ones; here each is one pass where the backend has a kernel ([`StepKernels`], the CPU backends), and
 //! the same composition elsewhere.
 
+// Kernels index what the functions of this module measured before.
+#[allow(clippy::indexing_slicing)]
 mod autodiff;
+#[allow(clippy::indexing_slicing)]
 #[doc(hidden)]
 pub mod generic;
 mod kernels;
@@ -19,6 +22,7 @@ use burn::tensor::{Int, Tensor};
 
 pub use kernels::{DropoutMask, StepKernels};
 
+use super::checks;
 use crate::ModelError;
 
 /// The operations of this module, as a Burn backend extension.
@@ -86,19 +90,42 @@ pub(crate) fn hidden_part(states: Tensor<3>, hidden: usize) -> Tensor<3> {
 /// The gradient of the weight is added, row by row, to one that is there already, such as that of a tied softmax: no
 /// second matrix of the vocabulary's size.
 ///
-/// Every token is below `vocabulary`; that is not checked here, for it would need a read-back.
-pub fn embedding(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
+/// Every token is to be below `vocabulary`. That is checked on CPU backends; on others, where it would wait for the device, an
+/// id outside gives a row without meaning.
+///
+/// # Errors
+///
+/// [`ModelError::Empty`] without tokens or features, [`ModelError::Device`] when the two are on different ones,
+/// [`ModelError::Token`] for an id outside.
+pub fn embedding(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
     let [time, batch] = tokens.dims();
-    let features = weight.dims()[1];
+    let [vocabulary, features] = weight.dims();
+    for (missing, size) in [
+        ("time steps", time),
+        ("sequences", batch),
+        ("words", vocabulary),
+        ("features", features),
+    ] {
+        if size == 0 {
+            return Err(ModelError::Empty {
+                what: "embedding",
+                missing,
+            });
+        }
+    }
+    checks::same_device("tokens", &tokens.device(), &weight.device())?;
+    checks::ids_below(&tokens, vocabulary)?;
     let tokens = tokens.reshape([time * batch]);
     let rows = Dispatch::embed(weight.into_dispatch(), tokens.into_dispatch());
-    Tensor::<2>::from_dispatch(rows).reshape([time, batch, features])
+    Ok(Tensor::<2>::from_dispatch(rows).reshape([time, batch, features]))
 }
 
-/// Burn's dropout, under the same conditions: on an autodiff device, unless frozen.
+/// Burn's dropout, under the same conditions: on an autodiff device, unless frozen. A probability outside `(0, 1)` drops
+/// nothing.
 pub fn dropout<const D: usize>(dropout: &Dropout, input: Tensor<D>) -> Tensor<D> {
     let active = dropout.training.is_enabled() && input.device().is_autodiff();
-    if !active || dropout.prob == 0.0 {
+    let drops = dropout.prob > 0.0 && dropout.prob < 1.0;
+    if !(active && drops) {
         return input;
     }
     Tensor::from_dispatch(Dispatch::drop_out(input.into_dispatch(), dropout.prob))
@@ -118,13 +145,14 @@ pub fn scale<const D: usize>(tensor: Tensor<D>, factor: f64) -> Tensor<D> {
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] when gradient and weight differ in shape.
+/// [`ModelError::Shape`], [`ModelError::Device`] or [`ModelError::DType`] when gradient and weight differ in these.
 pub fn descend<const D: usize>(
     weight: Tensor<D>,
     grad: Tensor<D>,
     rate: f64,
     decay: f64,
 ) -> Result<Tensor<D>, ModelError> {
+    checks::alike("gradient", &grad, &weight)?;
     if weight.dims() != grad.dims() {
         return Err(ModelError::shape(
             "gradient",

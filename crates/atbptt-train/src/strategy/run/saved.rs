@@ -87,7 +87,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         }
         if let Some(early) = &mut self.parts.early_stopping {
             // Strategies remember the epochs they were asked about.
-            for epoch in 1..=saved.epochs() {
+            for epoch in 1..=saved.epochs().min(self.parts.num_epochs) {
                 self.stopped_early = early.should_stop(epoch, &self.parts.event_store);
             }
         }
@@ -114,6 +114,15 @@ impl<M: RecurrentModel> Run<'_, M> {
         if state.cursor.next_loss > train.common_steps() {
             return Err(saved.fault(CheckpointFault::Malformed {
                 reason: "its position lies behind the end of the stream".into(),
+            }));
+        }
+        if saved
+            .windows
+            .iter()
+            .any(|row| row.paid > train.common_steps())
+        {
+            return Err(saved.fault(CheckpointFault::Malformed {
+                reason: "a window lies behind the end of the stream".into(),
             }));
         }
         // Refuses what does not fit before anything is changed.

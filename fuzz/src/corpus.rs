@@ -1,0 +1,126 @@
+//! Text corpora: what was read can be written and read again, and streams pay for every token once.
+//!
+//! Bytes: options, then the three texts, separated by 0x1C (file separator).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use atbptt_train::data::{
+    Corpus, CorpusOptions, MemoryTokens, Split, TokenStore, TokenStream, Vocabulary, VocabularyRule,
+};
+
+use super::check_message;
+
+pub fn corpus(data: &[u8]) {
+    let [rule, limit, eval_limit, batch, window, text @ ..] = data else {
+        return;
+    };
+    let options = CorpusOptions {
+        max_tokens: (*limit < 200).then_some(usize::from(*limit)),
+        max_eval_tokens: (*eval_limit < 200).then_some(usize::from(*eval_limit)),
+        vocabulary: match rule % 2 {
+            0 => VocabularyRule::AllSplits,
+            _ => VocabularyRule::TrainOnly,
+        },
+    };
+    let mut texts = text.splitn(3, |byte| *byte == 0x1C);
+    let texts = [(); 3].map(|()| texts.next().unwrap_or_default());
+    let corpus = match Corpus::from_readers(texts, &options) {
+        Ok(corpus) => corpus,
+        Err(error) => {
+            assert!(
+                options.max_tokens == Some(0)
+                    || options.max_eval_tokens == Some(0)
+                    || texts.iter().any(|text| is_refused(text)),
+                "{error} for plain text"
+            );
+            return check_message(&error);
+        }
+    };
+    check_vocabulary(corpus.vocabulary());
+    let [train, valid, test] = Split::ALL.map(|split| {
+        let tokens = read(&*corpus.tokens(split));
+        let limit = match split {
+            Split::Train => options.max_tokens,
+            _ => options.max_eval_tokens,
+        };
+        assert!(!tokens.is_empty() && tokens.len() <= limit.unwrap_or(usize::MAX));
+        let words = corpus.vocabulary().len();
+        assert!(tokens.iter().all(|&id| (id as usize) < words));
+        tokens
+    });
+
+    // Written as text and read again it is the same corpus. The mark keeps a first word that begins with one.
+    let again = [&train, &valid, &test]
+        .map(|tokens| format!("\u{feff}{}", corpus.vocabulary().decode(tokens)));
+    let again = Corpus::from_readers(again.each_ref().map(String::as_bytes), &options)
+        .expect("its own text");
+    assert_eq!(again.fingerprint(), corpus.fingerprint());
+    assert_eq!(again.vocabulary(), corpus.vocabulary());
+
+    check_streams(&train, usize::from(*batch), usize::from(*window));
+}
+
+/// Not UTF-8, or empty.
+fn is_refused(text: &[u8]) -> bool {
+    text.is_empty() || std::str::from_utf8(text).is_err()
+}
+
+fn read(store: &dyn TokenStore) -> Vec<u32> {
+    let mut tokens = vec![0; store.len()];
+    store.read(0, &mut tokens).expect("all of a store");
+    assert!(store.read(1, &mut tokens).is_err() || tokens.is_empty());
+    tokens
+}
+
+pub fn check_vocabulary(vocabulary: &Vocabulary) {
+    let words: HashSet<&String> = vocabulary.words().iter().collect();
+    assert_eq!(words.len(), vocabulary.len(), "a word twice");
+    for (id, word) in (0..).zip(vocabulary.words()) {
+        assert_eq!(
+            (vocabulary.id(word), vocabulary.word(id)),
+            (Some(id), Some(word.as_str()))
+        );
+    }
+    let json = serde_json::to_string(vocabulary).expect("words are text");
+    let back: Vocabulary = serde_json::from_str(&json).expect("its own JSON");
+    assert_eq!(
+        (&back, back.content_hash()),
+        (vocabulary, vocabulary.content_hash())
+    );
+}
+
+/// Whatever batch and window: windows stay in the text, and an exact stream pays for every token once.
+fn check_streams(tokens: &[u32], batch: usize, window: usize) {
+    let store: Arc<dyn TokenStore> = Arc::new(MemoryTokens::from(tokens.to_vec()));
+    match TokenStream::for_training(store.clone(), batch) {
+        Ok(stream) => {
+            assert!(batch * (stream.steps() + 1) <= tokens.len());
+            assert!(stream.window(stream.steps(), window.max(1)).is_err());
+            if let Ok(first) = stream.window(0, window) {
+                assert!(first.is_full());
+                for (b, row) in first.inputs.chunks(window).enumerate() {
+                    let start = b * (stream.steps() + 1);
+                    let expected = &tokens[start..start + window];
+                    assert!(row.iter().zip(expected).all(|(a, b)| *a == i64::from(*b)));
+                }
+            }
+        }
+        Err(error) => {
+            assert!(batch == 0 || tokens.len() / batch < 2);
+            check_message(&error);
+        }
+    }
+    let Ok(stream) = TokenStream::exact(store, batch) else {
+        return assert!(batch == 0 || tokens.len() - 1 < batch);
+    };
+    assert_eq!(stream.targets(), tokens.len() - 1);
+    let Ok(chunks) = stream.chunks(window) else {
+        return assert_eq!(window, 0);
+    };
+    let mut paid = 0;
+    for chunk in chunks {
+        paid += chunk.expect("a chunk of the stream").count();
+    }
+    assert_eq!(paid, stream.targets());
+}

@@ -1,0 +1,391 @@
+//! The estimator and the policies, from arbitrary floats and settings: what is accepted gives answers that are never NaN
+//! and stay in their bounds; what is saved goes on exactly.
+
+use arbitrary::{Result, Unstructured};
+use atbptt_core::convergence::{gradient_norm_bound, max_step_size, slowdown};
+use atbptt_core::policy::PolicyState;
+use atbptt_core::profile::LOG_ZERO;
+use atbptt_core::{
+    AdaptiveConfig, ArtbpConfig, Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError,
+    FitLags, FixedK, GradientSize, LagNorms, Monitor, Position, RandomLengthConfig, Tau,
+    Truncation, TruncationPolicy, UpdateEvery, k_interval, tail_bound,
+};
+
+use super::check_message;
+
+/// Bytes: choices and floats, taken as they are needed.
+pub fn estimator(data: &[u8]) {
+    // Running out of bytes is the only way to fail.
+    let _ = estimate_and_control(&mut Unstructured::new(data));
+}
+
+fn estimate_and_control(u: &mut Unstructured) -> Result<()> {
+    free_functions(u)?;
+    let settings = settings(u)?;
+    let mut probes = Vec::new();
+    for _ in 0..u.int_in_range(0..=3)? {
+        let probe = norms(u)?;
+        if let Ok(norms) = &probe {
+            check_with(norms, settings);
+            interval(norms, settings, u)?;
+        }
+        probes.push(probe);
+    }
+    let usable: Vec<&LagNorms> = probes.iter().filter_map(|p| p.as_ref().ok()).collect();
+    if let Ok(pooled) = LagNorms::pool(&usable) {
+        assert_eq!(
+            pooled.sequences(),
+            usable.iter().map(|p| p.sequences()).sum::<usize>()
+        );
+        check_with(&pooled, settings);
+    }
+    policies(u, settings, &probes)
+}
+
+/// A number: of any bits, at an edge, or of a size that occurs.
+fn float(u: &mut Unstructured) -> Result<f64> {
+    const EDGES: [f64; 16] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        2.0,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::MAX,
+        f64::MIN,
+        f64::MIN_POSITIVE,
+        5e-324,
+        f64::EPSILON,
+        1e-30,
+        1e300,
+    ];
+    Ok(match u.int_in_range(0..=3)? {
+        0 => f64::from_bits(u.arbitrary()?),
+        1 => EDGES[u.choose_index(EDGES.len())?],
+        2 => f64::from(u.arbitrary::<i16>()?).exp2(),
+        _ => f64::from(u.arbitrary::<u16>()?) / 65_536.0,
+    })
+}
+
+/// A length: short, or beyond all bounds. (Policies that draw step by step take their time for long ones.)
+fn length(u: &mut Unstructured) -> Result<usize> {
+    Ok(match u.int_in_range(0..=15)? {
+        0 => usize::MAX - usize::from(u.arbitrary::<u8>()?),
+        1 => usize::MAX >> u.int_in_range(0..=38)?,
+        2 => usize::from(u.arbitrary::<u16>()?),
+        _ => usize::from(u.arbitrary::<u8>()?),
+    })
+}
+
+fn norms(u: &mut Unstructured) -> Result<std::result::Result<LagNorms, EstimateError>> {
+    let (lags, sequences) = (u.int_in_range(0..=24)?, u.int_in_range(0..=3)?);
+    let decaying: bool = u.arbitrary()?;
+    let (scale, beta) = (float(u)?, float(u)?);
+    let mut rows = Vec::new();
+    for lag in 0..lags {
+        let mut row = Vec::new();
+        for _ in 0..sequences {
+            row.push(match decaying {
+                true => scale * beta.powi(lag) * (1.0 + f64::from(u.arbitrary::<u8>()?) / 256.0),
+                false => float(u)?,
+            });
+        }
+        rows.push(row);
+    }
+    let flat = rows.concat();
+    let sound = !flat.is_empty() && flat.iter().all(|x| x.is_finite() && *x >= 0.0);
+    let norms = LagNorms::new(rows);
+    assert_eq!(norms.is_ok(), sound, "{norms:?}");
+    let Ok(mut norms) = norms else {
+        return Ok(norms);
+    };
+    if u.arbitrary()? {
+        // As parts, the norms can only grow; their sum of squares may leave the range.
+        let twice: Vec<f64> = flat
+            .chunks(sequences)
+            .flat_map(|row| [row, row].concat())
+            .collect();
+        if let Ok(both) = LagNorms::from_parts(norms.lags(), 2, sequences, &twice) {
+            assert_eq!(both.part(1).as_ref().map(LagNorms::lags), Ok(norms.lags()));
+            assert!(both.part(2).is_err());
+            norms = both;
+        }
+    }
+    if u.arbitrary()? {
+        let sizes = (0..=norms.lags()).map(|j| if j == 0 { Ok(0.0) } else { float(u) });
+        let sizes: Vec<f64> = sizes.collect::<Result<_>>()?;
+        if let Ok(with_sizes) = norms.clone().with_mean_sum_norms(sizes) {
+            norms = with_sizes;
+        }
+    }
+    let json = serde_json::to_string(&norms).expect("finite");
+    assert_eq!(
+        serde_json::from_str::<LagNorms>(&json).expect("its own"),
+        norms
+    );
+    Ok(Ok(norms))
+}
+
+fn settings(u: &mut Unstructured) -> Result<BiasEstimator> {
+    let tau = match u.arbitrary()? {
+        true => Tau::Fraction(float(u)?),
+        false => Tau::Lag(length(u)?),
+    };
+    let fit = match u.int_in_range(0..=3)? {
+        0 => DecayFit::LeastSquares(FitLags::All),
+        1 => DecayFit::LeastSquares(FitLags::Tail),
+        2 => DecayFit::Max,
+        _ => DecayFit::Quantile(float(u)?),
+    };
+    let averaging = match u.arbitrary()? {
+        true => Averaging::MeanThenLog,
+        false => Averaging::LogThenMean,
+    };
+    let size = [
+        GradientSize::SumOfNorms,
+        GradientSize::SumOfStateNorms,
+        GradientSize::NormOfMeanSum,
+        GradientSize::NormOfMeanStateSum,
+    ][u.choose_index(4)?];
+    Ok(BiasEstimator::new()
+        .with_tau(tau)
+        .with_fit(fit)
+        .with_averaging(averaging)
+        .with_gradient_size(size))
+}
+
+/// Estimates with the usual settings, and with the onset that came with the norms.
+pub fn check_norms(norms: &LagNorms, tau: Option<usize>) {
+    for averaging in [Averaging::MeanThenLog, Averaging::LogThenMean] {
+        for fit in [DecayFit::default(), DecayFit::Max, DecayFit::Quantile(0.9)] {
+            let settings = BiasEstimator::new().with_averaging(averaging).with_fit(fit);
+            check_with(norms, settings);
+            if let Some(tau) = tau {
+                check_with(norms, settings.with_tau(Tau::Lag(tau)));
+            }
+        }
+    }
+}
+
+fn check_with(norms: &LagNorms, settings: BiasEstimator) {
+    let profile = norms.profile(settings.averaging);
+    assert_eq!(profile.lags(), norms.lags());
+    assert!(
+        profile
+            .log()
+            .iter()
+            .all(|x| *x >= LOG_ZERO && x.is_finite())
+    );
+    assert!(profile.phi().iter().all(|x| *x >= 0.0));
+    match settings.estimate(norms) {
+        Ok(estimate) => check_estimate(&estimate),
+        Err(error) => check_message(&error),
+    }
+}
+
+fn check_estimate(estimate: &BiasEstimate) {
+    let window = estimate.window();
+    assert!(estimate.tau() < window && estimate.log_beta().is_finite());
+    for k in [0, 1, window, window + 1, window + 2, usize::MAX] {
+        assert!(!estimate.log_absolute_bias(k).is_nan() && estimate.absolute_bias(k) >= 0.0);
+        assert!(!estimate.log_relative_bias(k).is_nan() && estimate.relative_bias(k) >= 0.0);
+    }
+    let curve: Vec<f64> = (0..=window + 1)
+        .map(|k| estimate.log_absolute_bias(k))
+        .collect();
+    let vanishes = !estimate.is_bounded() || estimate.log_beta() >= 0.0;
+    for (k, pair) in curve.windows(2).enumerate() {
+        // A vanished tail reports the threshold from its onset on.
+        let exempt = vanishes && k + 1 == estimate.tau();
+        assert!(
+            pair[1] <= pair[0] || exempt,
+            "E({k}) = {} grows to {}",
+            pair[0],
+            pair[1]
+        );
+    }
+    assert_eq!(estimate.relative_bias_curve().len(), curve.len());
+    for delta in [
+        0.0,
+        1e-9,
+        0.1,
+        0.5,
+        0.9,
+        1.0,
+        f64::MAX,
+        f64::INFINITY,
+        f64::NAN,
+        -1.0,
+    ] {
+        let Some(k) = estimate.smallest_k(delta) else {
+            assert!(estimate.crossing(delta).is_none());
+            continue;
+        };
+        assert!((1..=window + 1).contains(&k));
+        assert!(estimate.log_relative_bias(k) <= delta.ln());
+        assert!(k == 1 || estimate.log_relative_bias(k - 1) > delta.ln());
+        let crossing = estimate.crossing(delta).expect("there is a K");
+        assert!(
+            crossing >= 1.0 && crossing.ceil() == k as f64,
+            "{crossing} for {k}"
+        );
+    }
+    let json = serde_json::to_string(estimate).expect("finite");
+    assert_eq!(
+        &serde_json::from_str::<BiasEstimate>(&json).expect("its own"),
+        estimate
+    );
+}
+
+fn interval(norms: &LagNorms, settings: BiasEstimator, u: &mut Unstructured) -> Result<()> {
+    let (delta, z, cap) = (float(u)?, float(u)?, length(u)?);
+    match k_interval(&settings, norms, delta, z, cap) {
+        Ok(found) => {
+            assert!(found.standard_error >= 0.0 && found.standard_error.is_finite());
+            assert!(1.0 <= found.low && found.low <= found.estimate, "{found:?}");
+            assert!(
+                found.estimate <= found.high && found.high <= cap as f64,
+                "{found:?}"
+            );
+            assert!(found.saturated <= norms.sequences());
+        }
+        Err(error) => check_message(&error),
+    }
+    Ok(())
+}
+
+fn free_functions(u: &mut Unstructured) -> Result<()> {
+    let (a, b, c, d) = (float(u)?, float(u)?, float(u)?, float(u)?);
+    assert!(slowdown(a).is_ok_and(|x| x >= 1.0) == (0.0..1.0).contains(&a));
+    assert!(!max_step_size(a, b).is_ok_and(f64::is_nan));
+    let steps: Vec<f64> = (0..u.int_in_range(0..=3)?)
+        .map(|_| float(u))
+        .collect::<Result<_>>()?;
+    if let Ok(bound) = gradient_norm_bound(a, b, c, d, &steps) {
+        assert!(bound >= 0.0, "{bound}");
+    }
+    let (tau, k) = (length(u)?, length(u)?);
+    assert!(tail_bound(a, b, tau, k) >= 0.0, "{a} {b} {tau} {k}");
+    let logs: Vec<f64> = (0..u.int_in_range(0..=6)?)
+        .map(|_| float(u))
+        .collect::<Result<_>>()?;
+    let fits = [
+        DecayFit::LeastSquares(FitLags::All),
+        DecayFit::LeastSquares(FitLags::Tail),
+        DecayFit::Max,
+        DecayFit::Quantile(c),
+    ];
+    for fit in fits {
+        if let Ok(slope) = fit.log_beta(&logs, tau) {
+            assert!(
+                slope.is_finite(),
+                "{fit:?} of {logs:?} from {tau} is {slope}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn policies(
+    u: &mut Unstructured,
+    estimator: BiasEstimator,
+    probes: &[std::result::Result<LagNorms, EstimateError>],
+) -> Result<()> {
+    let every = match u.arbitrary()? {
+        true => UpdateEvery::Epochs(length(u)?),
+        false => UpdateEvery::Steps(u.arbitrary()?),
+    };
+    let (count, probe_first) = (length(u)?, u.arbitrary()?);
+    let monitor = Monitor {
+        estimator,
+        probes: count,
+        every,
+        probe_first,
+    };
+    let (a, b, c) = (length(u)?, length(u)?, length(u)?);
+    let (share, spread) = (float(u)?, float(u)?);
+    let adaptive = AdaptiveConfig {
+        delta: share,
+        k0: a,
+        k_min: b,
+        k_max: c,
+        probes: count,
+        every,
+        probe_first,
+        estimator,
+    };
+    check_policy(|| adaptive.init(), probes);
+    check_policy(|| FixedK::new(a)?.with_monitor(monitor), probes);
+    let mut random = RandomLengthConfig::new(a)
+        .with_seed(u.arbitrary()?)
+        .with_spread(spread);
+    if u.arbitrary()? {
+        (random.whole, random.shortest, random.longest) = (share, b, c);
+    }
+    check_policy(|| random.init()?.with_monitor(monitor), probes);
+    let truncation = match u.arbitrary()? {
+        true => Truncation::Constant,
+        false => Truncation::Decaying { alpha: spread },
+    };
+    let artbp = ArtbpConfig::new(a)
+        .with_truncation(truncation)
+        .with_longest(b)
+        .with_seed(u.arbitrary()?);
+    if artbp.init().is_ok() {
+        for i in [1, 2, c.max(1), usize::MAX] {
+            let cut = artbp.cut_probability(i);
+            assert!(cut > 0.0 && cut <= 1.0, "c_{i} = {cut}");
+        }
+    }
+    check_policy(|| artbp.init()?.with_monitor(monitor), probes);
+    Ok(())
+}
+
+/// Draws, updates, saves and restores: every K in its bounds, and the restored policy goes on as the first one does.
+fn check_policy<P: TruncationPolicy + PartialEq>(
+    init: impl Fn() -> std::result::Result<P, EstimateError>,
+    probes: &[std::result::Result<LagNorms, EstimateError>],
+) {
+    let mut policy = match init() {
+        Ok(policy) => policy,
+        Err(error) => return check_message(&error),
+    };
+    for step in 0..3 {
+        let at = Position {
+            epoch: usize::MAX,
+            step: u64::MAX - 2 + step,
+        };
+        let _ = policy.probes_due(at);
+        let decision = policy.update(at, probes);
+        assert!((1..=policy.k_max()).contains(&decision.k), "{decision:?}");
+        assert!(decision.unusable <= probes.len() && decision.saturated <= probes.len());
+        assert!(
+            decision
+                .relative_bias
+                .is_none_or(|bias| bias >= 0.0 && bias.is_finite())
+        );
+        assert!(decision.log_beta.is_none_or(f64::is_finite));
+        check_message(&decision);
+        draw(&mut policy);
+    }
+    assert_eq!(policy.history().len(), 3);
+    let json = serde_json::to_string(&policy.save()).expect("finite");
+    let state: PolicyState = serde_json::from_str(&json).expect("its own");
+    assert_eq!(state, policy.save());
+    let mut restored = init().expect("as before");
+    restored.restore(state).expect("its own state");
+    assert!(restored == policy);
+    assert_eq!(draw(&mut restored), draw(&mut policy));
+}
+
+fn draw(policy: &mut impl TruncationPolicy) -> usize {
+    let k = policy.next_k();
+    assert!((1..=policy.k_max()).contains(&k) && (1..=policy.k_max()).contains(&policy.k()));
+    assert!(policy.step_scale() > 0.0 && policy.step_scale().is_finite());
+    let factors = policy.compensation();
+    assert!(factors.len() < k && factors.iter().all(|f| *f >= 1.0 && f.is_finite()));
+    k
+}

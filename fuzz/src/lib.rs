@@ -1,0 +1,32 @@
+//! What the fuzz targets check: one function per target that takes any bytes and panics where a law is broken.
+//!
+//! The targets under `fuzz_targets/` call these with bytes that libFuzzer makes up; the ordinary test `tests/fuzz_seeds.rs`
+//! of the library calls them with the seeds and with every input that once broke a law.
+
+pub mod checkpoint;
+pub mod corpus;
+pub mod estimator;
+pub mod norms;
+pub mod sweep;
+pub mod tokens;
+
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets. The names are those of the binaries and of the folders under `seeds/` and `regressions/`.
+pub const TARGETS: [Target; 7] = [
+    ("corpus", corpus::corpus),
+    ("tokens", tokens::tokens),
+    ("norms", norms::norms),
+    ("sweep", sweep::sweep),
+    ("checkpoint", checkpoint::file),
+    ("checkpoint_parts", checkpoint::parts),
+    ("estimator", estimator::estimator),
+];
+
+/// Messages go into terminals and logs: one line that says something, of bounded length.
+fn check_message(error: &impl std::fmt::Display) {
+    let text = error.to_string();
+    assert!(!text.is_empty(), "an error without words");
+    assert!(text.len() < 4096, "a message of {} bytes", text.len());
+}
