@@ -49,6 +49,18 @@ pub enum ModelError {
         /// Number of words the model knows.
         vocabulary: usize,
     },
+    /// A tensor is on another device than those it works with.
+    #[error(
+        "{what} is on {got}, but the model is on {expected}; move it there with `to_device`, or make it there"
+    )]
+    Device {
+        /// Which tensor.
+        what: &'static str,
+        /// Its device.
+        got: String,
+        /// The device of the others.
+        expected: String,
+    },
     /// The device does not track gradients.
     #[error(
         "{what} needs gradients, but the model is on a device without autodiff; create it on `device.autodiff()`"

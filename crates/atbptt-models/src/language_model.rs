@@ -178,6 +178,8 @@ impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
     /// Embedded inputs `[time, batch, embedding]`, dropout applied.
     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
         batch.check(self.vocabulary())?;
+        let device = self.embedding.weight.val().device();
+        ops::checks::same_device("tokens", Some(batch.inputs().device()), &device)?;
         let tokens = batch.inputs().clone().transpose();
         let embedded = ops::step::embedding(self.embedding.weight.val(), tokens);
         Ok(ops::step::dropout(&self.dropout, embedded))

@@ -109,6 +109,23 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
+    /// The device failed while it worked on a window, most often for want of memory.
+    #[error(
+        "the device failed in a {what} of {steps} steps with batch {batch} (K = {k}): {reason}; if its memory is too small, \
+         take a smaller batch, a smaller K or a shorter probe window"
+    )]
+    Window {
+        /// `training window`, `probe` or `validation window`.
+        what: &'static str,
+        /// Steps that were run at once: of K and the steps around it, or of W and burn-in.
+        steps: usize,
+        /// Parallel sequences.
+        batch: usize,
+        /// Truncation length in use.
+        k: usize,
+        /// The device's own words.
+        reason: String,
+    },
     /// A tensor could not be read back from its device.
     #[error(
         "could not read a result from the device: {reason}; check the device's memory and driver"
@@ -123,4 +140,23 @@ pub enum TrainError {
         /// Burn's words.
         reason: String,
     },
+}
+
+impl TrainError {
+    /// Says where it happened when a device failed; other errors are unchanged.
+    pub(crate) fn in_window(self, what: &'static str, steps: usize, batch: usize, k: usize) -> Self {
+        let reason = match self {
+            Self::Read { reason } | Self::Model(ModelError::Read { reason }) => reason,
+            Self::Model(ModelError::Estimate(EstimateError::Read { message }))
+            | Self::Estimate(EstimateError::Read { message }) => message,
+            other => return other,
+        };
+        Self::Window {
+            what,
+            steps,
+            batch,
+            k,
+            reason,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Shape checks of the sequence operations: what does not fit is named, with the shape that would.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::tensor::SequenceOptions;
 use crate::ModelError;
@@ -66,7 +66,43 @@ pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
             "give one value per step and sequence",
         ));
     }
-    Ok(())
+    let device = s.recurrent_weight.device();
+    let others = [
+        ("input", Some(s.input.device())),
+        ("input weight", Some(s.input_weight.device())),
+        ("bias", Some(s.bias.device())),
+        ("state", Some(s.state.device())),
+        ("taps", s.options.taps.as_ref().map(Tensor::device)),
+        ("reset mask", s.options.keep.as_ref().map(Tensor::device)),
+    ];
+    others
+        .into_iter()
+        .try_for_each(|(what, other)| same_device(what, other, &device))
+}
+
+/// Refuses a tensor that is elsewhere: backends end the program over it.
+pub(crate) fn same_device(
+    what: &'static str,
+    got: Option<Device>,
+    model: &Device,
+) -> Result<(), ModelError> {
+    match got {
+        Some(got) if got != *model => Err(ModelError::Device {
+            what,
+            got: named(got),
+            expected: named(model.clone()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A device in words, such as `Flex`, gradient tracking left out.
+fn named(device: Device) -> String {
+    let text = format!("{:?}", device.inner());
+    match text.strip_prefix("Device<").and_then(|t| t.strip_suffix('>')) {
+        Some(inner) => inner.into(),
+        None => text,
+    }
 }
 
 fn matrix(what: &'static str, got: &Tensor<2>, expected: [usize; 2]) -> Result<(), ModelError> {
@@ -129,5 +165,8 @@ pub(super) fn linear_nll(
             "give one class per row",
         ));
     }
-    Ok(())
+    let device = weight.device();
+    same_device("hidden", Some(hidden.device()), &device)?;
+    same_device("targets", Some(targets.device()), &device)?;
+    same_device("softmax bias", bias.map(Tensor::device), &device)
 }

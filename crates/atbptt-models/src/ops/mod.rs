@@ -40,9 +40,11 @@
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 
 mod autodiff;
-mod checks;
+pub(crate) mod checks;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod generic;
 pub mod kernels;
 mod nll;
@@ -55,7 +57,7 @@ pub mod reference {
     pub use super::generic::{
         gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward,
     };
-    pub use super::nll::linear_nll;
+    pub use super::nll::{linear_nll, softmax_block};
 }
 
 use burn::backend::{

@@ -8,7 +8,7 @@
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{IndexingUpdateOp, Slice};
 
-use super::kernels::{NllInput, NllNeeds, NllOutput};
+use super::kernels::{BlockLoss, LogitBlock, NllInput, NllNeeds, NllOutput, RecurrentKernels};
 
 /// Largest number of logits that exist at once: 2²⁴ values, 64 MiB in f32.
 const BLOCK_LOGITS: usize = 1 << 24;
@@ -19,12 +19,12 @@ fn rows_per_block(classes: usize) -> usize {
 }
 
 /// Reference body of [`RecurrentKernels::linear_nll_forward`](super::RecurrentKernels::linear_nll_forward).
-pub fn linear_nll<B: Backend>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+pub fn linear_nll<B: RecurrentKernels>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
     let classes = args.weight.shape()[0];
     linear_nll_in_blocks::<B>(args, needs, rows_per_block(classes))
 }
 
-fn linear_nll_in_blocks<B: Backend>(
+fn linear_nll_in_blocks<B: RecurrentKernels>(
     args: NllInput<B>,
     needs: NllNeeds,
     block_rows: usize,
@@ -32,9 +32,6 @@ fn linear_nll_in_blocks<B: Backend>(
     let (rows, features) = (args.hidden.shape()[0], args.hidden.shape()[1]);
     let classes = args.weight.shape()[0];
     let weight_t = B::float_transpose(args.weight.clone());
-    let bias = args
-        .bias
-        .map(|bias| B::float_reshape(bias, [1, classes].into()));
 
     let mut loss: Option<FloatTensor<B>> = None;
     let mut row_losses = Vec::new();
@@ -45,47 +42,27 @@ fn linear_nll_in_blocks<B: Backend>(
         let end = (start + block_rows).min(rows);
         let block = [Slice::from(start..end), Slice::from(0..features)];
         let hidden = B::float_slice(args.hidden.clone(), &block);
-        let targets = B::int_slice(args.targets.clone(), &[Slice::from(start..end)]);
-        let targets = B::int_reshape(targets, [end - start, 1].into());
-
-        let mut z = B::float_matmul(hidden.clone(), weight_t.clone());
-        if let Some(bias) = &bias {
-            z = B::float_add(z, bias.clone());
-        }
-        let max = B::float_max_dim(z.clone(), 1);
-        let z = B::float_sub(z, max);
-        let target_z = B::float_gather(1, z.clone(), targets.clone());
-        let exp = B::float_exp(z);
-        let sum = B::float_sum_dim(exp.clone(), 1);
-        let nll = B::float_sub(B::float_log(sum.clone()), target_z.clone());
-        row_losses.push(B::float_reshape(nll.clone(), [end - start].into()));
-        let weights = args.row_weights.as_ref().map(|weights| {
-            let weights = B::float_slice(weights.clone(), &[Slice::from(start..end)]);
-            B::float_reshape(weights, [end - start, 1].into())
-        });
-        let weighted = |value: FloatTensor<B>| match &weights {
-            Some(weights) => B::float_mul(value, weights.clone()),
-            None => value,
+        let row_weights = args
+            .row_weights
+            .as_ref()
+            .map(|weights| B::float_slice(weights.clone(), &[Slice::from(start..end)]));
+        let block = LogitBlock {
+            logits: B::float_matmul(hidden.clone(), weight_t.clone()),
+            bias: args.bias.clone(),
+            targets: B::int_slice(args.targets.clone(), &[Slice::from(start..end)]),
+            row_weights: row_weights.clone(),
         };
-        add(&mut loss, B::float_sum(weighted(nll)), B::float_add);
+        let out = B::softmax_block(block, needs != NllNeeds::default());
+        let weighted = match row_weights {
+            Some(weights) => B::float_mul(out.rows.clone(), weights),
+            None => out.rows.clone(),
+        };
+        add(&mut loss, B::float_sum(weighted), B::float_add);
+        row_losses.push(out.rows);
 
-        if needs == NllNeeds::default() {
+        let Some(d_z) = out.logits else {
             continue;
-        }
-        let p = B::float_div(exp, sum);
-        let minus_one = B::float_full(
-            target_z.shape(),
-            (-1.0f64).into(),
-            &target_z.device(),
-            target_z.dtype().into(),
-        );
-        let d_z = weighted(B::float_scatter(
-            1,
-            p,
-            targets,
-            minus_one,
-            IndexingUpdateOp::Add,
-        ));
+        };
         if needs.bias {
             add(&mut d_bias, B::float_sum_dim(d_z.clone(), 0), B::float_add);
         }
@@ -110,6 +87,40 @@ fn linear_nll_in_blocks<B: Backend>(
         hidden: needs.hidden.then(|| B::float_cat(d_hidden, 0)),
         weight: d_weight,
         bias: d_bias.map(|grad| B::float_reshape(grad, [classes].into())),
+    }
+}
+
+/// Reference body of [`RecurrentKernels::softmax_block`].
+pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
+    let (rows, classes) = (block.logits.shape()[0], block.logits.shape()[1]);
+    let targets = B::int_reshape(block.targets, [rows, 1].into());
+    let mut z = block.logits;
+    if let Some(bias) = block.bias {
+        z = B::float_add(z, B::float_reshape(bias, [1, classes].into()));
+    }
+    let max = B::float_max_dim(z.clone(), 1);
+    let z = B::float_sub(z, max);
+    let target_z = B::float_gather(1, z.clone(), targets.clone());
+    let exp = B::float_exp(z);
+    let sum = B::float_sum_dim(exp.clone(), 1);
+    let nll = B::float_sub(B::float_log(sum.clone()), target_z.clone());
+    let logits = gradients.then(|| {
+        let p = B::float_div(exp, sum);
+        let minus_one = B::float_full(
+            target_z.shape(),
+            (-1.0f64).into(),
+            &target_z.device(),
+            target_z.dtype().into(),
+        );
+        let d_z = B::float_scatter(1, p, targets, minus_one, IndexingUpdateOp::Add);
+        match block.row_weights {
+            Some(weights) => B::float_mul(d_z, B::float_reshape(weights, [rows, 1].into())),
+            None => d_z,
+        }
+    });
+    BlockLoss {
+        rows: B::float_reshape(nll, [rows].into()),
+        logits,
     }
 }
 

@@ -77,7 +77,8 @@ impl SequenceOptions {
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] when a tensor is on
+/// another device than the weights.
 pub fn lstm_sequence(
     input: Tensor<3>,
     weights: LstmWeights,
@@ -115,7 +116,8 @@ pub fn lstm_sequence(
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] when a tensor is on
+/// another device than the weights.
 pub fn gru_sequence(
     input: Tensor<3>,
     weights: GruWeights,
@@ -136,6 +138,11 @@ pub fn gru_sequence(
         "GRU recurrent bias",
         &weights.recurrent_bias,
         state.dims()[1],
+    )?;
+    checks::same_device(
+        "GRU recurrent bias",
+        Some(weights.recurrent_bias.device()),
+        &weights.recurrent.device(),
     )?;
     let (taps, keep, present) = options.split(&input);
     Ok(Tensor::from_dispatch(Dispatch::gru_sequence(
@@ -159,7 +166,8 @@ pub fn gru_sequence(
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+/// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit, [`ModelError::Device`] when a tensor is on
+/// another device than the weights.
 pub fn rnn_sequence(
     input: Tensor<3>,
     weights: RnnWeights,
@@ -199,7 +207,7 @@ pub fn rnn_sequence(
 ///
 /// # Errors
 ///
-/// [`ModelError::Shape`] when a shape does not fit.
+/// [`ModelError::Shape`] when a shape does not fit, [`ModelError::Device`] when a tensor is on another device than the weight.
 pub fn linear_nll(
     hidden: Tensor<2>,
     weight: Tensor<2>,
