@@ -18,17 +18,17 @@ const ROW_UNITS: u32 = 256;
 fn fold(
     shared: &mut Shared<[f32]>,
     value: f32,
-    #[comptime] units: usize,
     #[comptime] largest: bool,
 ) -> f32 {
     let unit = UNIT_POS as usize;
     sync_cube();
     shared[unit] = value;
     sync_cube();
-    let mut active = units / 2;
-    while active > 0 {
-        if unit < active {
-            let other = shared[unit + active];
+    let mut active = CUBE_DIM;
+    while active > 1 {
+        active /= 2;
+        if UNIT_POS < active {
+            let other = shared[unit + active as usize];
             if comptime!(largest) {
                 shared[unit] = max(shared[unit], other);
             } else {
@@ -36,7 +36,6 @@ fn fold(
             }
         }
         sync_cube();
-        active /= 2;
     }
     shared[0]
 }
@@ -71,7 +70,7 @@ fn norms<F: Float, W: Float>(
             i += units;
         }
         // The floor keeps a row of zeros from dividing by zero, and is a normal f32.
-        let most = max(fold(&mut shared, most, units, true), 1.0e-37f32);
+        let most = max(fold(&mut shared, most, true), 1.0e-37f32);
         let mut sum = 0.0f32;
         let mut i = unit;
         while i < features {
@@ -83,7 +82,7 @@ fn norms<F: Float, W: Float>(
             sum += square;
             i += units;
         }
-        let sum = fold(&mut shared, sum, units, false);
+        let sum = fold(&mut shared, sum, false);
         if unit == 0 {
             let mut lag = row / batch;
             if comptime!(time_order) {
@@ -115,7 +114,7 @@ fn norms<F: Float, W: Float>(
                 most = max(most, kept.abs());
                 i += units;
             }
-            let most = max(fold(&mut shared, most, units, true), 1.0e-37f32);
+            let most = max(fold(&mut shared, most, true), 1.0e-37f32);
             let mut sum = 0.0f32;
             let mut i = unit;
             while i < features {
@@ -127,7 +126,7 @@ fn norms<F: Float, W: Float>(
                 sum += square;
                 i += units;
             }
-            let sum = fold(&mut shared, sum, units, false);
+            let sum = fold(&mut shared, sum, false);
             if unit == 0 {
                 out[lag * (batch + 1) + batch] = sum.sqrt() * most;
             }

@@ -9,37 +9,37 @@ use super::launch::{Place, float_elem, int_elem, writable};
 
 /// Largest of the units' values, known to all of them.
 #[cube]
-fn largest(shared: &mut Shared<[f32]>, value: f32, #[comptime] units: usize) -> f32 {
+fn largest(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     let unit = UNIT_POS as usize;
     sync_cube();
     shared[unit] = value;
     sync_cube();
-    let mut active = units / 2;
-    while active > 0 {
-        if unit < active {
-            shared[unit] = max(shared[unit], shared[unit + active]);
+    let mut active = CUBE_DIM;
+    while active > 1 {
+        active /= 2;
+        if UNIT_POS < active {
+            shared[unit] = max(shared[unit], shared[unit + active as usize]);
         }
         sync_cube();
-        active /= 2;
     }
     shared[0]
 }
 
 /// Sum of the units' values, known to all of them; always in the same order.
 #[cube]
-fn total(shared: &mut Shared<[f32]>, value: f32, #[comptime] units: usize) -> f32 {
+fn total(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     let unit = UNIT_POS as usize;
     sync_cube();
     shared[unit] = value;
     sync_cube();
-    let mut active = units / 2;
-    while active > 0 {
-        if unit < active {
-            let other = shared[unit + active];
+    let mut active = CUBE_DIM;
+    while active > 1 {
+        active /= 2;
+        if UNIT_POS < active {
+            let other = shared[unit + active as usize];
             shared[unit] += other;
         }
         sync_cube();
-        active /= 2;
     }
     shared[0]
 }
@@ -78,7 +78,7 @@ fn softmax_row<F: Float, I: Int>(
         most = max(most, z);
         class += units;
     }
-    let most = largest(&mut shared, most, units);
+    let most = largest(&mut shared, most);
 
     let mut sum = 0.0f32;
     let mut class = unit;
@@ -90,7 +90,7 @@ fn softmax_row<F: Float, I: Int>(
         sum += (z - most).exp();
         class += units;
     }
-    let sum = total(&mut shared, sum, units);
+    let sum = total(&mut shared, sum);
 
     let target = usize::cast_from(targets[row]);
     if unit == 0 {
