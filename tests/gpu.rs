@@ -20,7 +20,7 @@ use atbptt::train::{
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Learner;
-use common::{Model, corpus, example, model, training, turn};
+use common::{Model, corpus, example, model, training, turn, weights};
 
 /// The wgpu device, or `None` after saying why the test is skipped.
 fn gpu() -> Option<NamedDevice> {
@@ -74,11 +74,18 @@ fn run(
         strategy = strategy.resume(checkpoint);
     }
     let handle = strategy.handle();
-    let start: Model = model(&corpus, 16, 0.0, 3).to_device(&device.clone().autodiff());
+    let start = model(&corpus, 16, 0.0, 3);
+    // Weights are drawn when they are first read: here, on the CPU.
+    weights(&start);
+    let start: Model = start.fork(&device.clone().autodiff());
     let optimizer = FusedSgd::new().with_weight_decay(1e-5).unwrap().init();
     let result = training
         .with_training_strategy(strategy.into_strategy())
-        .launch(Learner::new(atbptt::train::Tbptt::new(start), optimizer, 2.0));
+        .launch(Learner::new(
+            atbptt::train::Tbptt::new(start),
+            optimizer,
+            2.0,
+        ));
     handle.finish(&result).unwrap();
     assert!(
         result.model.devices().iter().all(|used| used == device),
@@ -109,14 +116,20 @@ fn fifty_optimiser_steps_equal_those_on_the_cpu() {
     let (got, valid) = run(&gpu.device, there.path(), 1, None);
     assert_eq!(expected.len(), 50);
     assert!(
-        expected[49] < 0.9 * expected[0],
+        expected[49] < expected[0] - 0.1,
         "something was learned: {} to {}",
         expected[0],
         expected[49]
     );
     let (off, off_valid) = (worst(&got, &expected), worst(&valid, &expected_valid));
-    println!("{gpu}: losses off by {off:.1e}, validation by {off_valid:.1e}");
-    assert!(off <= 1e-3 && off_valid <= 1e-3, "off by {off:e} and {off_valid:e}");
+    let first = worst(&got[..1], &expected[..1]);
+    println!(
+        "{gpu}: losses off by {first:.1e} in the first step, {off:.1e} in the worst of 50, validation by {off_valid:.1e}"
+    );
+    assert!(
+        off <= 1e-3 && off_valid <= 1e-3,
+        "off by {off:e} and {off_valid:e}"
+    );
 }
 
 /// A run's second epoch on the other backend ends where one on the CPU alone ends.
@@ -166,13 +179,19 @@ fn too_little_memory_names_batch_k_and_window() {
             1.0,
         ));
     let error = handle.finish(&result).unwrap_err();
-    let TrainError::Window { batch, k, steps, .. } = &error else {
+    let TrainError::Window {
+        batch, k, steps, ..
+    } = &error
+    else {
         panic!("{error}");
     };
     assert_eq!((*batch, *k), (4, 20_000));
     assert!(*steps >= 20_000);
     let text = error.to_string();
-    assert!(text.contains("batch 4") && text.contains("K = 20000"), "{text}");
+    assert!(
+        text.contains("batch 4 (K = 20000)") && text.contains("allocate") && !text.contains('\n'),
+        "{text}"
+    );
     println!("{text}");
 }
 
@@ -185,7 +204,14 @@ fn the_language_model_example_runs_on_the_gpu_and_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let output = Command::new(&program)
-        .args(["--builtin", "--no-tui", "--max-tokens", "3000", "--hidden", "16"])
+        .args([
+            "--builtin",
+            "--no-tui",
+            "--max-tokens",
+            "3000",
+            "--hidden",
+            "16",
+        ])
         .args(["--epochs", "1", "--fixed-k", "10", "--out"])
         .arg(&run)
         .env("BURN_DEVICE", "wgpu")
@@ -222,7 +248,11 @@ fn without_an_adapter_the_error_names_the_remedy() {
         .unwrap();
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    for part in ["`wgpu` found no device", "Vulkan driver", "BURN_DEVICE=flex"] {
+    for part in [
+        "`wgpu` found no device",
+        "Vulkan driver",
+        "BURN_DEVICE=flex",
+    ] {
         assert!(error.contains(part), "{part:?} in {error}");
     }
 }

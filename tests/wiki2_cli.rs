@@ -232,7 +232,10 @@ fn wrong_options_and_texts_are_one_line_errors() {
         .output()
         .unwrap();
     let error = failure(&unknown);
-    assert!(error.contains("abacus") && error.contains("flex, ndarray"), "{error}");
+    assert!(
+        error.contains("abacus") && error.contains("flex, ndarray"),
+        "{error}"
+    );
     // No test is built with CUDA.
     let missing = tiny(&program).env("BURN_DEVICE", "cuda").output().unwrap();
     let error = failure(&missing);

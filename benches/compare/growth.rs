@@ -116,7 +116,10 @@ fn point(args: &Growth) -> Result<()> {
     let repeat = args.repeat.max((2_000 / (k * batch)).min(100));
     let run = train::run(case, FixedK::new(k)?, repeat + 2, 1)?;
     let times = run.steps.into_iter().skip(1).collect();
-    println!("{}", Measured::new(case.name(), batch * k, times, &device_from_env()?)?.line()?);
+    println!(
+        "{}",
+        Measured::new(case.name(), batch * k, times, &device_from_env()?)?.line()?
+    );
     Ok(())
 }
 

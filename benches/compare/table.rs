@@ -11,7 +11,9 @@ pub fn print(ours: &[Measured], theirs: &[Measured]) {
     }
     let peer = theirs.first().map_or("peer", |peer| peer.peer.as_str());
     let device = ours.first().map_or("", |us| us.device.as_str());
-    println!("ours on {device}; {peer}; medians over rounds; memory: peak resident set of the process so far");
+    println!(
+        "ours on {device}; {peer}; medians over rounds; memory: peak resident set of the process so far"
+    );
     for name in names {
         match (side(ours, name), side(theirs, name)) {
             (Some(us), Some(them)) => println!(

@@ -14,8 +14,13 @@ fn devices() -> Vec<(&'static str, Device)> {
     let mut all = vec![("flex", Device::flex()), ("ndarray", Device::ndarray())];
     #[cfg(feature = "wgpu")]
     match Device::enumerate(burn::tensor::DeviceType::Wgpu).is_empty() {
-        false => all.push(("wgpu", Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
-        true => println!("skipped on wgpu: no adapter; install a Vulkan driver, such as mesa-vulkan-drivers"),
+        false => all.push((
+            "wgpu",
+            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        )),
+        true => println!(
+            "skipped on wgpu: no adapter; install a Vulkan driver, such as mesa-vulkan-drivers"
+        ),
     }
     all
 }
@@ -205,7 +210,9 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    devices().iter().for_each(|(name, device)| refused(name, device));
+    devices()
+        .iter()
+        .for_each(|(name, device)| refused(name, device));
 }
 
 fn refused(name: &str, device: &Device) {

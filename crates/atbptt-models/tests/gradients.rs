@@ -14,7 +14,9 @@ use atbptt_models::ops::{
 use atbptt_models::{LayerConfig, LstmLayer, RecurrentLayer, RecurrentState, WeightInit};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use common::{all_devices, assert_close, by_precision, devices, finest, noise, noise_tensor, values};
+use common::{
+    all_devices, assert_close, by_precision, devices, finest, noise, noise_tensor, values,
+};
 
 const T: usize = 5;
 const B: usize = 3;
@@ -255,7 +257,12 @@ fn fused_gradients_equal_autodiff_of_the_unfused_formula() {
         );
         let (grads_a, grads_b) = (a.grads(kind, loss(out_a)), b.grads(kind, loss(out_b)));
         for (which, (a, b)) in grads_a.iter().zip(&grads_b).enumerate() {
-            assert_close(&format!("{label}, gradient {which}"), a, b, by_precision(&device, 1e-11, 1e-5));
+            assert_close(
+                &format!("{label}, gradient {which}"),
+                a,
+                b,
+                by_precision(&device, 1e-11, 1e-5),
+            );
         }
     });
 }
@@ -359,8 +366,9 @@ fn softmax_loss_equals_the_plain_formula() {
     for (backend, device) in all_devices() {
         let device = device.autodiff();
         for has_bias in [false, true] {
-            let new =
-                |seed, dims| noise_tensor::<2>(seed, dims, 2.0, &device, finest(&device)).require_grad();
+            let new = |seed, dims| {
+                noise_tensor::<2>(seed, dims, 2.0, &device, finest(&device)).require_grad()
+            };
             let (h, w) = (new(1, [rows, features]), new(2, [classes, features]));
             let b = noise_tensor::<1>(3, [classes], 1.0, &device, finest(&device)).require_grad();
             let targets: Vec<i64> = (0..rows as i64).map(|i| (i * 7) % classes as i64).collect();
@@ -449,7 +457,12 @@ fn softmax_loss_per_row_equals_the_plain_formula() {
                 pairs.push((row(&fused), row(&plain)));
             }
             for (fused, plain) in pairs {
-                assert_close(backend, &values(fused), &values(plain), by_precision(&device, 1e-12, 1e-5));
+                assert_close(
+                    backend,
+                    &values(fused),
+                    &values(plain),
+                    by_precision(&device, 1e-12, 1e-5),
+                );
             }
         }
     }

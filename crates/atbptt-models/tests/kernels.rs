@@ -330,8 +330,9 @@ mod gpu {
         for (rows, classes) in [(1, 1), (3, 7), (40, 256), (9, 1_000)] {
             for flags in 0..8u8 {
                 let flag = |bit: u8| flags >> bit & 1 == 1;
-                let targets: Vec<i32> =
-                    (0..rows).map(|row| ((row * 7 + 3) % classes) as i32).collect();
+                let targets: Vec<i32> = (0..rows)
+                    .map(|row| ((row * 7 + 3) % classes) as i32)
+                    .collect();
                 let block = || LogitBlock::<Cube> {
                     logits: float::<Cube>(
                         noise(1, rows * classes).iter().map(|x| 8.0 * x).collect(),
@@ -343,7 +344,8 @@ mod gpu {
                         TensorData::new(targets.clone(), [rows]),
                         &Default::default(),
                     ),
-                    row_weights: flag(1).then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
+                    row_weights: flag(1)
+                        .then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
                 };
                 let got = Cube::softmax_block(block(), flag(2));
                 let expected = reference::softmax_block::<Cube>(block(), flag(2));

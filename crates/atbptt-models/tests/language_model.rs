@@ -15,7 +15,8 @@ use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use common::{
-    all_devices, assert_close, by_precision, finest, noise_tensor, state_values, values, weight_gradients, with_noise, worst,
+    all_devices, assert_close, by_precision, finest, noise_tensor, state_values, values,
+    weight_gradients, with_noise, worst,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

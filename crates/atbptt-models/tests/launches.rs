@@ -17,8 +17,8 @@ use atbptt_models::{
     GruLayer, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack, StackConfig,
     TokenBatch, UnrollOptions, WindowPlan,
 };
-use burn::backend::{Cube, tensor::FloatTensor};
 use burn::backend::ops::FloatTensorOps as _;
+use burn::backend::{Cube, tensor::FloatTensor};
 use burn::nn::LstmConfig;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{gpu, noise, noise_tensor};
@@ -64,7 +64,9 @@ fn layer<L: TorchCompatible>(device: &Device, time: usize) -> [usize; 2] {
     let x = noise_tensor::<3>(1, [time, BATCH, HIDDEN], 1.0, &device, DType::F32);
     let x = x.require_grad();
     let (forward, run) = launches(&device, || {
-        stack.unroll(x.clone(), None, UnrollOptions::default()).unwrap()
+        stack
+            .unroll(x.clone(), None, UnrollOptions::default())
+            .unwrap()
     });
     let loss = run.output.sum();
     device.clone().inner().sync().unwrap();
@@ -173,7 +175,10 @@ fn a_step_is_one_product_and_one_kernel() {
     let fused = [
         ("LSTM", per_step(|time| layer::<LstmLayer>(&device, time))),
         ("GRU", per_step(|time| layer::<GruLayer>(&device, time))),
-        ("tanh RNN", per_step(|time| layer::<RnnLayer>(&device, time))),
+        (
+            "tanh RNN",
+            per_step(|time| layer::<RnnLayer>(&device, time)),
+        ),
     ];
     for (cell, kernels) in fused {
         let bodies = per_step(|time| composed(cell, &device, time));
@@ -183,7 +188,10 @@ fn a_step_is_one_product_and_one_kernel() {
             assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell}: {bodies:?}");
         }
     }
-    println!("Burn's nn::Lstm: {:?}", per_step(|time| burns(&device, time)));
+    println!(
+        "Burn's nn::Lstm: {:?}",
+        per_step(|time| burns(&device, time))
+    );
 }
 
 /// A training window of the language model: what does not grow with its length is small beside what does.

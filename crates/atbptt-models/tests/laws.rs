@@ -16,8 +16,8 @@ use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use common::{
-    all_devices, assert_close, by_precision, finest, noise_tensor, state_values, values, weight_gradients, weights,
-    with_noise, worst,
+    all_devices, assert_close, by_precision, finest, noise_tensor, state_values, values,
+    weight_gradients, weights, with_noise, worst,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -248,7 +248,12 @@ fn a_reset_is_two_separate_runs<L: TorchCompatible>() {
         }
         let rows = outputs.into_iter().map(|parts| Tensor::cat(parts, 1));
         let separate = Tensor::cat(rows.collect(), 0);
-        assert_close(backend, &values(output), &values(separate.clone()), tolerance(1e-12));
+        assert_close(
+            backend,
+            &values(output),
+            &values(separate.clone()),
+            tolerance(1e-12),
+        );
         let expected = (separate * factors).sum().backward();
         assert_close(
             backend,
@@ -386,7 +391,9 @@ fn backends_exchange_models_and_states<L: TorchCompatible>() {
 
 /// Out to PyTorch's layout and back, and through Burn's record: the same outputs, bit for bit.
 fn exports_and_records_keep_outputs<L: TorchCompatible>() {
-    let tracked = all_devices().into_iter().map(|(name, d)| (name, d.autodiff()));
+    let tracked = all_devices()
+        .into_iter()
+        .map(|(name, d)| (name, d.autodiff()));
     for (backend, device) in all_devices().into_iter().chain(tracked) {
         for bias in [true, false] {
             let fresh = StackConfig::<L>::new(SMALL.input, SMALL.hidden)

@@ -213,10 +213,7 @@ fn plain(backend: &'static str, device: Device) -> NamedDevice {
 
 /// CUDA and ROCm load their libraries at run time, and panic without them.
 #[cfg(any(feature = "cuda", feature = "rocm"))]
-fn compute(
-    backend: &'static str,
-    device: impl Fn() -> Device,
-) -> Result<NamedDevice, DeviceError> {
+fn compute(backend: &'static str, device: impl Fn() -> Device) -> Result<NamedDevice, DeviceError> {
     let opened = quietly(|| {
         let device = device();
         let adapter = device.identity().map(|identity| identity.name);
@@ -373,7 +370,10 @@ mod tests {
             }
         );
         let text = error.to_string();
-        assert!(text.contains("`abacus`") && text.contains("flex, ndarray"), "{text}");
+        assert!(
+            text.contains("`abacus`") && text.contains("flex, ndarray"),
+            "{text}"
+        );
     }
 
     /// CUDA is never compiled in where these tests run.
@@ -399,7 +399,10 @@ mod tests {
     #[test]
     fn a_panic_while_opening_becomes_its_message() {
         assert_eq!(quietly(|| 3), Ok(3));
-        assert_eq!(quietly(|| -> u8 { panic!("no {}", "driver") }), Err("no driver".into()));
+        assert_eq!(
+            quietly(|| -> u8 { panic!("no {}", "driver") }),
+            Err("no driver".into())
+        );
     }
 
     #[test]
@@ -411,6 +414,9 @@ mod tests {
             others: vec!["flex"],
         };
         let text = error.to_string();
-        assert!(text.contains("install a driver") && text.contains("BURN_DEVICE=flex"), "{text}");
+        assert!(
+            text.contains("install a driver") && text.contains("BURN_DEVICE=flex"),
+            "{text}"
+        );
     }
 }

@@ -15,11 +15,7 @@ const ROW_UNITS: u32 = 256;
 
 /// Folds the units' values in a fixed order, the largest (`largest`) or the sum; known to all of them.
 #[cube]
-fn fold(
-    shared: &mut Shared<[f32]>,
-    value: f32,
-    #[comptime] largest: bool,
-) -> f32 {
+fn fold(shared: &mut Shared<[f32]>, value: f32, #[comptime] largest: bool) -> f32 {
     let unit = UNIT_POS as usize;
     sync_cube();
     shared[unit] = value;
@@ -42,10 +38,10 @@ fn fold(
 
 #[cube(launch_unchecked)]
 fn norms<F: Float, W: Float>(
-    grads: &[F],           // [lag, batch, features]
-    weights: &[W],         // [features]
-    sums: &mut [f32],      // [features], scratch: the running sum of the batch means
-    out: &mut [f32],       // [lag, batch + 1]
+    grads: &[F],      // [lag, batch, features]
+    weights: &[W],    // [features]
+    sums: &mut [f32], // [features], scratch: the running sum of the batch means
+    out: &mut [f32],  // [lag, batch + 1]
     lags: usize,
     batch: usize,
     features: usize,

@@ -99,7 +99,10 @@ pub(crate) fn same_device(
 /// A device in words, such as `Flex`, gradient tracking left out.
 fn named(device: Device) -> String {
     let text = format!("{:?}", device.inner());
-    match text.strip_prefix("Device<").and_then(|t| t.strip_suffix('>')) {
+    match text
+        .strip_prefix("Device<")
+        .and_then(|t| t.strip_suffix('>'))
+    {
         Some(inner) => inner.into(),
         None => text,
     }

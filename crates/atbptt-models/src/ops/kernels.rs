@@ -353,7 +353,9 @@ impl RecurrentKernels for burn::backend::Cube {
 }
 
 #[cfg(feature = "cube")]
-pub(super) fn served<B: Backend<Device = burn_cubecl::CubeDevice>>(tensor: &FloatTensor<B>) -> bool {
+pub(super) fn served<B: Backend<Device = burn_cubecl::CubeDevice>>(
+    tensor: &FloatTensor<B>,
+) -> bool {
     use burn::backend::TensorMetadata as _;
     super::cube::serves(tensor.dtype(), &tensor.device())
 }

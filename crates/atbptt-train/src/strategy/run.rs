@@ -177,9 +177,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let failed = |error: TrainError| {
                 error.in_window("training window", span.len, source.sequences(), k)
             };
-            let (mut output, loss, mut grads) = self
-                .window(&span, source, compensation)
-                .map_err(failed)?;
+            let (mut output, loss, mut grads) =
+                self.window(&span, source, compensation).map_err(failed)?;
             let (loss, count) = (loss.sum, loss.count);
             let model = self.learner.model();
             let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads).map_err(failed)?;

@@ -7,9 +7,7 @@ use cubecl::prelude::*;
 
 use super::Present;
 use super::launch::{Place, product};
-use super::window::{
-    Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed,
-};
+use super::window::{Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed};
 
 /// Step `t` once its product is known: gates, hidden, and the state that enters the next step.
 #[cube(launch_unchecked)]
@@ -126,6 +124,7 @@ pub(super) fn forward(
 
 /// Step `t` on the way back.
 #[cube(launch_unchecked)]
+#[allow(clippy::collapsible_if)] // The outer condition is decided when the kernel is compiled.
 fn gru_step_back<F: Float>(
     grad: &[F],            // [T, B, H]
     product: &[F],         // [B, H]: of step t + 1; not read at the last step
@@ -262,14 +261,6 @@ pub(super) fn backward(
         }
         back = product(step(&d_recurrent, t), transposed.clone(), &out);
     }
-    let d_state = leaving_grad(
-        &place,
-        sizes,
-        back,
-        carried,
-        keep,
-        present,
-        Carries::Hidden,
-    );
+    let d_state = leaving_grad(&place, sizes, back, carried, keep, present, Carries::Hidden);
     (d_input, d_recurrent, d_state, d_taps)
 }

@@ -7,9 +7,7 @@ use cubecl::prelude::*;
 
 use super::Present;
 use super::launch::{Place, product, writable};
-use super::window::{
-    Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed,
-};
+use super::window::{Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed};
 
 /// Step `t` once its product is known: gates, cell, hidden, and the state that enters the next step.
 #[cube(launch_unchecked)]
@@ -133,6 +131,7 @@ pub(super) fn forward(
 
 /// Step `t` on the way back: what step t + 1 hands to it, and from there the gradient at its pre-activations.
 #[cube(launch_unchecked)]
+#[allow(clippy::collapsible_if)] // The outer condition is decided when the kernel is compiled.
 fn lstm_step_back<F: Float>(
     grad: &[F],          // [T, B, 2H]
     product: &[F],       // [B, H]: of step t + 1; not read at the last step
@@ -198,8 +197,7 @@ fn lstm_step_back<F: Float>(
     let o = f32::cast_from(gates[at + three]);
     let tanh_c = f32::cast_from(states[out + hidden]).tanh();
     let d_h = f32::cast_from(grad[out]) + r_h;
-    let d_c =
-        f32::cast_from(grad[out + hidden]) + r_c + d_h * o * (1.0f32 - tanh_c * tanh_c);
+    let d_c = f32::cast_from(grad[out + hidden]) + r_c + d_h * o * (1.0f32 - tanh_c * tanh_c);
     d_gates[at] = F::cast_from(d_c * g * i * (1.0f32 - i));
     d_gates[at + hidden] = F::cast_from(d_c * c_in * f * (1.0f32 - f));
     d_gates[at + two] = F::cast_from(d_c * i * (1.0f32 - g * g));
@@ -268,14 +266,6 @@ pub(super) fn backward(
         }
         back = product(step(&d_gates, t), transposed.clone(), &out);
     }
-    let d_state = leaving_grad(
-        &place,
-        sizes,
-        back,
-        carried,
-        keep,
-        present,
-        Carries::Cell,
-    );
+    let d_state = leaving_grad(&place, sizes, back, carried, keep, present, Carries::Cell);
     (d_gates, d_state, d_taps)
 }

@@ -30,9 +30,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 
 use super::Present;
 use super::generic::util::{bias_grad, entering, features, flatten, input_grad, weight_grad};
-use super::kernels::{
-    BlockLoss, Grads, GruInput, LogitBlock, LstmInput, Needs, RnnInput, Trace,
-};
+use super::kernels::{BlockLoss, Grads, GruInput, LogitBlock, LstmInput, Needs, RnnInput, Trace};
 
 /// Buffers of the kernel with the most of them (the GRU's backward step); browsers allow fewer.
 const MOST_BUFFERS: u32 = 11;
@@ -320,10 +318,8 @@ impl CubeOps for CubeBackend {
 
 /// Whether the kernels serve a tensor of this type on this device.
 pub(super) fn serves(dtype: DType, device: &CubeDevice) -> bool {
-    matches!(
-        dtype,
-        DType::F32 | DType::Flex32 | DType::F16 | DType::BF16
-    ) && device.client().properties().hardware.max_bindings >= MOST_BUFFERS
+    matches!(dtype, DType::F32 | DType::Flex32 | DType::F16 | DType::BF16)
+        && device.client().properties().hardware.max_bindings >= MOST_BUFFERS
 }
 
 /// x W for all steps at once, `[T, B, gates · H]`; the kernels add the bias.
@@ -532,7 +528,13 @@ pub(super) fn softmax_block<B: CubeOps>(block: LogitBlock<B>, gradients: bool) -
         gradients,
     };
     // A stand-in for what is absent; a clone of the logits would have them copied before they are overwritten.
-    let stand_in = || B::float_zeros([1].into(), &block.logits.device(), block.logits.dtype().into());
+    let stand_in = || {
+        B::float_zeros(
+            [1].into(),
+            &block.logits.device(),
+            block.logits.dtype().into(),
+        )
+    };
     let bias = block.bias.unwrap_or_else(stand_in);
     let weights = block.row_weights.unwrap_or_else(stand_in);
     let (rows, logits) = B::softmax_rows(block.logits, bias, block.targets, weights, has);

@@ -9,6 +9,7 @@ use super::launch::{Place, float_elem, int_elem, writable};
 /// Cube `n` adds all rows whose token is that of row `n`, unless an earlier row has it: no two cubes write the same row, and
 /// the order of every sum is fixed.
 #[cube(launch_unchecked)]
+#[allow(clippy::needless_range_loop)] // Kernels have no iterators over slices.
 fn add_row<F: Float, I: Int>(
     into: &mut [F], // [V, F]
     tokens: &[I],   // [N]

@@ -77,7 +77,11 @@ pub(super) fn entering_state(
     cell: bool,
 ) -> (CubeTensor, CubeTensor) {
     let h_in = place.empty(&[sizes.batch, sizes.hidden]);
-    let c_dims = if cell { [sizes.batch, sizes.hidden] } else { [1, 1] };
+    let c_dims = if cell {
+        [sizes.batch, sizes.hidden]
+    } else {
+        [1, 1]
+    };
     let c_in = place.empty_as(&c_dims, burn::tensor::DType::F32);
     let (count, dim) = place.elementwise(sizes.units());
     // SAFETY: every index stays below the buffers' lengths, which the sizes give; units past the last one stop.
