@@ -197,10 +197,11 @@ fn introduce(
         corpus.vocabulary().len(),
     );
     println!(
-        "model:   LSTM, {} layer(s) of {} units, {} parameters; batch {}",
+        "model:   LSTM, {} layer(s) of {} units, {} parameters, {}; batch {}",
         settings.layers,
         settings.hidden,
         model.num_params(),
+        settings.precision.name(),
         settings.batch,
     );
     println!("device:  {device}");

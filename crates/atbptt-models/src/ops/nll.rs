@@ -6,7 +6,7 @@
 //! Symbols: `z` logits `[rows, classes]`; `p` = softmax(z); ∂L/∂z = p − onehot(target).
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{IndexingUpdateOp, Slice};
+use burn::tensor::{DType, IndexingUpdateOp, Slice};
 
 use super::kernels::{BlockLoss, LogitBlock, NllInput, NllNeeds, NllOutput, RecurrentKernels};
 
@@ -54,7 +54,10 @@ fn linear_nll_in_blocks<B: RecurrentKernels>(
         };
         let out = B::softmax_block(block, needs != NllNeeds::default());
         let weighted = match row_weights {
-            Some(weights) => B::float_mul(out.rows.clone(), weights),
+            Some(weights) => {
+                let dtype = out.rows.dtype().into();
+                B::float_mul(out.rows.clone(), B::float_cast(weights, dtype))
+            }
             None => out.rows.clone(),
         };
         add(&mut loss, B::float_sum(weighted), B::float_add);
@@ -78,7 +81,7 @@ fn linear_nll_in_blocks<B: RecurrentKernels>(
         B::float_zeros(
             [1].into(),
             &args.hidden.device(),
-            args.hidden.dtype().into(),
+            loss_dtype(args.hidden.dtype()).into(),
         )
     });
     NllOutput {
@@ -90,13 +93,27 @@ fn linear_nll_in_blocks<B: RecurrentKernels>(
     }
 }
 
+/// Type of the losses of logits of type `logits`.
+pub(super) fn loss_dtype(logits: DType) -> DType {
+    match logits {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
 /// Reference body of [`RecurrentKernels::softmax_block`].
 pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
     let (rows, classes) = (block.logits.shape()[0], block.logits.shape()[1]);
     let targets = B::int_reshape(block.targets, [rows, 1].into());
-    let mut z = block.logits;
+    // Losses of half types are f32: thousands of them are summed.
+    let (given, wide) = (block.logits.dtype(), loss_dtype(block.logits.dtype()));
+    let widen = |tensor: FloatTensor<B>| match tensor.dtype() == wide {
+        true => tensor,
+        false => B::float_cast(tensor, wide.into()),
+    };
+    let mut z = widen(block.logits);
     if let Some(bias) = block.bias {
-        z = B::float_add(z, B::float_reshape(bias, [1, classes].into()));
+        z = B::float_add(z, B::float_reshape(widen(bias), [1, classes].into()));
     }
     let max = B::float_max_dim(z.clone(), 1);
     let z = B::float_sub(z, max);
@@ -113,9 +130,16 @@ pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> Block
             target_z.dtype().into(),
         );
         let d_z = B::float_scatter(1, p, targets, minus_one, IndexingUpdateOp::Add);
-        match block.row_weights {
-            Some(weights) => B::float_mul(d_z, B::float_reshape(weights, [rows, 1].into())),
+        let d_z = match block.row_weights {
+            Some(weights) => {
+                let weights = B::float_reshape(widen(weights), [rows, 1].into());
+                B::float_mul(d_z, weights)
+            }
             None => d_z,
+        };
+        match given == wide {
+            true => d_z,
+            false => B::float_cast(d_z, given.into()),
         }
     });
     BlockLoss {

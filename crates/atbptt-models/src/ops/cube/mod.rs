@@ -25,7 +25,7 @@ use burn::backend::{
     Backend, TensorMetadata, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::DType;
+use burn::tensor::{DType, FloatDType};
 use burn_cubecl::{CubeBackend, CubeDevice};
 
 use super::Present;
@@ -528,15 +528,12 @@ pub(super) fn softmax_block<B: CubeOps>(block: LogitBlock<B>, gradients: bool) -
         gradients,
     };
     // A stand-in for what is absent; a clone of the logits would have them copied before they are overwritten.
-    let stand_in = || {
-        B::float_zeros(
-            [1].into(),
-            &block.logits.device(),
-            block.logits.dtype().into(),
-        )
+    let stand_in = |dtype: DType| B::float_zeros([1].into(), &block.logits.device(), dtype.into());
+    let bias = block.bias.unwrap_or_else(|| stand_in(block.logits.dtype()));
+    let weights = match block.row_weights {
+        Some(weights) => B::float_cast(weights, FloatDType::F32),
+        None => stand_in(DType::F32),
     };
-    let bias = block.bias.unwrap_or_else(stand_in);
-    let weights = block.row_weights.unwrap_or_else(stand_in);
     let (rows, logits) = B::softmax_rows(block.logits, bias, block.targets, weights, has);
     BlockLoss {
         rows,
@@ -581,7 +578,7 @@ fn stand_ins<B: Backend>(
 #[cfg(feature = "fusion")]
 mod specs {
     use burn::backend::fusion::custom::TensorSpec;
-    use burn::tensor::Shape;
+    use burn::tensor::{DType, Shape};
 
     use super::{Present, SoftmaxFlags};
 
@@ -677,6 +674,7 @@ mod specs {
         _weights: &TensorSpec,
         _has: &SoftmaxFlags,
     ) -> (TensorSpec, TensorSpec) {
-        (like(logits, &[logits.shape[0]]), logits.clone())
+        let losses = Shape::from([logits.shape[0]]);
+        (TensorSpec::new(losses, DType::F32), logits.clone())
     }
 }

@@ -1,5 +1,6 @@
 //! Softmax and negative log-likelihood of rows of logits: one cube per row, one launch per block of rows.
 
+use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -47,11 +48,11 @@ fn total(shared: &mut Shared<[f32]>, value: f32) -> f32 {
 /// −log softmax(z + bias) at the target, and, in place of the logits, weight · (softmax − onehot).
 #[cube(launch_unchecked)]
 fn softmax_row<F: Float, I: Int>(
-    logits: &mut [F], // [rows, classes]
-    bias: &[F],       // [classes]
-    targets: &[I],    // [rows]
-    weights: &[F],    // [rows]
-    losses: &mut [F], // [rows]
+    logits: &mut [F],   // [rows, classes]
+    bias: &[F],         // [classes]
+    targets: &[I],      // [rows]
+    weights: &[f32],    // [rows]
+    losses: &mut [f32], // [rows]
     rows: usize,
     classes: usize,
     #[comptime] units: usize,
@@ -98,14 +99,14 @@ fn softmax_row<F: Float, I: Int>(
         if comptime!(biased) {
             z += f32::cast_from(bias[target]);
         }
-        losses[row] = F::cast_from(sum.ln() - (z - most));
+        losses[row] = sum.ln() - (z - most);
     }
     if comptime!(gradients) {
         // Unit 0 has read the target's logit before anyone overwrites it.
         sync_cube();
         let mut weight = 1.0f32;
         if comptime!(weighted) {
-            weight = f32::cast_from(weights[row]);
+            weight = weights[row];
         }
         let mut class = unit;
         while class < classes {
@@ -134,7 +135,7 @@ pub(super) fn softmax_rows(
     let place = Place::of(&logits);
     let (rows, classes) = (logits.meta.shape()[0], logits.meta.shape()[1]);
     let logits = writable(logits);
-    let losses = place.empty(&[rows]);
+    let losses = place.empty_as(&[rows], DType::F32);
     let (count, dim, units) = place.rows(rows);
     let elems = [float_elem(place.dtype), int_elem(targets.dtype)];
     // SAFETY: rows and classes are the logits' own; targets are classes (the caller's promise, as for every backend).
