@@ -520,3 +520,31 @@ fn configurations_outside_their_range_are_refused() {
         assert_eq!(field(config().with_dropout(dropout)), "dropout");
     }
 }
+
+/// Tokens on another device than the model: an error, and no end of the program, before anything runs.
+#[test]
+fn tokens_of_another_device_are_refused() {
+    let all = all_devices();
+    for (name, device) in &all {
+        for (other_name, other) in all.iter().filter(|(other, _)| other != name) {
+            let model = model::<LstmLayer>(None, device, DType::F32);
+            let error = model.forward(&batch(4, other), None).unwrap_err();
+            assert!(
+                matches!(&error, ModelError::Device { what: "tokens", .. }),
+                "{name}, {other_name}: {error}"
+            );
+            let (features, _) = model.forward(&batch(4, device), None).unwrap();
+            let error = model.loss(features, &batch(4, other)).unwrap_err();
+            assert!(
+                matches!(
+                    &error,
+                    ModelError::Device {
+                        what: "targets",
+                        ..
+                    }
+                ),
+                "{name}, {other_name}: {error}"
+            );
+        }
+    }
+}

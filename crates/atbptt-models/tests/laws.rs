@@ -545,6 +545,41 @@ fn misfits_are_typed_errors<L: TorchCompatible>() {
     }
 }
 
+/// Input, state or reset mask on another device than the model: an error that names it and both devices.
+fn tensors_of_another_device_are_typed_errors<L: TorchCompatible>() {
+    let all = all_devices();
+    for (name, device) in &all {
+        for (other_name, other) in all.iter().filter(|(other, _)| other != name) {
+            let stack = SMALL.stack::<L>(device, DType::F32);
+            let x = SMALL.input(device, DType::F32);
+            let state = stack.zero_state(SMALL.batch, other);
+            let options = UnrollOptions {
+                taps: None,
+                reset: Some(mask(&[(1, 3)], SMALL.batch, SMALL.steps, other)),
+            };
+            let elsewhere = [
+                (
+                    "input",
+                    stack.forward(x.clone().to_device(other), None).err(),
+                ),
+                ("state", stack.forward(x.clone(), Some(state)).err()),
+                (
+                    "reset mask",
+                    stack.unroll(x.swap_dims(0, 1), None, options).err(),
+                ),
+            ];
+            for (tensor, error) in elsewhere {
+                let error = error.unwrap_or_else(|| panic!("{tensor} on {other_name}: no error"));
+                assert!(
+                    matches!(&error, ModelError::Device { what, .. } if *what == tensor),
+                    "{tensor} on {other_name}, model on {name}: {error}"
+                );
+                assert!(error.to_string().contains("to_device"), "{error}");
+            }
+        }
+    }
+}
+
 /// One suite for every cell: a new one joins by one line.
 macro_rules! cell_contract {
     ($cell:ident, $layer:ty) => {
@@ -561,7 +596,8 @@ macro_rules! cell_contract {
             backends_exchange_models_and_states,
             exports_and_records_keep_outputs,
             converted_models_can_be_trained,
-            misfits_are_typed_errors
+            misfits_are_typed_errors,
+            tensors_of_another_device_are_typed_errors
         );
     };
     ($cell:ident, $layer:ty, $($law:ident),+) => {

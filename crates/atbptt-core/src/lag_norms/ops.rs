@@ -29,13 +29,13 @@ use burn::tensor::{DType, FloatDType};
 )]
 pub trait LagNormOps: Backend {
     /// Euclidean norms.
-    #[fusion(dtype = norm_dtype(*grads), shape = norm_shape(grads))]
+    #[fusion(dtype = norm_dtype(grads), shape = norm_shape(grads))]
     fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
         reduce::<Self>(grads, None, time_order)
     }
 
     /// Norms with one weight per feature, `[features]`, each at least 0.
-    #[fusion(dtype = norm_dtype(*grads), shape = norm_shape(grads))]
+    #[fusion(dtype = norm_dtype(grads), shape = norm_shape(grads))]
     fn weighted_lag_norms(
         grads: FloatTensor<Self>,
         weights: FloatTensor<Self>,

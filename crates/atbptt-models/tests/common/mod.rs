@@ -132,8 +132,19 @@ pub fn worst(got: &[f64], expected: &[f64]) -> f64 {
         .fold(0.0, f64::max)
 }
 
+thread_local! {
+    /// Largest difference that `assert_close` has seen on this thread since it was last asked.
+    static LARGEST: std::cell::Cell<f64> = const { std::cell::Cell::new(0.0) };
+}
+
+/// The largest difference so far, and a new start.
+pub fn take_largest() -> f64 {
+    LARGEST.replace(0.0)
+}
+
 pub fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     let worst = worst(got, expected);
+    LARGEST.set(LARGEST.get().max(worst));
     assert!(
         worst <= tolerance,
         "{what}: off by {worst:e}, tolerance {tolerance:e}"
