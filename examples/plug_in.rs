@@ -3,21 +3,20 @@
 //! `cargo run --release --example plug_in` (6 epochs, about 10 seconds; a number after `--` sets the epochs) ends with
 //!
 //! ```text
+//! device: flex
 //! epoch 1: perplexity 19.52 (validation 12.53), K = 15: as configured
 //! epoch 2: perplexity 10.93 (validation 10.36), K = 5: shortest length that meets the bias tolerance
 //! ```
 //!
 //! and so on. All a model needs is `forward` and `loss`; probes find the gradient at every lag by autodiff.
 
-use std::error::Error;
-
 use atbptt::prelude::*;
-use atbptt::train::QuietRenderer;
 use atbptt::train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+use atbptt::train::{QuietRenderer, device_from_env};
 use burn::module::Module;
 use burn::nn::{self, loss::CrossEntropyLossConfig};
 use burn::optim::AdamConfig;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use burn::train::{Learner, SupervisedTraining};
 
 #[derive(Module, Debug)]
@@ -50,7 +49,7 @@ impl RecurrentModel for MyModel {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let epochs: usize = std::env::args().nth(1).map_or(Ok(6), |n| n.parse())?;
     // The built-in language: what closes an agreement was opened 4 or 12 words before.
     let language = SyntheticConfig::default()
@@ -62,7 +61,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let train = TokenStream::for_training(corpus.tokens(Split::Train), 16)?;
     let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 16)?;
 
-    let device = Device::default().autodiff();
+    let found = device_from_env()?;
+    println!("device: {found}");
+    let device = found.device.autodiff();
     device.seed(1);
     let (words, size) = (corpus.vocabulary().len(), 64);
     let model = MyModel {

@@ -27,7 +27,7 @@ use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer, RecurrentMod
 use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, CorpusOptions, Split, TokenStream};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
-use atbptt::train::{FusedSgd, QuietRenderer, measured_bias, probe};
+use atbptt::train::{FusedSgd, QuietRenderer, device_from_env, measured_bias, probe};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
@@ -36,7 +36,7 @@ use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 
 use crate::common::diagnostics::SIZES;
-use crate::common::{Ended, Result, default_device, exit_code};
+use crate::common::{Ended, Result, exit_code};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Ended> {
-    let device = default_device()?.autodiff();
+    let device = device_from_env()?.device.autodiff();
     device.seed(cli.seed);
     match &cli.text {
         None => {

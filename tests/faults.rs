@@ -36,7 +36,7 @@ const TINY: [&str; 13] = [
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
-        .env_remove("BURN_DEVICE")
+        .env("BURN_DEVICE", "flex")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null());
     command

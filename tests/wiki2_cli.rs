@@ -36,7 +36,7 @@ fn tiny(program: &Path) -> Command {
         "16",
     ]);
     command
-        .env_remove("BURN_DEVICE")
+        .env("BURN_DEVICE", "flex")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null());
     command
@@ -50,7 +50,7 @@ fn resume(program: &Path, run: &Path, options: &[&str]) -> Command {
         .arg(run)
         .args(options);
     command
-        .env_remove("BURN_DEVICE")
+        .env("BURN_DEVICE", "flex")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null());
     command
@@ -216,7 +216,7 @@ fn wrong_options_and_texts_are_one_line_errors() {
         command
             .arg("--no-tui")
             .args(&arguments)
-            .env_remove("BURN_DEVICE");
+            .env("BURN_DEVICE", "flex");
         if arguments[0] != "--resume" {
             command.args(["--out", &out]);
         }
@@ -231,7 +231,18 @@ fn wrong_options_and_texts_are_one_line_errors() {
         .env("BURN_DEVICE", "abacus")
         .output()
         .unwrap();
-    assert!(failure(&unknown).contains("abacus"));
+    let error = failure(&unknown);
+    assert!(
+        error.contains("abacus") && error.contains("flex, ndarray"),
+        "{error}"
+    );
+    // No test is built with CUDA.
+    let missing = tiny(&program).env("BURN_DEVICE", "cuda").output().unwrap();
+    let error = failure(&missing);
+    assert!(
+        cfg!(feature = "cuda") || error.contains("--features cuda"),
+        "{error}"
+    );
 }
 
 /// Interrupted wherever SIGINT happens to land, then resumed: the same losses to the last bit as one run through.
@@ -272,7 +283,7 @@ fn an_interrupted_run_resumes_exactly() {
     let resumed = Command::new(&program)
         .args(["--no-tui", "--resume"])
         .arg(&parts)
-        .env_remove("BURN_DEVICE")
+        .env("BURN_DEVICE", "flex")
         .output()
         .unwrap();
     assert!(resumed.status.success(), "{}", text(&resumed.stderr));

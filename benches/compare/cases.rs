@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atbptt::train::NamedDevice;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -85,6 +86,32 @@ impl TrainCase {
     }
 }
 
+/// Sizes that any machine runs in seconds: to rehearse a measurement, not to make one.
+const REHEARSAL: usize = 8;
+
+impl LayerCase {
+    pub fn shrunk(self) -> Self {
+        Self {
+            batch: 4,
+            hidden: 2 * REHEARSAL,
+            steps: REHEARSAL,
+            ..self
+        }
+    }
+}
+
+impl TrainCase {
+    pub fn shrunk(self) -> Self {
+        Self {
+            batch: 4,
+            hidden: 2 * REHEARSAL,
+            vocabulary: 100,
+            k: REHEARSAL,
+            ..self
+        }
+    }
+}
+
 pub const LAYERS: [LayerCase; 4] = [
     LayerCase::new(Cell::Lstm, 16, 512, 100),
     LayerCase::new(Cell::Lstm, 32, 900, 100),
@@ -110,10 +137,22 @@ pub struct Measured {
     pub rss_mb: f64,
     /// Program and version.
     pub peer: String,
+    /// Where it ran.
+    #[serde(default)]
+    pub device: String,
+    /// Memory that the device's allocator holds at the end, in MiB; none on CPU backends, and the peer does not say.
+    #[serde(default)]
+    pub device_mb: Option<f64>,
 }
 
 impl Measured {
-    pub fn new(case: String, tokens: usize, times: Vec<Duration>) -> Result<Self> {
+    pub fn new(
+        case: String,
+        tokens: usize,
+        times: Vec<Duration>,
+        device: &NamedDevice,
+    ) -> Result<Self> {
+        let pool = device.device.memory_pool_usage();
         let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
         seconds.sort_by(f64::total_cmp);
         let seconds = *seconds.get(seconds.len() / 2).ok_or("nothing was timed")?;
@@ -123,6 +162,8 @@ impl Measured {
             tokens_per_second: tokens as f64 / seconds,
             rss_mb: peak_rss_mb().unwrap_or(f64::NAN),
             peer: format!("atbptt {}", env!("CARGO_PKG_VERSION")),
+            device: device.to_string(),
+            device_mb: pool.map(|pool| (pool.bytes_reserved as f64 / (1 << 20) as f64).round()),
         })
     }
 

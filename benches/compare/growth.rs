@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use atbptt::core::FixedK;
+use atbptt::train::device_from_env;
 use clap::Args;
 use plotters::prelude::*;
 
@@ -115,7 +116,10 @@ fn point(args: &Growth) -> Result<()> {
     let repeat = args.repeat.max((2_000 / (k * batch)).min(100));
     let run = train::run(case, FixedK::new(k)?, repeat + 2, 1)?;
     let times = run.steps.into_iter().skip(1).collect();
-    println!("{}", Measured::new(case.name(), batch * k, times)?.line()?);
+    println!(
+        "{}",
+        Measured::new(case.name(), batch * k, times, &device_from_env()?)?.line()?
+    );
     Ok(())
 }
 
@@ -141,6 +145,8 @@ fn read_csv(path: &Path) -> Result<Vec<Point>> {
                 tokens_per_second: 1.0 / seconds,
                 rss_mb,
                 peer: String::new(),
+                device: String::new(),
+                device_mb: None,
             },
         });
     }

@@ -4,13 +4,15 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use atbptt::models::{GruConfig, LstmConfig, RecurrentLayer, RecurrentState, Stack};
+use atbptt::train::device_from_env;
 use burn::tensor::{Device, Distribution, Tensor};
 
 use crate::Result;
 use crate::cases::{Cell, LayerCase, Measured};
 
 pub fn measure(case: LayerCase, repeat: usize) -> Result<Measured> {
-    let device = Device::default().autodiff();
+    let named = device_from_env()?;
+    let device = named.device.clone().autodiff();
     let LayerCase { hidden, .. } = case;
     let times = match case.cell {
         Cell::Lstm => {
@@ -22,7 +24,7 @@ pub fn measure(case: LayerCase, repeat: usize) -> Result<Measured> {
             times(&config.init(&device)?, case, repeat, &device)?
         }
     };
-    Measured::new(case.name(), case.batch * case.steps, times)
+    Measured::new(case.name(), case.batch * case.steps, times, &named)
 }
 
 fn times<L: RecurrentLayer>(

@@ -5,17 +5,20 @@
 //! cargo bench --bench compare -- ours --only layer          # our side alone, one JSON line per case
 //! cargo bench --bench compare -- growth --out growth        # seconds per loss against K and batch: table, CSV, PNG
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
+//! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! ```
 //!
 //! A case is named, sized and timed as in the peer's program (`torch_peer.py`): one warm-up run, then the median of the
 //! repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*` one
 //! optimiser step of the real training loop. Each side runs its cases in a process of its own, both use all cores, and
-//! rounds alternate.
+//! rounds alternate. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 
 mod cases;
 mod growth;
 mod layer;
 mod overhead;
+#[cfg(feature = "cube")]
+mod share;
 mod table;
 mod train;
 
@@ -47,6 +50,9 @@ enum What {
     Ours(Ours),
     /// Time per loss token and peak memory at several K and batch sizes.
     Growth(growth::Growth),
+    /// Launches and device time of a training window by kind of kernel, and the time the device waits.
+    #[cfg(feature = "cube")]
+    Share(share::Share),
     /// The share of an epoch that probes take, at the paper's WikiText-2 settings.
     Overhead(overhead::Overhead),
 }
@@ -80,6 +86,9 @@ struct Ours {
     /// Timed repeats per case; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// Sizes that take seconds anywhere: rehearses the measurement, measures nothing.
+    #[arg(long)]
+    rehearse: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,6 +115,8 @@ fn main() -> ExitCode {
         What::Versus(args) => versus(&args),
         What::Ours(args) => ours(&args),
         What::Growth(args) => growth::run(&args),
+        #[cfg(feature = "cube")]
+        What::Share(args) => share::run(&args),
         What::Overhead(args) => overhead::run(&args),
     };
     match outcome {
@@ -124,11 +135,13 @@ fn ours(args: &Ours) -> Result<()> {
         args.only.is_none_or(|only| only == kind) && name.contains(part)
     };
     for case in cases::LAYERS {
+        let case = if args.rehearse { case.shrunk() } else { case };
         if wanted(Kind::Layer, case.name()) {
             println!("{}", layer::measure(case, repeat)?.line()?);
         }
     }
     for case in cases::TRAIN {
+        let case = if args.rehearse { case.shrunk() } else { case };
         if wanted(Kind::Train, case.name()) {
             println!("{}", train::measure(case, repeat)?.line()?);
         }
@@ -148,7 +161,11 @@ fn versus(args: &Versus) -> Result<()> {
             eprintln!("round {round} of {}: {}/*", args.rounds, kind.name());
             let only = ["--only", kind.name(), "--repeat", &repeat];
             let mut us = Command::new(std::env::current_exe()?);
-            ours.extend(lines(us.arg("ours").args(only))?);
+            us.arg("ours").args(only);
+            if args.ours.rehearse {
+                us.arg("--rehearse");
+            }
+            ours.extend(lines(&mut us)?);
             let mut them = Command::new(&args.python);
             them.arg(&args.peer).args(only);
             theirs.extend(lines(them.args(["--device", &args.peer_device]))?);

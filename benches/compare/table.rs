@@ -10,7 +10,10 @@ pub fn print(ours: &[Measured], theirs: &[Measured]) {
         }
     }
     let peer = theirs.first().map_or("peer", |peer| peer.peer.as_str());
-    println!("{peer}; medians over rounds; memory: peak resident set of the process so far");
+    let device = ours.first().map_or("", |us| us.device.as_str());
+    println!(
+        "ours on {device}; {peer}; medians over rounds; memory: peak resident set of the process so far"
+    );
     for name in names {
         match (side(ours, name), side(theirs, name)) {
             (Some(us), Some(them)) => println!(

@@ -8,9 +8,8 @@ use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
 use atbptt::train::data::{MemoryTokens, TokenStream};
 use atbptt::train::{
     AdaptiveTbptt, Clip, EpochReport, FusedSgd, ProbeConfig, QuietRenderer, StepScaling,
-    StreamLoader, Tbptt, TbpttConfig, TrainingObserver,
+    StreamLoader, Tbptt, TbpttConfig, TrainingObserver, device_from_env,
 };
-use burn::tensor::Device;
 use burn::train::{Learner, SupervisedTraining};
 use rand::{RngExt, SeedableRng};
 
@@ -26,6 +25,7 @@ pub fn measure(case: TrainCase, repeat: usize) -> Result<Measured> {
         case.name(),
         case.batch * case.k,
         run.steps.into_iter().skip(1).collect(),
+        &device_from_env()?,
     )
 }
 
@@ -43,11 +43,25 @@ pub fn run(
     windows: usize,
     epochs: usize,
 ) -> Result<Run> {
-    let device = Device::default().autodiff();
+    run_watched(case, policy, windows, epochs, |_| ())
+}
+
+/// The same; `watch` is told how many windows are done, after each.
+pub fn run_watched(
+    case: TrainCase,
+    policy: impl TruncationPolicy + 'static,
+    windows: usize,
+    epochs: usize,
+    watch: impl Fn(usize) + Send + Sync + 'static,
+) -> Result<Run> {
+    let device = device_from_env()?.device.autodiff();
     let model: Model = LanguageModelConfig::new(case.vocabulary)
         .with_hidden(case.hidden)
         .init(&device)?;
-    let clock = Arc::new(Clock::default());
+    let clock = Arc::new(Clock {
+        ends: Mutex::default(),
+        watch: Box::new(watch),
+    });
     let config = TbpttConfig {
         step_scaling: StepScaling::None,
         clip: Clip::Norm(1.0),
@@ -69,7 +83,7 @@ pub fn run(
     .with_training_strategy(strategy.into_strategy())
     .launch(Learner::new(Tbptt::new(model), sgd.init(), 1.0));
     handle.finish(&result)?;
-    let ends = clock.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let ends = clock.ends.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Run {
         steps: ends.windows(2).map(|pair| pair[1] - pair[0]).collect(),
         reports: handle.reports(),
@@ -87,12 +101,15 @@ fn tokens(case: TrainCase, steps: usize) -> Result<TokenStream> {
 }
 
 /// When each window ended.
-#[derive(Default)]
-struct Clock(Mutex<Vec<Instant>>);
+struct Clock {
+    ends: Mutex<Vec<Instant>>,
+    watch: Box<dyn Fn(usize) + Send + Sync>,
+}
 
 impl TrainingObserver for Clock {
     fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.push(Instant::now());
+        (self.watch)(ends.len());
     }
 }

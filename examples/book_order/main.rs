@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
+use atbptt::train::device_from_env;
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
-use crate::common::{Ended, Result, default_device, exit_code};
+use crate::common::{Ended, Result, exit_code};
 use crate::data::{Events, content_hash};
 use crate::model::EventModel;
 
@@ -120,7 +121,8 @@ fn run(cli: Cli) -> Result<Ended> {
     // What can be wrong with the options is found before any work or folder is made.
     let Settings { task, plan } = &settings;
     plan.check()?;
-    let device = default_device()?;
+    let found = device_from_env()?;
+    let device = found.device.clone();
     let events = Events::from_folder(&task.data, "train")?;
     let (valid, test) = Events::from_folder(&task.data, "test")?.halves();
     let marks = events.classes();
@@ -150,6 +152,7 @@ fn run(cli: Cli) -> Result<Ended> {
             plan.batch,
             streams.common_steps(),
         );
+        println!("device:  {found}");
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

@@ -6,7 +6,6 @@ pub mod options;
 mod progress;
 pub mod train;
 
-use std::panic;
 use std::process::ExitCode;
 
 use burn::tensor::Device;
@@ -40,21 +39,4 @@ pub fn autodiff(device: Device) -> Device {
         true => device,
         false => device.autodiff(),
     }
-}
-
-/// Burn's default device; an unusable `BURN_DEVICE` is an error and not a panic.
-pub fn default_device() -> Result<Device> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let device = panic::catch_unwind(Device::default);
-    panic::set_hook(hook);
-    device.map_err(|cause| {
-        let reason = cause
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "no device".into());
-        format!("{reason} Unset BURN_DEVICE, or build with `--features` for the device it names")
-            .into()
-    })
 }

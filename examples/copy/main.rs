@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
-use atbptt::train::evaluate;
+use atbptt::train::{device_from_env, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::folder::{RunFolder, Settings};
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
 use crate::common::train::{Task, train};
-use crate::common::{Ended, Result, default_device, exit_code};
+use crate::common::{Ended, Result, exit_code};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
 
@@ -191,7 +191,8 @@ fn run(cli: Cli) -> Result<Ended> {
     // What can be wrong with the options is found before any work or folder is made.
     let Settings { task, plan } = &settings;
     plan.check()?;
-    let device = default_device()?;
+    let found = device_from_env()?;
+    let device = found.device.clone();
     let [train_data, valid, test] = task.load()?;
     AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
         .check_stream(train_data.steps())?;
@@ -219,6 +220,7 @@ fn run(cli: Cli) -> Result<Ended> {
             task.hidden,
             model.num_params()
         );
+        println!("device:  {found}");
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

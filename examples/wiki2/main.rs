@@ -17,7 +17,6 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::panic;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -28,7 +27,8 @@ use atbptt::train::metrics::{
     DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
 };
 use atbptt::train::{
-    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, QuietRenderer, StopSignals, evaluate,
+    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, NamedDevice, QuietRenderer, StopSignals,
+    device_from_env, evaluate,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -75,7 +75,8 @@ fn run(cli: Cli) -> Result<u8> {
         cli.fit_to_built_in(&mut settings);
     }
     let policy = settings.policy()?;
-    let device = default_device()?.autodiff();
+    let found = device_from_env()?;
+    let device = found.device.clone().autodiff();
     device.seed(settings.training.seed);
     let model: Model = settings.model(corpus.vocabulary().len()).init(&device)?;
     let train = TokenStream::for_training(corpus.tokens(Split::Train), settings.batch)?;
@@ -88,7 +89,7 @@ fn run(cli: Cli) -> Result<u8> {
         None => RunFolder::create(cli.out.as_deref())?,
     };
 
-    introduce(&settings, &corpus, &model, &device, &folder);
+    introduce(&settings, &corpus, &model, &found, &folder);
     let dashboard = !cli.no_tui && std::io::stdout().is_terminal() && cfg!(feature = "tui");
     let interrupter = Interrupter::new();
     let signals = StopSignals::listen(&interrupter)?;
@@ -184,7 +185,7 @@ fn introduce(
     settings: &Settings,
     corpus: &Corpus,
     model: &Model,
-    device: &Device,
+    device: &NamedDevice,
     folder: &RunFolder,
 ) {
     println!("text:    {}", corpus.description());
@@ -196,13 +197,14 @@ fn introduce(
         corpus.vocabulary().len(),
     );
     println!(
-        "model:   LSTM, {} layer(s) of {} units, {} parameters; batch {}",
+        "model:   LSTM, {} layer(s) of {} units, {} parameters, {}; batch {}",
         settings.layers,
         settings.hidden,
         model.num_params(),
+        settings.precision.name(),
         settings.batch,
     );
-    println!("device:  {:?}", device.clone().inner());
+    println!("device:  {device}");
     println!("K:       {}", settings.policy_in_words());
     println!("run:     {}", folder.path().display());
     if !settings.scaled.is_empty() {
@@ -273,21 +275,4 @@ fn test_best_epoch(
     );
     println!("text: {}", corpus.description());
     Ok(())
-}
-
-/// Burn's default device; an unusable `BURN_DEVICE` is an error and not a panic.
-fn default_device() -> Result<Device> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let device = panic::catch_unwind(Device::default);
-    panic::set_hook(hook);
-    device.map_err(|cause| {
-        let reason = cause
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "no device".into());
-        format!("{reason} Unset BURN_DEVICE, or build with `--features` for the device it names")
-            .into()
-    })
 }

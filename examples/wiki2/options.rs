@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use atbptt::core::{AdaptiveConfig, BiasEstimator, FixedK, Monitor, TruncationPolicy};
-use atbptt::models::LanguageModelConfig;
+use atbptt::models::{LanguageModelConfig, Precision};
 use atbptt::train::data::Corpus;
 use atbptt::train::{Clip, Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
@@ -99,6 +99,10 @@ pub struct Cli {
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
 
+    /// Type of training windows; weights, probes and evaluation stay f32 [default: f32]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
+
     /// Parallel sequences [default: 16; ptb: 32]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -180,6 +184,26 @@ enum NonFiniteArg {
     Restore,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PrecisionArg {
+    /// 32 bits
+    F32,
+    /// 16 bits, the loss scaled up on the way back
+    F16,
+    /// 16 bits with the range of f32
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::F16 => Self::F16,
+            PrecisionArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl From<NonFiniteArg> for OnNonFinite {
     fn from(choice: NonFiniteArg) -> Self {
         match choice {
@@ -229,6 +253,8 @@ pub struct Settings {
     pub hidden: usize,
     pub layers: usize,
     pub dropout: f64,
+    #[serde(default)]
+    pub precision: Precision,
     pub epochs: usize,
     pub lr: f64,
     pub weight_decay: f64,
@@ -302,6 +328,7 @@ impl Cli {
             hidden,
             layers: self.layers.unwrap_or(1),
             dropout: self.dropout.unwrap_or(0.2),
+            precision: self.precision.map(Precision::from).unwrap_or_default(),
             epochs,
             lr: self.lr.unwrap_or(10.0),
             weight_decay: 1e-7,
@@ -426,6 +453,7 @@ impl Cli {
         set(&mut settings.hidden, self.hidden);
         set(&mut settings.layers, self.layers);
         set(&mut settings.dropout, self.dropout);
+        set(&mut settings.precision, self.precision);
         set(&mut settings.batch, self.batch);
         set(&mut settings.epochs, self.epochs);
         set(&mut settings.lr, self.lr);
@@ -510,6 +538,7 @@ impl Settings {
             .must_match("rule for K", serde_json::to_string(&self.policy)?)
             .must_match("probes", self.probes)
             .may_change("text", format!("{:?}", self.text))
+            .may_change("precision", self.precision.name())
             .may_change("run folder", folder.display())
             .may_change("checkpoint every", self.checkpoint_every)
             .may_change("on non-finite", format!("{:?}", self.on_non_finite)))
@@ -529,6 +558,7 @@ impl Settings {
             .with_hidden(self.hidden)
             .with_layers(self.layers)
             .with_dropout(self.dropout)
+            .with_precision(self.precision)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The reduction on the device against plain loops, on every CPU backend, in both float types.
+//! The reduction on the device against plain loops, on every backend, in every float type it has.
 
 // Burn deprecates its NdArray backend, which stays supported here.
 #![allow(deprecated)]
@@ -9,9 +9,21 @@ use atbptt_core::lag_norms::lag_norms;
 use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-type NamedDevice = (&'static str, fn() -> Device);
-
-const CPU: [NamedDevice; 2] = [("flex", Device::flex), ("ndarray", Device::ndarray)];
+/// Every CPU backend, and the GPU where there is one (software devices count).
+fn devices() -> Vec<(&'static str, Device)> {
+    let mut all = vec![("flex", Device::flex()), ("ndarray", Device::ndarray())];
+    #[cfg(feature = "wgpu")]
+    match Device::enumerate(burn::tensor::DeviceType::Wgpu).is_empty() {
+        false => all.push((
+            "wgpu",
+            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        )),
+        true => println!(
+            "skipped on wgpu: no adapter; install a Vulkan driver, such as mesa-vulkan-drivers"
+        ),
+    }
+    all
+}
 
 /// Gradients `[lag][batch][features]` that shrink with the lag and change sign.
 fn gradients(lags: usize, batch: usize, features: usize, seed: usize) -> Vec<Vec<Vec<f64>>> {
@@ -86,16 +98,23 @@ fn assert_close(got: &[f64], expected: &[f64], tolerance: f64, what: &str) {
 const DTYPES: [(DType, f64); 3] = [(DType::F64, 1e-13), (DType::F32, 1e-5), (DType::F16, 2e-2)];
 
 #[test]
-fn norms_agree_with_loops_on_every_cpu_backend_and_type() {
+fn norms_agree_with_loops_on_every_backend_and_type() {
     let g = gradients(9, 4, 33, 1);
     let weights: Vec<f64> = (0..33).map(|i| 0.1 + i as f64 / 8.0).collect();
     let reversed: Vec<_> = g.iter().rev().cloned().collect();
-    for (name, device) in CPU {
+    for (name, device) in devices() {
         for (dtype, tolerance) in DTYPES {
-            if dtype == DType::F16 && name == "ndarray" {
-                continue; // Burn's NdArray backend has no half type.
+            // Burn's NdArray backend has no half type, GPUs have no f64, and not all have halves.
+            let here = match name {
+                "ndarray" => dtype != DType::F16,
+                "wgpu" => dtype != DType::F64 && device.supports_dtype(dtype),
+                _ => true,
+            };
+            if !here {
+                println!("skipped: {name} has no {dtype:?}");
+                continue;
             }
-            for device in [device(), device().autodiff()] {
+            for device in [device.clone(), device.clone().autodiff()] {
                 let what = format!("{name} {dtype:?}");
                 let plain = by_loops(&g, &vec![1.0; 33]);
                 let got = read(lag_norms(tensor(&g, dtype, &device), None, RowOrder::Lag).unwrap());
@@ -123,8 +142,8 @@ fn tiny_huge_and_zero_rows_keep_their_norms_in_f32() {
         .iter()
         .map(|s| vec![vec![3.0 * s, 4.0 * s]])
         .collect();
-    for (name, device) in CPU {
-        let g = tensor(&g, DType::F32, &device());
+    for (name, device) in devices() {
+        let g = tensor(&g, DType::F32, &device);
         let got = read(lag_norms(g, None, RowOrder::Lag).unwrap());
         assert_close(&[got[0], got[2], got[4]], &[5e25, 5e-25, 0.0], 1e-6, name);
     }
@@ -145,10 +164,12 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
         .collect();
     let first = by_loops(&output, &[1.0; 5]);
     let columns = batch + 1;
-    for (name, device) in CPU {
+    for (name, device) in devices() {
         for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-5)] {
+            if dtype == DType::F64 && name == "wgpu" {
+                continue;
+            }
             let what = format!("{name} {dtype:?}");
-            let device = device();
             let lag0 = tensor(&output, dtype, &device).reshape([batch, 5]);
             let mut collected = LagGradients::new(lag0, None).unwrap();
             for g in &parts {
@@ -183,9 +204,14 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device = Device::flex();
-    let zeros = |shape: [usize; 3]| Tensor::<3>::zeros(shape, &device);
-    let start = || LagGradients::new(Tensor::ones([2, 3], &device), None).unwrap();
+    devices()
+        .iter()
+        .for_each(|(name, device)| refused(name, device));
+}
+
+fn refused(name: &str, device: &Device) {
+    let zeros = |shape: [usize; 3]| Tensor::<3>::zeros(shape, device);
+    let start = || LagGradients::new(Tensor::ones([2, 3], device), None).unwrap();
     assert!(matches!(start().read(), Err(EstimateError::Empty { .. })));
     assert!(matches!(
         start().part(zeros([4, 3, 3]), None, RowOrder::Lag),
@@ -196,7 +222,7 @@ fn what_does_not_fit_is_refused() {
         one.clone().part(zeros([5, 2, 3]), None, RowOrder::Lag),
         Err(EstimateError::Length { .. })
     ));
-    let weights = Some(Tensor::ones([2], &device));
+    let weights = Some(Tensor::ones([2], device));
     assert!(matches!(
         one.clone().part(zeros([4, 2, 3]), weights, RowOrder::Lag),
         Err(EstimateError::Length { .. })
@@ -209,7 +235,7 @@ fn what_does_not_fit_is_refused() {
             .read();
         assert!(
             matches!(diverged, Err(EstimateError::NotANorm { .. })),
-            "{bad}"
+            "{name}: {bad}"
         );
     }
 }

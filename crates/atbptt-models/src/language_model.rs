@@ -3,17 +3,19 @@
 //! Place in the flow: a [`RecurrentModel`] whose windows run as one sequence operation per layer, and whose loss decodes
 //! only the steps that carry one, without ever holding all their logits.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Dropout, Embedding, Initializer};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Tensor};
 
 use crate::batch::{SequenceBatch, TokenBatch};
 use crate::layer::RecurrentLayer;
 use crate::ops;
+use crate::precision::Precision;
 use crate::probe::StateGradients;
 use crate::recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 use crate::stack::{Stack, StackConfig, check_size, dropout};
 use crate::stack_model::StackModel;
+use crate::state::RecurrentState;
 use crate::{ModelError, WeightInit};
 
 /// Configuration of a [`LanguageModel`].
@@ -46,6 +48,9 @@ pub struct LanguageModelConfig {
     pub tied: bool,
     /// Initial weights.
     pub weights: WeightInit,
+    /// Type of training windows; weights, probes and evaluation are f32 anyway. F32 unless asked otherwise.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl LanguageModelConfig {
@@ -59,6 +64,7 @@ impl LanguageModelConfig {
             dropout: 0.2,
             tied: true,
             weights: WeightInit::default(),
+            precision: Precision::default(),
         }
     }
 
@@ -98,12 +104,19 @@ impl LanguageModelConfig {
         self
     }
 
+    /// Type of training windows.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// Builds the model on `device`; its layers are of kind `L`.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] when a size is zero or beyond any device, the initial weights are no numbers, the dropout outside `[0, 1)`, or a tied softmax has an embedding of
-    /// another size than the hidden state.
+    /// [`ModelError::Config`] when a size is zero or beyond any device, the initial weights are no numbers, the dropout
+    /// outside `[0, 1)`, a tied softmax has an embedding of another size than the hidden state, or the device does not
+    /// compute in the precision.
     pub fn init<L: RecurrentLayer>(&self, device: &Device) -> Result<LanguageModel<L>, ModelError> {
         let features = self.embedding.unwrap_or(self.hidden);
         check_size("vocabulary", [self.vocabulary, features.max(self.hidden)])?;
@@ -125,6 +138,7 @@ impl LanguageModelConfig {
                 remedy: "untie the softmax or leave the embedding's size out",
             });
         }
+        self.precision.check(device)?;
         let layers = StackConfig::<L>::new(features, self.hidden)
             .with_layers(self.layers)
             .with_dropout(self.dropout)
@@ -143,6 +157,8 @@ impl LanguageModelConfig {
             dropout: dropout(self.dropout)?,
             softmax: (!self.tied).then(|| matrix(self.hidden)),
             softmax_bias: Initializer::Zeros.init([self.vocabulary], device),
+            precision: self.precision,
+            narrow: None,
         })
     }
 }
@@ -160,12 +176,46 @@ pub struct LanguageModel<L: RecurrentLayer> {
     pub softmax: Option<Param<Tensor<2>>>,
     /// `[vocabulary]`
     pub softmax_bias: Param<Tensor<1>>,
+    #[module(skip)]
+    precision: Precision,
+    /// Inside a window of mixed precision: its type. The layers' weights are then of this type already.
+    #[module(skip)]
+    narrow: Option<FloatDType>,
 }
 
 impl<L: RecurrentLayer> LanguageModel<L> {
     /// Number of words.
     pub fn vocabulary(&self) -> usize {
         self.embedding.weight.dims()[0]
+    }
+
+    /// The model as it computes inside a training window of mixed precision; `None` where that is f32.
+    fn narrowed(&self) -> Option<Self> {
+        struct Narrow(FloatDType, f64);
+        impl ModuleMapper for Narrow {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let (id, weight) = (param.id, param.val());
+                Param::initialized(id, ops::step::recast(weight, self.0, self.1))
+            }
+        }
+        let dtype = self.precision.dtype()?;
+        // Evaluation is exact.
+        let training = self.embedding.weight.val().device().is_autodiff();
+        training.then(|| {
+            let mut model = self.clone();
+            let unscaled = 1.0 / self.precision.loss_scale();
+            model.layers = model.layers.map(&mut Narrow(dtype, unscaled));
+            model.narrow = Some(dtype);
+            model
+        })
+    }
+
+    /// A tensor on its way into the window; its gradient leaves it without the loss scale.
+    fn enter<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        match self.narrow {
+            Some(dtype) => ops::step::recast(tensor, dtype, 1.0 / self.precision.loss_scale()),
+            None => tensor,
+        }
     }
 }
 
@@ -179,9 +229,11 @@ impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
     /// Embedded inputs `[time, batch, embedding]`, dropout applied.
     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
         batch.check(self.vocabulary())?;
+        let device = self.embedding.weight.val().device();
+        ops::checks::same_device("tokens", &batch.inputs().device(), &device)?;
         let tokens = batch.inputs().clone().transpose();
         let embedded = ops::step::embedding(self.embedding.weight.val(), tokens)?;
-        Ok(ops::step::dropout(&self.dropout, embedded))
+        Ok(self.enter(ops::step::dropout(&self.dropout, embedded)))
     }
 
     fn stack_reset(&self, batch: &TokenBatch) -> Option<Tensor<2, Bool>> {
@@ -223,7 +275,12 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
             Some(weight) => weight.val(),
             None => self.embedding.weight.val(),
         };
-        let sum = ops::linear_nll(rows, weight, Some(self.softmax_bias.val()), targets)?;
+        let (weight, bias) = (self.enter(weight), self.enter(self.softmax_bias.val()));
+        let sum = ops::linear_nll(rows, weight, Some(bias), targets)?;
+        let sum = match self.narrow {
+            Some(_) => ops::step::recast(sum, FloatDType::F32, self.precision.loss_scale()),
+            None => sum,
+        };
         Ok(StepLoss {
             sum,
             count: time * sequences,
@@ -236,7 +293,14 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         state: Option<Vec<L::State>>,
         plan: WindowPlan,
     ) -> Result<WindowLoss<Vec<L::State>>, ModelError> {
-        self.stack_window(batch, state, plan)
+        let Some(narrow) = self.narrowed() else {
+            return self.stack_window(batch, state, plan);
+        };
+        let state = state.zip(narrow.narrow).map(|(state, dtype)| {
+            let cast = |layer: L::State| layer.map_parts(&mut |part| part.cast(dtype));
+            state.into_iter().map(cast).collect()
+        });
+        narrow.stack_window(batch, state, plan)
     }
 
     fn state_gradients(

@@ -60,6 +60,7 @@ pub mod interop;
 mod language_model;
 mod layer;
 pub mod ops;
+mod precision;
 mod probe;
 mod recurrent;
 mod stack;
@@ -70,6 +71,7 @@ pub use error::ModelError;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};
 pub use layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
+pub use precision::Precision;
 pub use probe::StateGradients;
 pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 pub use stack::{

@@ -8,7 +8,7 @@ use atbptt_models::interop::{TorchCompatible, TorchLayer};
 use atbptt_models::ops::{self, LstmWeights, SequenceOptions, step};
 use atbptt_models::{
     GruConfig, GruLayer, LanguageModelConfig, LstmConfig, LstmLayer, LstmState, ModelError,
-    RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig, TokenBatch,
+    Precision, RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig, TokenBatch,
     UnrollOptions, WeightInit, WindowPlan,
 };
 use burn::nn::{DropoutConfig, Initializer};
@@ -382,8 +382,10 @@ proptest! {
         (vocabulary, hidden, layers) in (size(), size(), size()),
         embedding in prop::option::of(size()),
         (dropout, weights, tied) in (number(), weights(), any::<bool>()),
+        // Flex has no half types: refused.
+        precision in prop::sample::select(vec![Precision::F32, Precision::F32, Precision::F16, Precision::Bf16]),
     ) {
-        let config = LanguageModelConfig { vocabulary, embedding, hidden, layers, dropout, tied, weights };
+        let config = LanguageModelConfig { vocabulary, embedding, hidden, layers, dropout, tied, weights, precision };
         match config.init::<LstmLayer>(&here()) {
             Ok(model) => {
                 let batch = TokenBatch::from_host(&[0; 6], &[0; 6], 2, 3, &here()).unwrap();

@@ -288,6 +288,88 @@ fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> 
     }
 }
 
+/// The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing.
+#[cfg(feature = "wgpu")]
+mod gpu {
+    use super::*;
+    use atbptt_models::ops::kernels::LogitBlock;
+    use burn::backend::Cube;
+    use common::gpu;
+
+    // Fewer and smaller cases than on the CPU: a software device takes a tenth of a millisecond per launch. Tolerance as
+    // there, in f32.
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn prop_gpu_kernels_equal_the_reference(case in cases()) {
+            if gpu().is_some() {
+                Case { time: case.time.min(12), ..case }.check::<Cube>(DType::F32, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn smallest_windows_are_right() {
+        if gpu().is_none() {
+            return;
+        }
+        for cell in CELLS {
+            for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64)] {
+                case(cell, time, batch, 2, hidden).check::<Cube>(DType::F32, 1e-5);
+            }
+        }
+    }
+
+    /// One class, fewer classes than units, more; several rows; with and without bias, row weights and gradient.
+    #[test]
+    fn softmax_rows_equal_the_reference() {
+        if gpu().is_none() {
+            return;
+        }
+        for (rows, classes) in [(1, 1), (3, 7), (40, 256), (9, 1_000)] {
+            for flags in 0..8u8 {
+                let flag = |bit: u8| flags >> bit & 1 == 1;
+                let targets: Vec<i32> = (0..rows)
+                    .map(|row| ((row * 7 + 3) % classes) as i32)
+                    .collect();
+                let block = || LogitBlock::<Cube> {
+                    logits: float::<Cube>(
+                        noise(1, rows * classes).iter().map(|x| 8.0 * x).collect(),
+                        &[rows, classes],
+                        DType::F32,
+                    ),
+                    bias: flag(0).then(|| float::<Cube>(noise(2, classes), &[classes], DType::F32)),
+                    targets: Cube::int_from_data(
+                        TensorData::new(targets.clone(), [rows]),
+                        &Default::default(),
+                    ),
+                    row_weights: flag(1)
+                        .then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
+                };
+                let got = Cube::softmax_block(block(), flag(2));
+                let expected = reference::softmax_block::<Cube>(block(), flag(2));
+                let what = format!("{rows} rows of {classes}, flags {flags:03b}");
+                common::assert_close(
+                    &what,
+                    &values::<Cube>(got.rows),
+                    &values::<Cube>(expected.rows),
+                    1e-5,
+                );
+                assert_eq!(got.logits.is_some(), flag(2));
+                if let (Some(got), Some(expected)) = (got.logits, expected.logits) {
+                    common::assert_close(
+                        &what,
+                        &values::<Cube>(got),
+                        &values::<Cube>(expected),
+                        1e-6,
+                    );
+                }
+            }
+        }
+    }
+}
+
 const CELLS: [Cell; 3] = [Cell::Lstm, Cell::Gru, Cell::Rnn];
 
 #[test]

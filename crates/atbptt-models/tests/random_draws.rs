@@ -13,7 +13,7 @@ use atbptt_models::{
 use burn::module::Module;
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor};
-use common::{assert_close, devices, noise_tensor, values, weights, with_noise};
+use common::{all_devices, assert_close, noise_tensor, values, weights, with_noise};
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -29,7 +29,7 @@ fn output(stack: &atbptt_models::Lstm, x: &Tensor<3>) -> Vec<f64> {
 #[test]
 fn dropout_between_layers_is_for_training_only() {
     let _turn = turn();
-    for (backend, device) in devices() {
+    for (backend, device) in all_devices() {
         let autodiff = device.clone().autodiff();
         let config = LstmConfig::new(4, 16).with_layers(2);
         let dropped = config.clone().with_dropout(0.5).init(&autodiff).unwrap();
@@ -67,7 +67,7 @@ fn dropout_between_layers_is_for_training_only() {
 fn dropout_keeps_the_expectation() {
     let _turn = turn();
     let sequences = 4000;
-    for (backend, device) in devices() {
+    for (backend, device) in all_devices() {
         let device = device.autodiff();
         let rnn = RnnConfig::new(3, 8)
             .with_layers(2)
@@ -98,7 +98,7 @@ fn dropout_keeps_the_expectation() {
 #[test]
 fn a_language_model_drops_embeddings_and_features() {
     let _turn = turn();
-    for (backend, device) in devices() {
+    for (backend, device) in all_devices() {
         let device = device.autodiff();
         let config = LanguageModelConfig::new(9)
             .with_hidden(16)
@@ -148,7 +148,7 @@ fn fills(what: &str, drawn: Vec<f64>, bound: f64) {
 #[test]
 fn weights_start_within_their_bound() {
     let _turn = turn();
-    for (backend, device) in devices() {
+    for (backend, device) in all_devices() {
         device.seed(11);
         let wide = LstmConfig::new(200, 10).init(&device).unwrap();
         let narrow = LstmConfig::new(5, 10).init(&device).unwrap();
@@ -211,7 +211,7 @@ fn weights_start_within_their_bound() {
 #[test]
 fn the_forget_bias_reaches_the_forget_gate_only() {
     let _turn = turn();
-    for (_, device) in devices() {
+    for (_, device) in all_devices() {
         let lstm = LstmConfig::new(2, 3)
             .with_layers(2)
             .with_forget_bias(1.5)

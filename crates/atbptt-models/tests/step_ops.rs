@@ -32,10 +32,11 @@ fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f64> {
 }
 
 /// Sizes below and above those from which several threads work; tolerances: one rounding, and for sums √n of them.
-fn equal_the_compositions<B: StepKernels>(dtype: DType, exact: f64) {
+fn equal_the_compositions<B: StepKernels>(dtype: DType, int: DType, exact: f64) {
     let int = |values: Vec<i64>| {
         let count = values.len();
-        B::int_from_data(TensorData::new(values, [count]), &Default::default())
+        let values = TensorData::new(values, [count]).convert_dtype(int);
+        B::int_from_data(values, &Default::default())
     };
     for (rows, features) in [(1, 1), (7, 5), (700, 301)] {
         let x = || float::<B>(1, &[rows, features], dtype);
@@ -95,13 +96,22 @@ fn equal_the_compositions<B: StepKernels>(dtype: DType, exact: f64) {
 
 #[test]
 fn kernels_equal_the_compositions() {
-    equal_the_compositions::<Flex>(DType::F32, 1e-6);
-    equal_the_compositions::<Flex>(DType::F64, 1e-14);
-    equal_the_compositions::<NdArray>(DType::F32, 1e-6);
-    equal_the_compositions::<NdArray>(DType::F64, 1e-14);
+    equal_the_compositions::<Flex>(DType::F32, DType::I64, 1e-6);
+    equal_the_compositions::<Flex>(DType::F64, DType::I64, 1e-14);
+    equal_the_compositions::<NdArray>(DType::F32, DType::I64, 1e-6);
+    equal_the_compositions::<NdArray>(DType::F64, DType::I64, 1e-14);
 }
 
 /// Somebody else who holds a tensor keeps its values, although the kernels write into memory that is theirs alone.
+/// As on the CPU, in f32: one rounding, and for sums √n of them.
+#[test]
+#[cfg(feature = "wgpu")]
+fn gpu_kernels_equal_the_compositions() {
+    if common::gpu().is_some() {
+        equal_the_compositions::<burn::backend::Cube>(DType::F32, DType::I32, 1e-6);
+    }
+}
+
 #[test]
 fn shared_tensors_are_not_changed() {
     let held = float::<Flex>(1, &[40, 30], DType::F32);

@@ -12,7 +12,7 @@ use atbptt_models::{
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use common::devices;
+use common::all_devices;
 
 /// Names of the float parameters without a gradient, or with a gradient of zeros.
 fn untrained<M: Module>(model: &M, grads: &GradientsParams) -> Vec<String> {
@@ -109,7 +109,7 @@ fn check_converted<L: TorchCompatible>(device: &Device) {
 
 #[test]
 fn every_parameter_gets_a_gradient() {
-    for (_, device) in devices() {
+    for (_, device) in all_devices() {
         let device = device.autodiff();
         check_language_model::<LstmLayer>(&device);
         check_language_model::<GruLayer>(&device);

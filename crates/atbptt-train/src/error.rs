@@ -109,6 +109,23 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
+    /// The device failed while it worked on a window, most often for want of memory.
+    #[error(
+        "the device failed in a {what} of {steps} steps with batch {batch} (K = {k}): {reason}; if its memory is too small, \
+         take a smaller batch, a smaller K or a shorter probe window"
+    )]
+    Window {
+        /// `training window`, `probe` or `validation window`.
+        what: &'static str,
+        /// Steps that were run at once: of K and the steps around it, or of W and burn-in.
+        steps: usize,
+        /// Parallel sequences.
+        batch: usize,
+        /// Truncation length in use.
+        k: usize,
+        /// The device's own words.
+        reason: String,
+    },
     /// A tensor could not be read back from its device.
     #[error(
         "could not read a result from the device: {reason}; check the device's memory and driver"
@@ -123,4 +140,79 @@ pub enum TrainError {
         /// Burn's words.
         reason: String,
     },
+}
+
+impl TrainError {
+    /// Says where it happened when a device failed; other errors are unchanged.
+    pub(crate) fn in_window(
+        self,
+        what: &'static str,
+        steps: usize,
+        batch: usize,
+        k: usize,
+    ) -> Self {
+        let reason = match self {
+            Self::Read { reason } | Self::Model(ModelError::Read { reason }) => reason,
+            Self::Model(ModelError::Estimate(EstimateError::Read { message }))
+            | Self::Estimate(EstimateError::Read { message }) => message,
+            other => return other,
+        };
+        Self::Window {
+            what,
+            steps,
+            batch,
+            k,
+            reason: root_cause(&reason),
+        }
+    }
+}
+
+/// The last cause in a device's report, which lists one per line and what followed from it, with backtraces.
+fn root_cause(report: &str) -> String {
+    let noise = [
+        "caused by",
+        "no backtrace",
+        "asked at",
+        "backtrace",
+        "skipped ",
+        "(",
+    ];
+    let cause = report.lines().map(str::trim).rfind(|line| {
+        let lower = line.to_lowercase();
+        !line.is_empty() && !noise.iter().any(|start| lower.starts_with(start))
+    });
+    cause.unwrap_or(report).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devices_report_is_cut_down_to_its_cause() {
+        let report = "An error happened during execution\nCaused by:\n  An IO error happened\nCaused by:\n  \
+                      can't allocate buffer of size: 163840000\nNo backtrace available\nAsked at:\nNo backtrace available";
+        let read = TrainError::Read {
+            reason: report.into(),
+        };
+        let text = read.in_window("training window", 39, 16, 20).to_string();
+        for part in [
+            "39 steps with batch 16 (K = 20)",
+            ": can't allocate buffer of size: 163840000;",
+            "smaller batch",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        assert!(!text.contains('\n'), "{text}");
+        assert_eq!(root_cause("(odd)"), "(odd)");
+    }
+
+    #[test]
+    fn other_errors_are_not_about_a_window() {
+        let error = TrainError::NoStream { split: "training" };
+        assert!(matches!(
+            error.in_window("probe", 1, 1, 1),
+            TrainError::NoStream { .. }
+        ));
+    }
 }

@@ -17,6 +17,7 @@
 //!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
 //! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run; [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
+//! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
 //! - [`metrics`]: perplexity, truncation length, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
 //!   PNG figures;
 //! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
@@ -59,6 +60,7 @@
 mod checkpoint;
 mod cursor;
 pub mod data;
+mod device;
 mod error;
 mod evaluate;
 mod learner;
@@ -80,6 +82,9 @@ mod strategy;
 
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
 pub use cursor::{Cursor, Scheme, WindowSpan};
+pub use device::{
+    DEVICE_VARIABLE, DeviceError, NamedDevice, compiled_backends, device_by_name, device_from_env,
+};
 pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};

@@ -9,6 +9,10 @@
 //! Lag 0 is the gradient of the top layer's output, another space than the states'. It counts as coordinates of its own:
 //! G(j)² = ‖mean g_0‖² + Σ_parts ‖mean Σ_{1≤k<j} g_k‖² for `j >= 1`, and G(0) = 0.
 
+// Kernels index what `lag_norms` measured before.
+#[allow(clippy::indexing_slicing)]
+#[cfg(feature = "cube")]
+mod cube;
 mod ops;
 
 pub use ops::LagNormOps;
@@ -17,6 +21,16 @@ use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
 use crate::{EstimateError, LagNorms};
+
+/// The body made of backend operations under its own name: what kernels are held to, also on backends that override it.
+#[doc(hidden)]
+pub fn reference<B: burn::backend::Backend>(
+    grads: burn::backend::tensor::FloatTensor<B>,
+    weights: Option<burn::backend::tensor::FloatTensor<B>>,
+    order: RowOrder,
+) -> burn::backend::tensor::FloatTensor<B> {
+    ops::reduce::<B>(grads, weights, order == RowOrder::Time)
+}
 
 /// Order of the rows of a gradient tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,7 +1,7 @@
 //! The reduction of state gradients to norms, generic over the backend.
 //!
-//! Called by the functions on `Tensor` one level up. Every backend runs the body made of backend operations; a kernel
-//! would override a method and be held to that body by the tests.
+//! Called by the functions on `Tensor` one level up. The body made of backend operations serves every backend; CubeCL
+//! backends have a kernel (`cube`), which the tests hold to it.
 //!
 //! `lag`: steps back; `batch`: sequences; `features`: size of one state part.
 
@@ -24,15 +24,18 @@ use burn::tensor::{DType, FloatDType};
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(feature = "cube"),
-    Autodiff
+    Autodiff,
+    Fusion: cfg(feature = "fusion")
 )]
 pub trait LagNormOps: Backend {
     /// Euclidean norms.
+    #[fusion(dtype = norm_dtype(grads), shape = norm_shape(grads))]
     fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
         reduce::<Self>(grads, None, time_order)
     }
 
     /// Norms with one weight per feature, `[features]`, each at least 0.
+    #[fusion(dtype = norm_dtype(grads), shape = norm_shape(grads))]
     fn weighted_lag_norms(
         grads: FloatTensor<Self>,
         weights: FloatTensor<Self>,
@@ -48,9 +51,23 @@ impl LagNormOps for burn::backend::Flex {}
 #[cfg(feature = "ndarray")]
 impl LagNormOps for burn::backend::NdArray {}
 
-// `Cube` is the plain or the fused backend, whichever Burn was built with: the default bodies suit both.
+// Fusion, where it is on, wraps this one.
 #[cfg(feature = "cube")]
-impl LagNormOps for burn::backend::Cube {}
+impl LagNormOps for burn_cubecl::CubeBackend {
+    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
+        super::cube::reduce(&grads, None, time_order)
+            .unwrap_or_else(|| reduce::<Self>(grads, None, time_order))
+    }
+
+    fn weighted_lag_norms(
+        grads: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        time_order: bool,
+    ) -> FloatTensor<Self> {
+        super::cube::reduce(&grads, Some(&weights), time_order)
+            .unwrap_or_else(|| reduce::<Self>(grads, Some(weights), time_order))
+    }
+}
 
 impl<B: LagNormOps, C: CheckpointStrategy> LagNormOps for Autodiff<B, C> {
     fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
@@ -73,13 +90,27 @@ fn untracked<B: Backend, C: CheckpointStrategy>(
     <Autodiff<B, C> as burn::backend::AutodiffBackend>::from_inner(tensor)
 }
 
+/// Type of the norms of gradients of type `grads`.
+fn norm_dtype(grads: DType) -> DType {
+    match grads {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// Shape of the norms of gradients `[lag, batch, features]`.
+#[cfg(feature = "fusion")]
+fn norm_shape(grads: &burn::tensor::Shape) -> burn::tensor::Shape {
+    [grads[0], grads[1] + 1].into()
+}
+
 /// The reference body: backend operations only.
-fn reduce<B: Backend>(
+pub(super) fn reduce<B: Backend>(
     grads: FloatTensor<B>,
     weights: Option<FloatTensor<B>>,
     time_order: bool,
 ) -> FloatTensor<B> {
-    let dtype = match grads.dtype() {
+    let dtype = match norm_dtype(grads.dtype()) {
         DType::F64 => FloatDType::F64,
         _ => FloatDType::F32,
     };

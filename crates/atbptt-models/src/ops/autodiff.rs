@@ -4,7 +4,7 @@
 //! the gradients of tracked parents: with nothing but taps tracked, no weight gradient is computed.
 
 use burn::backend::{
-    Autodiff,
+    Autodiff, TensorMetadata,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
@@ -135,7 +135,12 @@ impl<B: RecurrentOps> Backward<B, 3> for NllNode {
         let grad = grads.consume::<B>(&ops.node);
         for (node, value) in ops.parents.into_iter().zip(ops.state) {
             if let (Some(node), Some(value)) = (node, value) {
-                grads.register::<B>(node.id, B::scale_by(value, grad.clone()));
+                // Losses of half types are f32.
+                let factor = match value.dtype() == grad.dtype() {
+                    true => grad.clone(),
+                    false => B::float_cast(grad.clone(), value.dtype().into()),
+                };
+                grads.register::<B>(node.id, B::scale_by(value, factor));
             }
         }
     }

@@ -21,8 +21,14 @@ pub(super) struct Sequence<'a> {
 pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
     let [time, batch, inputs] = s.input.dims();
     let [hidden, _] = s.recurrent_weight.dims();
-    alike("input weight", s.input_weight, s.input)?;
-    alike("recurrent weight", s.recurrent_weight, s.input)?;
+    // The odd one out is the one to name: the input, where the weights agree.
+    match alike("input weight", s.input_weight, s.recurrent_weight) {
+        Ok(()) => alike("input", s.input, s.recurrent_weight)?,
+        Err(_) => {
+            alike("input weight", s.input_weight, s.input)?;
+            alike("recurrent weight", s.recurrent_weight, s.input)?;
+        }
+    }
     alike("bias", s.bias, s.input)?;
     alike("state", s.state, s.input)?;
     if let Some(taps) = &s.options.taps {
@@ -80,6 +86,18 @@ pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// A device in words, such as `Flex`, gradient tracking left out.
+fn named(device: Device) -> String {
+    let text = format!("{:?}", device.inner());
+    match text
+        .strip_prefix("Device<")
+        .and_then(|t| t.strip_suffix('>'))
+    {
+        Some(inner) => inner.into(),
+        None => text,
+    }
+}
+
 /// Refuses a tensor on another device than `other`, or of another type.
 pub(crate) fn alike<const D: usize, const E: usize>(
     what: &'static str,
@@ -108,8 +126,8 @@ pub(crate) fn same_device(
     }
     Err(ModelError::Device {
         what,
-        expected: format!("{expected:?}"),
-        got: format!("{got:?}"),
+        expected: named(expected.clone()),
+        got: named(got.clone()),
     })
 }
 

@@ -6,7 +6,7 @@
 mod gru;
 mod lstm;
 mod rnn;
-mod util;
+pub(crate) mod util;
 
 pub use gru::{backward as gru_backward, forward as gru_forward};
 pub use lstm::{backward as lstm_backward, forward as lstm_forward};

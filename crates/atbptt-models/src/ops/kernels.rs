@@ -156,6 +156,28 @@ pub struct NllOutput<B: Backend> {
     pub bias: Option<FloatTensor<B>>,
 }
 
+/// A block of rows on its way through the softmax.
+#[derive(Clone, Debug)]
+pub struct LogitBlock<B: Backend> {
+    /// `[rows, classes]`, without the bias
+    pub logits: FloatTensor<B>,
+    /// `[classes]`
+    pub bias: Option<FloatTensor<B>>,
+    /// `[rows]`
+    pub targets: IntTensor<B>,
+    /// `[rows]`; ones where absent
+    pub row_weights: Option<FloatTensor<B>>,
+}
+
+/// What came out of it.
+#[derive(Clone, Debug)]
+pub struct BlockLoss<B: Backend> {
+    /// `[rows]`, in nats, not weighted
+    pub rows: FloatTensor<B>,
+    /// `[rows, classes]`: gradient of the weighted sum at the logits
+    pub logits: Option<FloatTensor<B>>,
+}
+
 /// Forward and backward passes per cell.
 pub trait RecurrentKernels: Backend + super::step::StepKernels {
     /// LSTM forward: gates i, f, o = σ(·), g = tanh(·); c' = f c + i g; h' = o tanh(c').
@@ -207,6 +229,12 @@ pub trait RecurrentKernels: Backend + super::step::StepKernels {
     /// blocks of rows: memory does not grow with rows × classes.
     fn linear_nll_forward(input: NllInput<Self>, needs: NllNeeds) -> NllOutput<Self> {
         super::nll::linear_nll::<Self>(input, needs)
+    }
+
+    /// Loss of a block of rows from its logits (`[rows, classes]`, without the bias), and the gradient of the weighted sum at
+    /// the logits where `gradients` asks for it.
+    fn softmax_block(block: LogitBlock<Self>, gradients: bool) -> BlockLoss<Self> {
+        super::nll::softmax_block::<Self>(block, gradients)
     }
 }
 
@@ -262,8 +290,75 @@ impl RecurrentKernels for burn::backend::Flex {
 impl RecurrentKernels for burn::backend::NdArray {
     cpu_kernels!();
 }
+/// The kernels of [`super::cube`], where they serve tensor and device.
 #[cfg(feature = "cube")]
-impl RecurrentKernels for burn::backend::Cube {}
+impl RecurrentKernels for burn::backend::Cube {
+    fn lstm_forward(input: LstmInput<Self>) -> Trace<Self> {
+        match served::<Self>(&input.input) {
+            true => super::cube::lstm_forward(input),
+            false => generic::lstm_forward::<Self>(input),
+        }
+    }
+    fn lstm_backward(
+        input: LstmInput<Self>,
+        trace: Trace<Self>,
+        grad: FloatTensor<Self>,
+        needs: Needs,
+    ) -> Grads<Self> {
+        match served::<Self>(&grad) {
+            true => super::cube::lstm_backward(input, trace, grad, needs),
+            false => generic::lstm_backward::<Self>(input, trace, grad, needs),
+        }
+    }
+    fn gru_forward(input: GruInput<Self>) -> Trace<Self> {
+        match served::<Self>(&input.input) {
+            true => super::cube::gru_forward(input),
+            false => generic::gru_forward::<Self>(input),
+        }
+    }
+    fn gru_backward(
+        input: GruInput<Self>,
+        trace: Trace<Self>,
+        grad: FloatTensor<Self>,
+        needs: Needs,
+    ) -> Grads<Self> {
+        match served::<Self>(&grad) {
+            true => super::cube::gru_backward(input, trace, grad, needs),
+            false => generic::gru_backward::<Self>(input, trace, grad, needs),
+        }
+    }
+    fn rnn_forward(input: RnnInput<Self>) -> Trace<Self> {
+        match served::<Self>(&input.input) {
+            true => super::cube::rnn_forward(input),
+            false => generic::rnn_forward::<Self>(input),
+        }
+    }
+    fn rnn_backward(
+        input: RnnInput<Self>,
+        trace: Trace<Self>,
+        grad: FloatTensor<Self>,
+        needs: Needs,
+    ) -> Grads<Self> {
+        match served::<Self>(&grad) {
+            true => super::cube::rnn_backward(input, trace, grad, needs),
+            false => generic::rnn_backward::<Self>(input, trace, grad, needs),
+        }
+    }
+    fn softmax_block(block: LogitBlock<Self>, gradients: bool) -> BlockLoss<Self> {
+        match served::<Self>(&block.logits) {
+            true => super::cube::softmax_block(block, gradients),
+            false => super::nll::softmax_block::<Self>(block, gradients),
+        }
+    }
+}
+
+#[cfg(feature = "cube")]
+pub(super) fn served<B: Backend<Device = burn_cubecl::CubeDevice>>(
+    tensor: &FloatTensor<B>,
+) -> bool {
+    use burn::backend::TensorMetadata as _;
+    super::cube::serves(tensor.dtype(), &tensor.device())
+}
 
 /// The default bodies on an autodiff backend: Burn differentiates the unfused formula, a witness for the
 /// hand-written backward passes.

@@ -46,6 +46,9 @@ pub(crate) mod checks;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
 #[allow(clippy::indexing_slicing)]
+#[cfg(feature = "cube")]
+mod cube;
+#[allow(clippy::indexing_slicing)]
 mod generic;
 pub mod kernels;
 #[allow(clippy::indexing_slicing)]
@@ -59,7 +62,7 @@ pub mod reference {
     pub use super::generic::{
         gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward,
     };
-    pub use super::nll::linear_nll;
+    pub use super::nll::{linear_nll, softmax_block};
 }
 
 use burn::backend::{

@@ -6,9 +6,9 @@
 //! Symbols: `z` logits `[rows, classes]`; `p` = softmax(z); ∂L/∂z = p − onehot(target).
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{IndexingUpdateOp, Slice};
+use burn::tensor::{DType, IndexingUpdateOp, Slice};
 
-use super::kernels::{NllInput, NllNeeds, NllOutput};
+use super::kernels::{BlockLoss, LogitBlock, NllInput, NllNeeds, NllOutput, RecurrentKernels};
 
 /// Largest number of logits that exist at once: 2²⁴ values, 64 MiB in f32.
 const BLOCK_LOGITS: usize = 1 << 24;
@@ -19,12 +19,12 @@ fn rows_per_block(classes: usize) -> usize {
 }
 
 /// Reference body of [`RecurrentKernels::linear_nll_forward`](super::RecurrentKernels::linear_nll_forward).
-pub fn linear_nll<B: Backend>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+pub fn linear_nll<B: RecurrentKernels>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
     let classes = args.weight.shape()[0];
     linear_nll_in_blocks::<B>(args, needs, rows_per_block(classes))
 }
 
-fn linear_nll_in_blocks<B: Backend>(
+fn linear_nll_in_blocks<B: RecurrentKernels>(
     args: NllInput<B>,
     needs: NllNeeds,
     block_rows: usize,
@@ -32,9 +32,6 @@ fn linear_nll_in_blocks<B: Backend>(
     let (rows, features) = (args.hidden.shape()[0], args.hidden.shape()[1]);
     let classes = args.weight.shape()[0];
     let weight_t = B::float_transpose(args.weight.clone());
-    let bias = args
-        .bias
-        .map(|bias| B::float_reshape(bias, [1, classes].into()));
 
     let mut loss: Option<FloatTensor<B>> = None;
     let mut row_losses = Vec::new();
@@ -45,47 +42,30 @@ fn linear_nll_in_blocks<B: Backend>(
         let end = (start + block_rows).min(rows);
         let block = [Slice::from(start..end), Slice::from(0..features)];
         let hidden = B::float_slice(args.hidden.clone(), &block);
-        let targets = B::int_slice(args.targets.clone(), &[Slice::from(start..end)]);
-        let targets = B::int_reshape(targets, [end - start, 1].into());
-
-        let mut z = B::float_matmul(hidden.clone(), weight_t.clone());
-        if let Some(bias) = &bias {
-            z = B::float_add(z, bias.clone());
-        }
-        let max = B::float_max_dim(z.clone(), 1);
-        let z = B::float_sub(z, max);
-        let target_z = B::float_gather(1, z.clone(), targets.clone());
-        let exp = B::float_exp(z);
-        let sum = B::float_sum_dim(exp.clone(), 1);
-        let nll = B::float_sub(B::float_log(sum.clone()), target_z.clone());
-        row_losses.push(B::float_reshape(nll.clone(), [end - start].into()));
-        let weights = args.row_weights.as_ref().map(|weights| {
-            let weights = B::float_slice(weights.clone(), &[Slice::from(start..end)]);
-            B::float_reshape(weights, [end - start, 1].into())
-        });
-        let weighted = |value: FloatTensor<B>| match &weights {
-            Some(weights) => B::float_mul(value, weights.clone()),
-            None => value,
+        let row_weights = args
+            .row_weights
+            .as_ref()
+            .map(|weights| B::float_slice(weights.clone(), &[Slice::from(start..end)]));
+        let block = LogitBlock {
+            logits: B::float_matmul(hidden.clone(), weight_t.clone()),
+            bias: args.bias.clone(),
+            targets: B::int_slice(args.targets.clone(), &[Slice::from(start..end)]),
+            row_weights: row_weights.clone(),
         };
-        add(&mut loss, B::float_sum(weighted(nll)), B::float_add);
+        let out = B::softmax_block(block, needs != NllNeeds::default());
+        let weighted = match row_weights {
+            Some(weights) => {
+                let dtype = out.rows.dtype().into();
+                B::float_mul(out.rows.clone(), B::float_cast(weights, dtype))
+            }
+            None => out.rows.clone(),
+        };
+        add(&mut loss, B::float_sum(weighted), B::float_add);
+        row_losses.push(out.rows);
 
-        if needs == NllNeeds::default() {
+        let Some(d_z) = out.logits else {
             continue;
-        }
-        let p = B::float_div(exp, sum);
-        let minus_one = B::float_full(
-            target_z.shape(),
-            (-1.0f64).into(),
-            &target_z.device(),
-            target_z.dtype().into(),
-        );
-        let d_z = weighted(B::float_scatter(
-            1,
-            p,
-            targets,
-            minus_one,
-            IndexingUpdateOp::Add,
-        ));
+        };
         if needs.bias {
             add(&mut d_bias, B::float_sum_dim(d_z.clone(), 0), B::float_add);
         }
@@ -101,7 +81,7 @@ fn linear_nll_in_blocks<B: Backend>(
         B::float_zeros(
             [1].into(),
             &args.hidden.device(),
-            args.hidden.dtype().into(),
+            loss_dtype(args.hidden.dtype()).into(),
         )
     });
     NllOutput {
@@ -110,6 +90,61 @@ fn linear_nll_in_blocks<B: Backend>(
         hidden: needs.hidden.then(|| B::float_cat(d_hidden, 0)),
         weight: d_weight,
         bias: d_bias.map(|grad| B::float_reshape(grad, [classes].into())),
+    }
+}
+
+/// Type of the losses of logits of type `logits`.
+pub(super) fn loss_dtype(logits: DType) -> DType {
+    match logits {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// Reference body of [`RecurrentKernels::softmax_block`].
+pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
+    let (rows, classes) = (block.logits.shape()[0], block.logits.shape()[1]);
+    let targets = B::int_reshape(block.targets, [rows, 1].into());
+    // Losses of half types are f32: thousands of them are summed.
+    let (given, wide) = (block.logits.dtype(), loss_dtype(block.logits.dtype()));
+    let widen = |tensor: FloatTensor<B>| match tensor.dtype() == wide {
+        true => tensor,
+        false => B::float_cast(tensor, wide.into()),
+    };
+    let mut z = widen(block.logits);
+    if let Some(bias) = block.bias {
+        z = B::float_add(z, B::float_reshape(widen(bias), [1, classes].into()));
+    }
+    let max = B::float_max_dim(z.clone(), 1);
+    let z = B::float_sub(z, max);
+    let target_z = B::float_gather(1, z.clone(), targets.clone());
+    let exp = B::float_exp(z);
+    let sum = B::float_sum_dim(exp.clone(), 1);
+    let nll = B::float_sub(B::float_log(sum.clone()), target_z.clone());
+    let logits = gradients.then(|| {
+        let p = B::float_div(exp, sum);
+        let minus_one = B::float_full(
+            target_z.shape(),
+            (-1.0f64).into(),
+            &target_z.device(),
+            target_z.dtype().into(),
+        );
+        let d_z = B::float_scatter(1, p, targets, minus_one, IndexingUpdateOp::Add);
+        let d_z = match block.row_weights {
+            Some(weights) => {
+                let weights = B::float_reshape(widen(weights), [rows, 1].into());
+                B::float_mul(d_z, weights)
+            }
+            None => d_z,
+        };
+        match given == wide {
+            true => d_z,
+            false => B::float_cast(d_z, given.into()),
+        }
+    });
+    BlockLoss {
+        rows: B::float_reshape(nll, [rows].into()),
+        logits,
     }
 }
 

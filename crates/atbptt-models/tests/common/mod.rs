@@ -13,6 +13,61 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     vec![("flex", Device::flex()), ("ndarray", Device::ndarray())]
 }
 
+/// The CPU backends, and for f32 the GPU too where there is one (software devices count).
+pub fn devices_for(dtype: DType) -> Vec<(&'static str, Device)> {
+    let gpu = (dtype == DType::F32).then(gpu).flatten();
+    let gpu = gpu.map(|device| ("wgpu", device));
+    devices().into_iter().chain(gpu).collect()
+}
+
+/// Every backend, in f32.
+pub fn all_devices() -> Vec<(&'static str, Device)> {
+    devices_for(DType::F32)
+}
+
+/// Device of the wgpu backend, or `None` after printing once why the tests on it are skipped.
+pub fn gpu() -> Option<Device> {
+    static GPU: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();
+    GPU.get_or_init(|| {
+        let device = find_gpu();
+        if let Err(reason) = &device {
+            println!("skipped on wgpu: {reason}");
+        }
+        device.ok()
+    })
+    .clone()
+}
+
+#[cfg(feature = "wgpu")]
+fn find_gpu() -> Result<Device, &'static str> {
+    use burn::tensor::{DeviceKind, DeviceType};
+    match Device::enumerate(DeviceType::Wgpu).is_empty() {
+        true => Err("no adapter; install a Vulkan driver, such as mesa-vulkan-drivers"),
+        false => Ok(Device::wgpu(DeviceKind::DefaultDevice)),
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn find_gpu() -> Result<Device, &'static str> {
+    Err("built without the feature `wgpu`")
+}
+
+/// The most precise float type of a test device: GPUs have no f64 that all of them share.
+pub fn finest(device: &Device) -> DType {
+    match devices().iter().any(|(_, cpu)| cpu == device) {
+        true => DType::F64,
+        false => DType::F32,
+    }
+}
+
+/// `f64` on CPU backends; on a GPU, f32's own tolerance.
+pub fn by_precision(device: &Device, f64: f64, f32: f64) -> f64 {
+    match finest(device) {
+        DType::F64 => f64,
+        _ => f32,
+    }
+}
+
 /// The golden folder's file, or `None` after printing why the test is skipped.
 pub fn golden(name: &str) -> Option<serde_json::Value> {
     let folder = std::env::var_os("ATBPTT_GOLDEN").map_or_else(
@@ -77,8 +132,19 @@ pub fn worst(got: &[f64], expected: &[f64]) -> f64 {
         .fold(0.0, f64::max)
 }
 
+thread_local! {
+    /// Largest difference that `assert_close` has seen on this thread since it was last asked.
+    static LARGEST: std::cell::Cell<f64> = const { std::cell::Cell::new(0.0) };
+}
+
+/// The largest difference so far, and a new start.
+pub fn take_largest() -> f64 {
+    LARGEST.replace(0.0)
+}
+
 pub fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     let worst = worst(got, expected);
+    LARGEST.set(LARGEST.get().max(worst));
     assert!(
         worst <= tolerance,
         "{what}: off by {worst:e}, tolerance {tolerance:e}"

@@ -174,10 +174,14 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 break;
             };
             let started = Instant::now();
-            let (mut output, loss, mut grads) = self.window(&span, source, compensation)?;
+            let failed = |error: TrainError| {
+                error.in_window("training window", span.len, source.sequences(), k)
+            };
+            let (mut output, loss, mut grads) =
+                self.window(&span, source, compensation).map_err(failed)?;
             let (loss, count) = (loss.sum, loss.count);
             let model = self.learner.model();
-            let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads)?;
+            let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads).map_err(failed)?;
             if let Some(found) = NonFinite::find(loss, norm) {
                 drop(model);
                 self.handle_non_finite(found, epoch, k, &span, source)?;
@@ -312,7 +316,10 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             epoch: epoch - 1,
             step: self.step,
         };
-        let due = lock(&self.strategy.shared.policy).probes_due(at);
+        let (due, k) = {
+            let policy = lock(&self.strategy.shared.policy);
+            (policy.probes_due(at), policy.k())
+        };
         if due == 0 {
             return Ok(());
         }
@@ -323,7 +330,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         for index in 0..due {
             let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
             self.device.seed(seed);
-            match probe(&model, source.as_ref(), config.probe, seed, &self.device) {
+            let probed = probe(&model, source.as_ref(), config.probe, seed, &self.device);
+            let (steps, batch) = (config.probe.steps(), source.sequences());
+            match probed.map_err(|error| error.in_window("probe", steps, batch, k)) {
                 Ok(norms) => probes.push(Ok(norms)),
                 Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
                     log::warn!(

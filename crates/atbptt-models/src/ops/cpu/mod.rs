@@ -321,7 +321,10 @@ pub(crate) fn rnn_backward<B: Host>(
     .unwrap_or_else(|| generic::rnn_backward::<B>(input, trace, grad, needs))
 }
 
-pub(crate) fn linear_nll<B: Host>(input: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+pub(crate) fn linear_nll<B: Host + super::RecurrentKernels>(
+    input: NllInput<B>,
+    needs: NllNeeds,
+) -> NllOutput<B> {
     by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs))
         .unwrap_or_else(|| super::nll::linear_nll::<B>(input, needs))
 }

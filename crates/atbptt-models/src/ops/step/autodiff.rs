@@ -13,6 +13,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
+use burn::tensor::FloatDType;
+
 use super::StepOps;
 use super::kernels::DropoutMask;
 
@@ -70,7 +72,42 @@ impl<B: StepOps> Backward<B, 1> for DropOut {
     }
 }
 
+/// [`StepOps::recast`].
+#[derive(Debug)]
+struct Recast;
+
+impl<B: StepOps> Backward<B, 1> for Recast {
+    /// Type of the input, and the factor.
+    type State = (FloatDType, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (dtype, factor) = ops.state;
+        if let [Some(parent)] = ops.parents {
+            let grad = B::float_cast(grad, dtype);
+            let grad = match factor == 1.0 {
+                true => grad,
+                false => B::scaled(grad, factor),
+            };
+            grads.register::<B>(parent.id, grad);
+        }
+    }
+}
+
 impl<B: StepOps, C: CheckpointStrategy> StepOps for Autodiff<B, C> {
+    fn recast(tensor: FloatTensor<Self>, dtype: FloatDType, factor: f64) -> FloatTensor<Self> {
+        let from = tensor.dtype().into();
+        let prepared = Recast
+            .prepare::<C>([tensor.node()])
+            .compute_bound()
+            .stateful();
+        let out = B::float_cast(tensor.into_primitive(), dtype);
+        match prepared {
+            OpsKind::Tracked(prep) => prep.finish((from, factor), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn first_features(tensor: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
         let size = tensor.shape()[2];
         let prepared = FirstFeatures

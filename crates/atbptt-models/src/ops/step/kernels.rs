@@ -149,8 +149,33 @@ impl StepKernels for burn::backend::Flex {
 impl StepKernels for burn::backend::NdArray {
     cpu_kernels!();
 }
+/// The kernels of `ops::cube`, where they serve tensor and device.
 #[cfg(feature = "cube")]
-impl StepKernels for burn::backend::Cube {}
+impl StepKernels for burn::backend::Cube {
+    fn embed_backward(
+        into: Option<FloatTensor<Self>>,
+        rows: usize,
+        tokens: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match crate::ops::kernels::served::<Self>(&grad) {
+            true => crate::ops::cube::embed_backward::<Self>(into, rows, tokens, grad),
+            false => generic::embed_backward::<Self>(into, rows, tokens, grad),
+        }
+    }
+    fn descent(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        rate: f64,
+        decay: f64,
+    ) -> FloatTensor<Self> {
+        use crate::ops::cube::CubeOps;
+        match crate::ops::kernels::served::<Self>(&grad) {
+            true => Self::descend_in_one(weight, grad, rate as f32, decay as f32),
+            false => generic::descent::<Self>(weight, grad, rate, decay),
+        }
+    }
+}
 
 /// The default bodies, differentiated by Burn: a witness for the hand-written backward passes.
 impl<B, C> StepKernels for burn::backend::Autodiff<B, C>

@@ -18,7 +18,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn::nn::Dropout;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
 
 pub use kernels::{DropoutMask, StepKernels};
 
@@ -46,6 +46,11 @@ pub trait StepOps: StepKernels {
     /// Each element zero with probability `prob`, else divided by 1 − `prob`; differentiable.
     fn drop_out(tensor: FloatTensor<Self>, prob: f64) -> FloatTensor<Self> {
         Self::drop_out_forward(tensor, prob).0
+    }
+
+    /// The tensor in another float type; its gradient comes back in the old one, times `factor`.
+    fn recast(tensor: FloatTensor<Self>, dtype: FloatDType, _factor: f64) -> FloatTensor<Self> {
+        Self::float_cast(tensor, dtype)
     }
 
     /// Σ x² as `[1]`; not differentiable.
@@ -129,6 +134,17 @@ pub fn dropout<const D: usize>(dropout: &Dropout, input: Tensor<D>) -> Tensor<D>
         return input;
     }
     Tensor::from_dispatch(Dispatch::drop_out(input.into_dispatch(), dropout.prob))
+}
+
+/// The tensor in another float type; its gradient comes back in the old type, multiplied by `factor` there.
+///
+/// With `factor` S at the loss and 1/S at the weights, gradients in between are S times as large as they would be: what keeps
+/// them within the range of f16 (Micikevicius et al. 2018).
+pub fn recast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType, factor: f64) -> Tensor<D> {
+    if tensor.dtype() == DType::from(dtype) && factor == 1.0 {
+        return tensor;
+    }
+    Tensor::from_dispatch(Dispatch::recast(tensor.into_dispatch(), dtype, factor))
 }
 
 /// Σ x² over all elements, `[1]`. The tensor is not tracked.

@@ -56,7 +56,11 @@ impl<M: RecurrentModel> Run<'_, M> {
                 },
             );
             let window = output.take()?;
-            let (sum, count) = (read_scalar(window.loss.sum)?, window.loss.count);
+            let count = window.loss.count;
+            let sum = read_scalar(window.loss.sum).map_err(|error| {
+                let k = lock(&self.strategy.shared.policy).k();
+                error.in_window("validation window", len, sequences, k)
+            })?;
             total.sum += sum;
             total.count += count;
             state = window.state;

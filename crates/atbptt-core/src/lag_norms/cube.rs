@@ -1,0 +1,196 @@
+//! The norms on CubeCL backends (wgpu, CUDA, …) in one launch.
+//!
+//! One cube of units per lag and sequence, and one more for the running sum over lags. Computed in f32. A value that is not
+//! finite reaches the norm: NaN through the sum of squares, infinity through ∞ / ∞.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::FloatKind;
+use cubecl::prelude::*;
+
+/// Units that share a row: a power of two.
+const ROW_UNITS: u32 = 256;
+
+/// Folds the units' values in a fixed order, the largest (`largest`) or the sum; known to all of them.
+#[cube]
+fn fold(shared: &mut Shared<[f32]>, value: f32, #[comptime] largest: bool) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    shared[unit] = value;
+    sync_cube();
+    let mut active = CUBE_DIM;
+    while active > 1 {
+        active /= 2;
+        if UNIT_POS < active {
+            let other = shared[unit + active as usize];
+            if comptime!(largest) {
+                shared[unit] = max(shared[unit], other);
+            } else {
+                shared[unit] += other;
+            }
+        }
+        sync_cube();
+    }
+    shared[0]
+}
+
+#[cube(launch_unchecked)]
+fn norms<F: Float, W: Float>(
+    grads: &[F],      // [lag, batch, features]
+    weights: &[W],    // [features]
+    sums: &mut [f32], // [features], scratch: the running sum of the batch means
+    out: &mut [f32],  // [lag, batch + 1]
+    lags: usize,
+    batch: usize,
+    features: usize,
+    #[comptime] units: usize,
+    #[comptime] weighted: bool,
+    #[comptime] time_order: bool,
+    #[define(F, W)] _dtypes: [ElemType; 2],
+) {
+    let rows = lags * batch;
+    let row = CUBE_POS;
+    if row > rows {
+        terminate!();
+    }
+    let mut shared = Shared::<[f32]>::new_slice(units);
+    let unit = UNIT_POS as usize;
+    if row < rows {
+        let start = row * features;
+        let mut most = 0.0f32;
+        let mut i = unit;
+        while i < features {
+            most = max(most, f32::cast_from(grads[start + i]).abs());
+            i += units;
+        }
+        // The floor keeps a row of zeros from dividing by zero, and is a normal f32.
+        let most = max(fold(&mut shared, most, true), 1.0e-37f32);
+        let mut sum = 0.0f32;
+        let mut i = unit;
+        while i < features {
+            let g = f32::cast_from(grads[start + i]) / most;
+            let mut square = g * g;
+            if comptime!(weighted) {
+                square *= f32::cast_from(weights[i]);
+            }
+            sum += square;
+            i += units;
+        }
+        let sum = fold(&mut shared, sum, false);
+        if unit == 0 {
+            let mut lag = row / batch;
+            if comptime!(time_order) {
+                lag = lags - 1 - lag;
+            }
+            out[lag * (batch + 1) + row % batch] = sum.sqrt() * most;
+        }
+    } else {
+        let mut i = unit;
+        while i < features {
+            sums[i] = 0.0f32;
+            i += units;
+        }
+        let scale = 1.0f32 / f32::cast_from(batch as u32);
+        for lag in 0..lags {
+            let mut step = lag;
+            if comptime!(time_order) {
+                step = lags - 1 - lag;
+            }
+            let mut most = 0.0f32;
+            let mut i = unit;
+            while i < features {
+                let mut mean = 0.0f32;
+                for sequence in 0..batch {
+                    mean += f32::cast_from(grads[(step * batch + sequence) * features + i]) * scale;
+                }
+                let kept = sums[i] + mean;
+                sums[i] = kept;
+                most = max(most, kept.abs());
+                i += units;
+            }
+            let most = max(fold(&mut shared, most, true), 1.0e-37f32);
+            let mut sum = 0.0f32;
+            let mut i = unit;
+            while i < features {
+                let kept = sums[i] / most;
+                let mut square = kept * kept;
+                if comptime!(weighted) {
+                    square *= f32::cast_from(weights[i]);
+                }
+                sum += square;
+                i += units;
+            }
+            let sum = fold(&mut shared, sum, false);
+            if unit == 0 {
+                out[lag * (batch + 1) + batch] = sum.sqrt() * most;
+            }
+        }
+    }
+}
+
+/// The norms of `grads` `[lag, batch, features]` as `[lag, batch + 1]`; `None` for a type the kernel does not serve.
+pub(super) fn reduce(
+    grads: &CubeTensor,
+    weights: Option<&CubeTensor>,
+    time_order: bool,
+) -> Option<CubeTensor> {
+    let elem = float_elem(grads.dtype)?;
+    let weight_elem = weights.map_or(Some(elem), |weights| float_elem(weights.dtype))?;
+    let shape = grads.meta.shape();
+    let (lags, batch, features) = (shape[0], shape[1], shape[2]);
+    let client = grads.client.clone();
+    let hardware = &client.properties().hardware;
+    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0);
+    let units = match ROW_UNITS <= most {
+        true => ROW_UNITS,
+        false => 1 << most.max(1).ilog2(),
+    };
+    let place = |dims: &[usize]| {
+        empty_device_contiguous_dtype(
+            client.clone(),
+            grads.device.clone(),
+            Shape::from(dims.to_vec()),
+            DType::F32,
+        )
+    };
+    let out = place(&[lags, batch + 1]);
+    let sums = place(&[features]);
+    let grads = into_contiguous(grads.clone());
+    let weighted = weights.is_some();
+    let weights = weights.map_or_else(|| grads.clone(), |w| into_contiguous(w.clone()));
+    let cubes = lags * batch + 1;
+    let along = cubes.min(32_768);
+    let count = CubeCount::Static(along as u32, cubes.div_ceil(along) as u32, 1);
+    // SAFETY: lags, batch and features are the gradients' own; weights have one value per feature (checked by the caller).
+    unsafe {
+        norms::launch_unchecked(
+            &client,
+            count,
+            CubeDim::new_1d(units),
+            grads.into_buffer_arg(),
+            weights.into_buffer_arg(),
+            sums.into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            lags,
+            batch,
+            features,
+            units as usize,
+            weighted,
+            time_order,
+            [elem, weight_elem],
+        );
+    }
+    Some(out)
+}
+
+fn float_elem(dtype: DType) -> Option<ElemType> {
+    Some(ElemType::Float(match dtype {
+        DType::F32 => FloatKind::F32,
+        DType::Flex32 => FloatKind::Flex32,
+        DType::F16 => FloatKind::F16,
+        DType::BF16 => FloatKind::BF16,
+        _ => return None,
+    }))
+}

@@ -1,0 +1,240 @@
+//! How many kernels a time step launches on a CubeCL backend: what a GPU waits for when steps are small.
+//!
+//! `cargo test --release --features wgpu --test launches -- --nocapture` prints the table of docs/RESULTS.md.
+
+#![cfg(feature = "wgpu")]
+#![allow(clippy::unwrap_used)] // A failure here is a failed test.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use atbptt_models::interop::TorchCompatible;
+use atbptt_models::ops::kernels::{GruInput, LstmInput, Needs, RnnInput, Trace};
+use atbptt_models::ops::reference;
+use atbptt_models::{
+    GruLayer, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack, StackConfig,
+    TokenBatch, UnrollOptions, WindowPlan,
+};
+use burn::backend::ops::FloatTensorOps as _;
+use burn::backend::{Cube, tensor::FloatTensor};
+use burn::nn::LstmConfig;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use common::{gpu, noise, noise_tensor};
+use cubecl::logging::{LaunchObservation, LaunchObserver};
+
+/// The observer is one per process.
+static TURN: Mutex<()> = Mutex::new(());
+
+const BATCH: usize = 4;
+const HIDDEN: usize = 64;
+
+#[derive(Default)]
+struct Counts(Mutex<BTreeMap<&'static str, usize>>);
+
+impl LaunchObserver for Counts {
+    fn launched(&self, kernel: &'static str) {
+        *self.0.lock().unwrap().entry(kernel).or_default() += 1;
+    }
+}
+
+/// Launches of `f`, which hands back what it made so that nothing is dropped early.
+fn launches<T>(device: &Device, f: impl FnOnce() -> T) -> (usize, T) {
+    let counts = Arc::new(Counts::default());
+    let watching = LaunchObservation::new(counts.clone());
+    let made = f();
+    // Fusion, where it is on, launches when it is asked to.
+    device.clone().inner().sync().unwrap();
+    drop(watching);
+    let counts = counts.0.lock().unwrap();
+    (counts.values().sum(), made)
+}
+
+/// Launches per step: those that 16 more steps add.
+fn per_step(mut forward_backward: impl FnMut(usize) -> [usize; 2]) -> [f64; 2] {
+    let (short, long) = (forward_backward(8), forward_backward(24));
+    [0, 1].map(|way| (long[way] as f64 - short[way] as f64) / 16.0)
+}
+
+/// A layer of ours, every weight tracked.
+fn layer<L: TorchCompatible>(device: &Device, time: usize) -> [usize; 2] {
+    let device = device.clone().autodiff();
+    let stack: Stack<L> = StackConfig::new(HIDDEN, HIDDEN).init(&device).unwrap();
+    let x = noise_tensor::<3>(1, [time, BATCH, HIDDEN], 1.0, &device, DType::F32);
+    let x = x.require_grad();
+    let (forward, run) = launches(&device, || {
+        stack
+            .unroll(x.clone(), None, UnrollOptions::default())
+            .unwrap()
+    });
+    let loss = run.output.sum();
+    device.clone().inner().sync().unwrap();
+    let (backward, _) = launches(&device, || loss.backward());
+    [forward, backward]
+}
+
+fn float(seed: u64, dims: &[usize]) -> FloatTensor<Cube> {
+    let data: Vec<f32> = noise(seed, dims.iter().product())
+        .into_iter()
+        .map(|x| x as f32 * 0.1)
+        .collect();
+    Cube::float_from_data(TensorData::new(data, dims.to_vec()), &Default::default())
+}
+
+/// The same by the default bodies, made of Burn's operations.
+fn composed(cell: &str, device: &Device, time: usize) -> [usize; 2] {
+    let needs = Needs {
+        input: true,
+        input_weight: true,
+        recurrent_weight: true,
+        bias: true,
+        taps: false,
+    };
+    let (gates, parts) = match cell {
+        "LSTM" => (4, 2),
+        "GRU" => (3, 1),
+        _ => (1, 1),
+    };
+    let input = || float(1, &[time, BATCH, HIDDEN]);
+    let input_weight = || float(2, &[HIDDEN, gates * HIDDEN]);
+    let recurrent_weight = || float(3, &[HIDDEN, gates * HIDDEN]);
+    let bias = || float(4, &[gates * HIDDEN]);
+    let state = || float(5, &[BATCH, parts * HIDDEN]);
+    let grad = float(6, &[time, BATCH, parts * HIDDEN]);
+    let two = |forward: &dyn Fn() -> Trace<Cube>, backward: &dyn Fn(Trace<Cube>)| {
+        let (there, trace) = launches(device, forward);
+        let (back, ()) = launches(device, || backward(trace));
+        [there, back]
+    };
+    match cell {
+        "LSTM" => {
+            let args = LstmInput::<Cube> {
+                input: input(),
+                input_weight: input_weight(),
+                recurrent_weight: recurrent_weight(),
+                bias: bias(),
+                state: state(),
+                taps: None,
+                keep: None,
+            };
+            two(&|| reference::lstm_forward(args.clone()), &|trace| {
+                reference::lstm_backward(args.clone(), trace, grad.clone(), needs);
+            })
+        }
+        "GRU" => {
+            let args = GruInput::<Cube> {
+                input: input(),
+                input_weight: input_weight(),
+                recurrent_weight: recurrent_weight(),
+                bias: bias(),
+                recurrent_bias: float(7, &[HIDDEN]),
+                state: state(),
+                taps: None,
+                keep: None,
+            };
+            two(&|| reference::gru_forward(args.clone()), &|trace| {
+                reference::gru_backward(args.clone(), trace, grad.clone(), needs);
+            })
+        }
+        _ => {
+            let args = RnnInput::<Cube> {
+                input: input(),
+                input_weight: input_weight(),
+                recurrent_weight: recurrent_weight(),
+                bias: bias(),
+                state: state(),
+                taps: None,
+                keep: None,
+            };
+            two(&|| reference::rnn_forward(args.clone()), &|trace| {
+                reference::rnn_backward(args.clone(), trace, grad.clone(), needs);
+            })
+        }
+    }
+}
+
+/// Burn's own layer, differentiated operation by operation.
+fn burns(device: &Device, time: usize) -> [usize; 2] {
+    let device = device.clone().autodiff();
+    let lstm = LstmConfig::new(HIDDEN, HIDDEN, true).init(&device);
+    let x = noise_tensor::<3>(1, [BATCH, time, HIDDEN], 1.0, &device, DType::F32).require_grad();
+    let (forward, (output, _)) = launches(&device, || lstm.forward(x.clone(), None));
+    let loss = output.sum();
+    device.clone().inner().sync().unwrap();
+    let (backward, _) = launches(&device, || loss.backward());
+    [forward, backward]
+}
+
+/// One product and one kernel, forward and backward.
+#[test]
+fn a_step_is_one_product_and_one_kernel() {
+    let Some(device) = gpu() else { return };
+    let _turn = TURN.lock();
+    println!("launches per time step: forward, backward");
+    let fused = [
+        ("LSTM", per_step(|time| layer::<LstmLayer>(&device, time))),
+        ("GRU", per_step(|time| layer::<GruLayer>(&device, time))),
+        (
+            "tanh RNN",
+            per_step(|time| layer::<RnnLayer>(&device, time)),
+        ),
+    ];
+    for (cell, kernels) in fused {
+        let bodies = per_step(|time| composed(cell, &device, time));
+        println!("{cell}: kernels {kernels:?}, operations of Burn {bodies:?}");
+        assert_eq!(kernels, [2.0, 2.0], "{cell}");
+        if cfg!(not(feature = "fusion")) {
+            assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell}: {bodies:?}");
+        }
+    }
+    println!(
+        "Burn's nn::Lstm: {:?}",
+        per_step(|time| burns(&device, time))
+    );
+}
+
+/// A training window of the language model: what does not grow with its length is small beside what does.
+#[test]
+fn a_window_adds_few_launches_to_its_steps() {
+    let Some(device) = gpu() else { return };
+    let _turn = TURN.lock();
+    let device = device.autodiff();
+    let model = LanguageModelConfig::new(50)
+        .with_hidden(HIDDEN)
+        .with_dropout(0.0)
+        .init::<LstmLayer>(&device)
+        .unwrap();
+    let mut window = |time: usize| {
+        let ids: Vec<i64> = (0..(BATCH * time) as i64).map(|i| i * 7 % 50).collect();
+        let batch = TokenBatch::from_host(&ids, &ids, BATCH, time, &device).unwrap();
+        let plan = WindowPlan {
+            warm_up: 0,
+            loss_from: 0,
+            carry: time,
+        };
+        device.clone().inner().sync().unwrap();
+        let (forward, out) = launches(&device, || model.window(&batch, None, plan).unwrap());
+        let (backward, _) = launches(&device, || out.loss.sum.backward());
+        [forward, backward]
+    };
+    let (short, steps) = (window(8), per_step(&mut window));
+    let fixed = [0, 1].map(|way| short[way] as f64 - 8.0 * steps[way]);
+    println!("language model: {steps:?} per step, {fixed:?} per window");
+    assert_eq!(steps, [2.0, 2.0]);
+    assert!(fixed.iter().all(|launches| *launches <= 40.0), "{fixed:?}");
+}
+
+/// All lags of a state part are reduced by one launch.
+#[test]
+fn lag_norms_are_one_launch() {
+    let Some(device) = gpu() else { return };
+    let _turn = TURN.lock();
+    let grads = noise_tensor::<3>(1, [20, BATCH, HIDDEN], 1.0, &device, DType::F32);
+    device.sync().unwrap();
+    let (count, norms): (usize, Tensor<2>) = launches(&device, || {
+        atbptt_core::lag_norms::lag_norms(grads, None, atbptt_core::RowOrder::Time).unwrap()
+    });
+    assert_eq!(norms.dims(), [20, BATCH + 1]);
+    assert_eq!(count, 1);
+}
