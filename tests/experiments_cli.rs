@@ -204,7 +204,7 @@ fn a_run_is_not_resumed_as_another_one() {
             "step size is 1 in the checkpoint and 0.5 now",
         ),
         (
-            "/plan/batch",
+            "/task/data/Generated/task/sequences",
             serde_json::json!(5),
             "sequences is 4 in the checkpoint and 5 now",
         ),

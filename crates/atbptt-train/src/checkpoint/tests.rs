@@ -97,6 +97,42 @@ fn what_was_written_is_read() {
     );
 }
 
+/// In memory it is the same file, to the byte.
+#[test]
+fn the_bytes_in_memory_are_those_of_the_file() {
+    let (_run, [_, path]) = two();
+    let whole = fs::read(path).unwrap();
+    let read = Checkpoint::from_bytes(&whole).unwrap();
+    assert_eq!(read.to_bytes().unwrap(), whole);
+    assert_eq!(read.path(), Path::new(""));
+    assert!(matches!(
+        Checkpoint::from_bytes(b"\x89PNG"),
+        Err(CheckpointFault::Foreign { .. })
+    ));
+}
+
+/// A right checksum over two sections of one name: which of them would count?
+#[test]
+fn a_section_that_appears_twice_is_refused() {
+    let mut bytes = Vec::new();
+    container::put(&mut bytes, &[("loop", b"{}"), ("loop", b"[]")]).unwrap();
+    let fault = container::parse(&bytes).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "cannot be used: section \"loop\" appears twice"
+    );
+}
+
+/// Messages go to terminals and logs, whatever the file holds.
+#[test]
+fn what_a_message_repeats_of_a_file_is_bounded() {
+    let long = format!("\"{}\"", "x".repeat(100_000));
+    let mut bytes = Vec::new();
+    container::put(&mut bytes, &[("loop", long.as_bytes())]).unwrap();
+    let fault = Checkpoint::from_bytes(&bytes).unwrap_err().to_string();
+    assert!(fault.contains("xxx") && fault.len() < 500, "{fault}");
+}
+
 #[test]
 fn a_bit_flipped_at_any_offset_is_refused_and_the_one_before_is_offered() {
     let (_run, [older, path]) = two();
