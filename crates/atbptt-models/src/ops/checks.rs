@@ -155,6 +155,7 @@ pub(super) fn ids_below<const D: usize>(
 }
 
 fn on_host(device: &Device) -> bool {
+    #[allow(unused_mut)] // Without CPU backends.
     let mut host = false;
     #[cfg(feature = "flex")]
     {
