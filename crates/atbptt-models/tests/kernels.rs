@@ -321,6 +321,37 @@ mod gpu {
         }
     }
 
+    /// Ids that are no classes are not followed: no loss, and nothing written elsewhere.
+    #[test]
+    fn targets_outside_the_classes_give_no_loss() {
+        if gpu().is_none() {
+            return;
+        }
+        for bad in [-1, 5, i32::MAX] {
+            let block = LogitBlock::<Cube> {
+                logits: float::<Cube>(noise(1, 15), &[3, 5], DType::F32),
+                bias: None,
+                targets: Cube::int_from_data(
+                    TensorData::new(vec![0, bad, 4], [3]),
+                    &Default::default(),
+                ),
+                row_weights: None,
+            };
+            let out = Cube::softmax_block(block, true);
+            let losses = values::<Cube>(out.rows);
+            assert!(losses[1].is_nan(), "{bad}: {losses:?}");
+            assert!(losses[0].is_finite() && losses[2].is_finite(), "{losses:?}");
+            let gradients = values::<Cube>(out.logits.expect("asked for"));
+            for (row, sum) in [(0, 0.0), (1, 1.0), (2, 0.0)] {
+                let row = &gradients[row * 5..(row + 1) * 5];
+                assert!(
+                    (row.iter().sum::<f64>() - sum).abs() < 1e-5,
+                    "{bad}: {row:?}"
+                );
+            }
+        }
+    }
+
     /// One class, fewer classes than units, more; several rows; with and without bias, row weights and gradient.
     #[test]
     fn softmax_rows_equal_the_reference() {

@@ -290,7 +290,7 @@ impl RecurrentKernels for burn::backend::Flex {
 impl RecurrentKernels for burn::backend::NdArray {
     cpu_kernels!();
 }
-/// The kernels of [`super::cube`], where they serve tensor and device.
+/// The kernels of `ops::cube`, where they serve tensor and device.
 #[cfg(feature = "cube")]
 impl RecurrentKernels for burn::backend::Cube {
     fn lstm_forward(input: LstmInput<Self>) -> Trace<Self> {

@@ -93,8 +93,12 @@ fn softmax_row<F: Float, I: Int>(
     }
     let sum = total(&mut shared, sum);
 
+    // A target that is no class (a negative one is a large number here) has no loss: NaN, and the softmax as its gradient.
     let target = usize::cast_from(targets[row]);
-    if unit == 0 {
+    if unit == 0 && target >= classes {
+        losses[row] = (f32::new(-1.0f32) - sum).sqrt();
+    }
+    if unit == 0 && target < classes {
         let mut z = f32::cast_from(logits[start + target]);
         if comptime!(biased) {
             z += f32::cast_from(bias[target]);
@@ -138,7 +142,7 @@ pub(super) fn softmax_rows(
     let losses = place.empty_as(&[rows], DType::F32);
     let (count, dim, units) = place.rows(rows);
     let elems = [float_elem(place.dtype), int_elem(targets.dtype)];
-    // SAFETY: rows and classes are the logits' own; targets are classes (the caller's promise, as for every backend).
+    // SAFETY: rows and classes are the logits' own; a target that is no class is not followed.
     unsafe {
         softmax_row::launch_unchecked(
             &place.client,

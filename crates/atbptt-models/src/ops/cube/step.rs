@@ -16,6 +16,7 @@ fn add_row<F: Float, I: Int>(
     grad: &[F],     // [N, F]
     rows: usize,
     width: usize,
+    vocabulary: usize,
     #[define(F, I)] _dtypes: [ElemType; 2],
 ) {
     let n = CUBE_POS;
@@ -27,6 +28,10 @@ fn add_row<F: Float, I: Int>(
         if tokens[earlier] == token {
             terminate!();
         }
+    }
+    // No word's row (a negative token is a large number here): nothing to add to.
+    if usize::cast_from(token) >= vocabulary {
+        terminate!();
     }
     let to = usize::cast_from(token) * width;
     let mut feature = UNIT_POS as usize;
@@ -46,13 +51,14 @@ fn add_row<F: Float, I: Int>(
 pub(super) fn add_rows(into: CubeTensor, tokens: CubeTensor, grad: CubeTensor) -> CubeTensor {
     let place = Place::of(&into);
     let (rows, width) = (grad.meta.shape()[0], grad.meta.shape()[1]);
+    let vocabulary = into.meta.shape()[0];
     let into = writable(into);
     if rows == 0 {
         return into;
     }
     let (count, dim, _) = place.rows(rows);
     let elems = [float_elem(place.dtype), int_elem(tokens.dtype)];
-    // SAFETY: rows and width are the gradient's own; tokens are rows of `into` (the caller's promise).
+    // SAFETY: rows and width are the gradient's own; a token that is no row of `into` is left out.
     unsafe {
         add_row::launch_unchecked(
             &place.client,
@@ -63,6 +69,7 @@ pub(super) fn add_rows(into: CubeTensor, tokens: CubeTensor, grad: CubeTensor) -
             into_contiguous(grad).into_buffer_arg(),
             rows,
             width,
+            vocabulary,
             elems,
         );
     }
