@@ -102,7 +102,6 @@ fn kernels_equal_the_compositions() {
     equal_the_compositions::<NdArray>(DType::F64, DType::I64, 1e-14);
 }
 
-/// Somebody else who holds a tensor keeps its values, although the kernels write into memory that is theirs alone.
 /// As on the CPU, in f32: one rounding, and for sums √n of them.
 #[test]
 #[cfg(feature = "wgpu")]
@@ -112,6 +111,7 @@ fn gpu_kernels_equal_the_compositions() {
     }
 }
 
+/// Somebody else who holds a tensor keeps its values, although the kernels write into memory that is theirs alone.
 #[test]
 fn shared_tensors_are_not_changed() {
     let held = float::<Flex>(1, &[40, 30], DType::F32);
