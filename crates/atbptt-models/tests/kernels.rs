@@ -207,15 +207,23 @@ impl Case {
 
     /// Kernels against reference, relative to the largest value of each tensor.
     fn check<B: RecurrentKernels>(&self, dtype: DType, tolerance: f64) {
+        self.check_against::<B, B>(dtype, tolerance);
+    }
+
+    /// Kernels of `B` against the reference computed on `R`.
+    fn check_against<B: RecurrentKernels, R: RecurrentKernels>(
+        &self,
+        dtype: DType,
+        tolerance: f64,
+    ) {
         use burn::backend::TensorMetadata;
-        let x = self.tensors::<B>(dtype);
-        let got = self.run(&x, true);
-        let expected = self.run(&x, false);
+        let got = self.run(&self.tensors::<B>(dtype), true);
+        let expected = self.run(&self.tensors::<R>(dtype), false);
         assert_eq!(got.len(), expected.len());
         for (index, (got, expected)) in got.into_iter().zip(expected).enumerate() {
             assert_eq!(got.shape(), expected.shape(), "shape of tensor {index}");
             assert_eq!(got.dtype(), dtype);
-            let (got, expected) = (values::<B>(got), values::<B>(expected));
+            let (got, expected) = (values::<B>(got), values::<R>(expected));
             let size = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
             for (at, (a, b)) in got.iter().zip(&expected).enumerate() {
                 assert!(
@@ -288,7 +296,8 @@ fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> 
     }
 }
 
-/// The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing.
+/// The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing. The reference runs on the CPU: Burn
+/// 0.22.1's fusion gets the GRU's wrong at batch 1.
 #[cfg(feature = "wgpu")]
 mod gpu {
     use super::*;
@@ -304,7 +313,7 @@ mod gpu {
         #[test]
         fn prop_gpu_kernels_equal_the_reference(case in cases()) {
             if gpu().is_some() {
-                Case { time: case.time.min(12), ..case }.check::<Cube>(DType::F32, 1e-5);
+                Case { time: case.time.min(12), ..case }.check_against::<Cube, Flex>(DType::F32, 1e-5);
             }
         }
     }
@@ -316,7 +325,7 @@ mod gpu {
         }
         for cell in CELLS {
             for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64)] {
-                case(cell, time, batch, 2, hidden).check::<Cube>(DType::F32, 1e-5);
+                case(cell, time, batch, 2, hidden).check_against::<Cube, Flex>(DType::F32, 1e-5);
             }
         }
     }
