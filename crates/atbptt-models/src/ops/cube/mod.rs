@@ -372,27 +372,23 @@ pub(super) fn lstm_backward<B: CubeOps>(
         present,
         needs.taps,
     );
-    Grads {
-        recurrent_weight: needs.recurrent_weight.then(|| {
-            let entering = entering::<B>(
-                &args.state,
-                &trace.states,
-                args.taps.as_ref(),
-                args.keep.as_ref(),
-            );
-            weight_grad::<B>(features::<B>(&entering, 0, hidden), d_pre.clone())
-        }),
-        input_weight: needs
-            .input_weight
-            .then(|| weight_grad::<B>(args.input, d_pre.clone())),
-        bias: needs.bias.then(|| bias_grad::<B>(d_pre.clone())),
-        recurrent_bias: None,
-        input: needs
-            .input
-            .then(|| input_grad::<B>(d_pre, args.input_weight)),
+    let recurrent_weight = needs.recurrent_weight.then(|| {
+        let entering = entering::<B>(
+            &args.state,
+            &trace.states,
+            args.taps.as_ref(),
+            args.keep.as_ref(),
+        );
+        weight_grad::<B>(features::<B>(&entering, 0, hidden), d_pre.clone())
+    });
+    let back = Back {
+        input: args.input,
+        input_weight: args.input_weight,
+        d_input: d_pre,
         state,
-        taps: needs.taps.then_some(d_taps),
-    }
+        d_taps,
+    };
+    back.grads(needs, recurrent_weight, None)
 }
 
 /// [`RecurrentKernels::gru_forward`](super::RecurrentKernels::gru_forward) by kernels.
@@ -434,29 +430,26 @@ pub(super) fn gru_backward<B: CubeOps>(
         present,
         needs.taps,
     );
-    Grads {
-        recurrent_weight: needs.recurrent_weight.then(|| {
-            let entering = entering::<B>(
-                &args.state,
-                &trace.states,
-                args.taps.as_ref(),
-                args.keep.as_ref(),
-            );
-            weight_grad::<B>(entering, d_recurrent.clone())
-        }),
-        input_weight: needs
-            .input_weight
-            .then(|| weight_grad::<B>(args.input, d_input.clone())),
-        bias: needs.bias.then(|| bias_grad::<B>(d_input.clone())),
-        recurrent_bias: needs
-            .bias
-            .then(|| bias_grad::<B>(features::<B>(&d_recurrent, 2 * hidden, 3 * hidden))),
-        input: needs
-            .input
-            .then(|| input_grad::<B>(d_input, args.input_weight)),
+    let recurrent_weight = needs.recurrent_weight.then(|| {
+        let entering = entering::<B>(
+            &args.state,
+            &trace.states,
+            args.taps.as_ref(),
+            args.keep.as_ref(),
+        );
+        weight_grad::<B>(entering, d_recurrent.clone())
+    });
+    let recurrent_bias = needs
+        .bias
+        .then(|| bias_grad::<B>(features::<B>(&d_recurrent, 2 * hidden, 3 * hidden)));
+    let back = Back {
+        input: args.input,
+        input_weight: args.input_weight,
+        d_input,
         state,
-        taps: needs.taps.then_some(d_taps),
-    }
+        d_taps,
+    };
+    back.grads(needs, recurrent_weight, recurrent_bias)
 }
 
 /// [`RecurrentKernels::rnn_forward`](super::RecurrentKernels::rnn_forward) by kernels.
@@ -497,27 +490,23 @@ pub(super) fn rnn_backward<B: CubeOps>(
         present,
         needs.taps,
     );
-    Grads {
-        recurrent_weight: needs.recurrent_weight.then(|| {
-            let entering = entering::<B>(
-                &args.state,
-                &trace.states,
-                args.taps.as_ref(),
-                args.keep.as_ref(),
-            );
-            weight_grad::<B>(entering, d_pre.clone())
-        }),
-        input_weight: needs
-            .input_weight
-            .then(|| weight_grad::<B>(args.input, d_pre.clone())),
-        bias: needs.bias.then(|| bias_grad::<B>(d_pre.clone())),
-        recurrent_bias: None,
-        input: needs
-            .input
-            .then(|| input_grad::<B>(d_pre, args.input_weight)),
+    let recurrent_weight = needs.recurrent_weight.then(|| {
+        let entering = entering::<B>(
+            &args.state,
+            &trace.states,
+            args.taps.as_ref(),
+            args.keep.as_ref(),
+        );
+        weight_grad::<B>(entering, d_pre.clone())
+    });
+    let back = Back {
+        input: args.input,
+        input_weight: args.input_weight,
+        d_input: d_pre,
         state,
-        taps: needs.taps.then_some(d_taps),
-    }
+        d_taps,
+    };
+    back.grads(needs, recurrent_weight, None)
 }
 
 /// [`RecurrentKernels::softmax_block`](super::RecurrentKernels::softmax_block) by a kernel.
@@ -553,6 +542,41 @@ pub(super) fn embed_backward<B: CubeOps>(
         B::float_zeros(shape, &grad.device(), grad.dtype().into())
     });
     B::add_rows(into, tokens, grad)
+}
+
+/// What the way back through any cell's steps leaves, and what they were given.
+struct Back<B: CubeOps> {
+    input: FloatTensor<B>,
+    input_weight: FloatTensor<B>,
+    /// Gradient of what the input contributes to the gates, `[T, B, gates]`.
+    d_input: FloatTensor<B>,
+    state: FloatTensor<B>,
+    d_taps: FloatTensor<B>,
+}
+
+impl<B: CubeOps> Back<B> {
+    /// With the gradients that differ from cell to cell, all that is asked for.
+    fn grads(
+        self,
+        needs: Needs,
+        recurrent_weight: Option<FloatTensor<B>>,
+        recurrent_bias: Option<FloatTensor<B>>,
+    ) -> Grads<B> {
+        let d_input = self.d_input;
+        Grads {
+            recurrent_weight,
+            recurrent_bias,
+            input_weight: needs
+                .input_weight
+                .then(|| weight_grad::<B>(self.input, d_input.clone())),
+            bias: needs.bias.then(|| bias_grad::<B>(d_input.clone())),
+            input: needs
+                .input
+                .then(|| input_grad::<B>(d_input, self.input_weight)),
+            state: self.state,
+            taps: needs.taps.then_some(self.d_taps),
+        }
+    }
 }
 
 fn present<T>(taps: &Option<T>, keep: &Option<T>) -> Present {
