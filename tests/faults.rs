@@ -301,14 +301,16 @@ fn a_folder_that_becomes_read_only_ends_the_run_with_its_last_checkpoint_whole()
     wait_for_checkpoints(&run, 2);
     // Mounted over itself, so that files open elsewhere in the run folder do not keep it writable.
     let checkpoints = Mount(run.join("checkpoint"));
-    for options in [&["--bind"][..], &["-o", "remount,ro,bind"]] {
+    let mounted = |options: &[&str]| {
         let mut mount = Command::new("mount");
-        mount.args(options);
-        if options.len() == 1 {
-            mount.arg(&checkpoints.0);
-        }
-        assert!(mount.arg(&checkpoints.0).status().unwrap().success());
-    }
+        mount.args(options).arg(&checkpoints.0);
+        mount.stderr(Stdio::null()).status().unwrap().success()
+    };
+    let itself = checkpoints.0.to_str().unwrap();
+    assert!(mounted(&["--bind", itself]));
+    // Busy while a checkpoint is being written.
+    let read_only = (0..500).any(|_| mounted(&["-o", "remount,ro,bind"]));
+    assert!(read_only, "still busy after 500 attempts");
     let output = child.wait_with_output().unwrap();
     ended_for_want_of_a_disk(&output, &run);
     assert!(words(&output).contains("Read-only"), "{}", words(&output));
