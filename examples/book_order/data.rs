@@ -256,6 +256,12 @@ pub struct EventStreams {
 }
 
 impl EventStreams {
+    /// The longest interval to be predicted, in seconds.
+    pub fn longest_interval(&self) -> f32 {
+        let steps = self.streams.iter().flatten();
+        steps.map(|step| step.next_interval).fold(0.0, f32::max)
+    }
+
     fn batch(
         &self,
         starts: &[usize],

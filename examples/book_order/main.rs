@@ -177,6 +177,7 @@ fn run(cli: Cli) -> Result<Ended> {
             Ok(BTreeMap::from([
                 ("test_nll".into(), quality.nll),
                 ("test_rmse".into(), quality.rmse),
+                ("test_rmse_unbounded".into(), quality.rmse_unbounded),
                 ("test_error".into(), quality.error),
             ]))
         }),
