@@ -116,8 +116,10 @@ run() {
         step 60 "$backend-wiki2-k300" "$program" ours --case train/wiki2-k300/ --repeat "$repeat" "${rehearse[@]}"
         step 60 "$backend-share" "$program" share --kernels "${rehearse[@]}"
         if [[ -n "${GPU_REHEARSE:-}" ]]; then
+            step 60 "$backend-time-loop" "$program" time-loop --hidden 16 --batch 4 --steps 8 --repeat 1
             step 60 "$backend-growth" "$program" growth --k 4,8 --batch 2 --hidden 16 --vocabulary 100 --repeat 1
         else
+            step 40 "$backend-time-loop" "$program" time-loop
             step 60 "$backend-growth" "$program" growth --k 10,30,100,300 --batch 16 --repeat 2
         fi
     done
@@ -144,7 +146,7 @@ for case in sorted(ours.keys() | theirs.keys()):
     ratio = "%.2fx" % (us["tokens_per_second"] / them["tokens_per_second"]) if us and them else "-"
     print("| %s | %s | %s | %s |" % (case, ratio, show(us), show(them)))
 '
-            cat "$out/$backend-share.txt" "$out/$backend-growth.txt" 2>/dev/null || true
+            cat "$out/$backend-share.txt" "$out/$backend-time-loop.txt" "$out/$backend-growth.txt" 2>/dev/null || true
         done
         printf '\npeak memory of the GPU while each step ran, MiB (all processes)\n'
         grep -H . "$out"/*.memory 2>/dev/null | sed "s|^$out/||; s|\.memory:|: |" || printf 'nvidia-smi is not there\n'

@@ -6,6 +6,7 @@
 //! cargo bench --bench compare -- growth --out growth        # seconds per loss against K and batch: table, CSV, PNG
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
+//! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
 //! ```
 //!
 //! A case is named, sized and timed as in the peer's program (`torch_peer.py`): one warm-up run, then the median of the
@@ -20,6 +21,8 @@ mod overhead;
 #[cfg(feature = "cube")]
 mod share;
 mod table;
+#[cfg(feature = "cube")]
+mod time_loop;
 mod train;
 
 use std::path::PathBuf;
@@ -53,6 +56,9 @@ enum What {
     /// Launches and device time of a training window by kind of kernel, and the time the device waits.
     #[cfg(feature = "cube")]
     Share(share::Share),
+    /// Time of a layer with its loop over time on the host and on the device.
+    #[cfg(feature = "cube")]
+    TimeLoop(time_loop::Loops),
     /// The share of an epoch that probes take, at the paper's WikiText-2 settings.
     Overhead(overhead::Overhead),
 }
@@ -117,6 +123,8 @@ fn main() -> ExitCode {
         What::Growth(args) => growth::run(&args),
         #[cfg(feature = "cube")]
         What::Share(args) => share::run(&args),
+        #[cfg(feature = "cube")]
+        What::TimeLoop(args) => time_loop::run(&args),
         What::Overhead(args) => overhead::run(&args),
     };
     match outcome {

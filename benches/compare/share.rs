@@ -160,7 +160,13 @@ pub fn run(args: &Share) -> Result<()> {
 fn kind(kernel: &str) -> &'static str {
     let name = kernel.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    if has(&["lstm_step", "gru_step", "rnn_step", "enter", "leave"]) {
+    let cells = ["lstm_", "gru_", "rnn_"]
+        .map(|cell| ["step", "window"].map(|part| format!("{cell}{part}")));
+    let of_a_cell = cells
+        .iter()
+        .flatten()
+        .any(|part| name.contains(part.as_str()));
+    if of_a_cell || has(&["enter", "leave"]) {
         "cell"
     } else if has(&["softmax_row"]) {
         "softmax"

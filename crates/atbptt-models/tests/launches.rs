@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use atbptt_models::interop::TorchCompatible;
 use atbptt_models::ops::kernels::{GruInput, LstmInput, Needs, RnnInput, Trace};
-use atbptt_models::ops::reference;
+use atbptt_models::ops::{TimeLoop, reference, set_time_loop};
 use atbptt_models::{
     GruLayer, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack, StackConfig,
     TokenBatch, UnrollOptions, WindowPlan,
@@ -58,10 +58,10 @@ fn per_step(mut forward_backward: impl FnMut(usize) -> [usize; 2]) -> [f64; 2] {
 }
 
 /// A layer of ours, every weight tracked.
-fn layer<L: TorchCompatible>(device: &Device, time: usize) -> [usize; 2] {
+fn layer<L: TorchCompatible>(device: &Device, hidden: usize, time: usize) -> [usize; 2] {
     let device = device.clone().autodiff();
-    let stack: Stack<L> = StackConfig::new(HIDDEN, HIDDEN).init(&device).unwrap();
-    let x = noise_tensor::<3>(1, [time, BATCH, HIDDEN], 1.0, &device, DType::F32);
+    let stack: Stack<L> = StackConfig::new(hidden, hidden).init(&device).unwrap();
+    let x = noise_tensor::<3>(1, [time, BATCH, hidden], 1.0, &device, DType::F32);
     let x = x.require_grad();
     let (forward, run) = launches(&device, || {
         stack
@@ -166,21 +166,32 @@ fn burns(device: &Device, time: usize) -> [usize; 2] {
     [forward, backward]
 }
 
+/// Launches per step of every cell.
+fn cells(device: &Device, hidden: usize) -> [(&'static str, [f64; 2]); 3] {
+    [
+        (
+            "LSTM",
+            per_step(|time| layer::<LstmLayer>(device, hidden, time)),
+        ),
+        (
+            "GRU",
+            per_step(|time| layer::<GruLayer>(device, hidden, time)),
+        ),
+        (
+            "tanh RNN",
+            per_step(|time| layer::<RnnLayer>(device, hidden, time)),
+        ),
+    ]
+}
+
 /// One product and one kernel, forward and backward.
 #[test]
 fn a_step_is_one_product_and_one_kernel() {
     let Some(device) = gpu() else { return };
     let _turn = TURN.lock();
     println!("launches per time step: forward, backward");
-    let fused = [
-        ("LSTM", per_step(|time| layer::<LstmLayer>(&device, time))),
-        ("GRU", per_step(|time| layer::<GruLayer>(&device, time))),
-        (
-            "tanh RNN",
-            per_step(|time| layer::<RnnLayer>(&device, time)),
-        ),
-    ];
-    for (cell, kernels) in fused {
+    set_time_loop(TimeLoop::OnHost);
+    for (cell, kernels) in cells(&device, HIDDEN) {
         let bodies = per_step(|time| composed(cell, &device, time));
         println!("{cell}: kernels {kernels:?}, operations of Burn {bodies:?}");
         assert_eq!(kernels, [2.0, 2.0], "{cell}");
@@ -188,10 +199,26 @@ fn a_step_is_one_product_and_one_kernel() {
             assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell}: {bodies:?}");
         }
     }
+    set_time_loop(TimeLoop::Auto);
     println!(
         "Burn's nn::Lstm: {:?}",
         per_step(|time| burns(&device, time))
     );
+}
+
+/// Where the weights are few, a window takes as many launches however long it is; where they are many, two per step.
+#[test]
+fn the_time_loop_runs_on_the_device_where_the_weights_are_few() {
+    let Some(device) = gpu() else { return };
+    let _turn = TURN.lock();
+    for (cell, kernels) in cells(&device, HIDDEN) {
+        assert_eq!(kernels, [0.0, 0.0], "{cell}");
+    }
+    let whole = layer::<LstmLayer>(&device, HIDDEN, 8);
+    println!("LSTM of {HIDDEN} units: {whole:?} launches per window");
+    for (cell, kernels) in cells(&device, 400) {
+        assert_eq!(kernels, [2.0, 2.0], "{cell}");
+    }
 }
 
 /// A training window of the language model: what does not grow with its length is small beside what does.
@@ -205,7 +232,7 @@ fn a_window_adds_few_launches_to_its_steps() {
         .with_dropout(0.0)
         .init::<LstmLayer>(&device)
         .unwrap();
-    let mut window = |time: usize| {
+    let window = |time: usize| {
         let ids: Vec<i64> = (0..(BATCH * time) as i64).map(|i| i * 7 % 50).collect();
         let batch = TokenBatch::from_host(&ids, &ids, BATCH, time, &device).unwrap();
         let plan = WindowPlan {
@@ -218,11 +245,15 @@ fn a_window_adds_few_launches_to_its_steps() {
         let (backward, _) = launches(&device, || out.loss.sum.backward());
         [forward, backward]
     };
-    let (short, steps) = (window(8), per_step(&mut window));
-    let fixed = [0, 1].map(|way| short[way] as f64 - 8.0 * steps[way]);
-    println!("language model: {steps:?} per step, {fixed:?} per window");
-    assert_eq!(steps, [2.0, 2.0]);
-    assert!(fixed.iter().all(|launches| *launches <= 40.0), "{fixed:?}");
+    for (time_loop, expected) in [(TimeLoop::OnHost, 2.0), (TimeLoop::OnDevice, 0.0)] {
+        set_time_loop(time_loop);
+        let (short, steps) = (window(8), per_step(window));
+        let fixed = [0, 1].map(|way| short[way] as f64 - 8.0 * steps[way]);
+        println!("language model, {time_loop:?}: {steps:?} per step, {fixed:?} per window");
+        assert_eq!(steps, [expected; 2]);
+        assert!(fixed.iter().all(|launches| *launches <= 40.0), "{fixed:?}");
+    }
+    set_time_loop(TimeLoop::Auto);
 }
 
 /// All lags of a state part are reduced by one launch.

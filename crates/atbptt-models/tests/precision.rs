@@ -10,7 +10,9 @@ use atbptt_models::{
 };
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Tensor};
-use common::{all_devices, state_values, values, weight_gradients, with_noise};
+use common::{
+    all_devices, state_values, values, weight_gradients, with_each_time_loop, with_noise,
+};
 
 const WORDS: usize = 40;
 const HIDDEN: usize = 24;
@@ -74,6 +76,10 @@ fn norm(x: &[f64]) -> f64 {
 /// Relative rounding is 2^−11 in f16 and 2^−8 in bf16; some ten roundings in a row per value.
 #[test]
 fn losses_and_gradients_are_those_of_f32_within_the_types_rounding() {
+    with_each_time_loop(losses_and_gradients_are_near_those_of_f32);
+}
+
+fn losses_and_gradients_are_near_those_of_f32() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Bf16, 4e-2)] {
         for (backend, device) in devices_with(precision) {
             let device = device.autodiff();

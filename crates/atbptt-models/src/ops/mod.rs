@@ -70,6 +70,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
+#[cfg(feature = "cube")]
+pub use cube::{TimeLoop, set_time_loop};
 pub use kernels::RecurrentKernels;
 pub use tensor::{
     GruWeights, LstmWeights, RnnWeights, SequenceOptions, gru_sequence, linear_nll,

@@ -25,6 +25,24 @@ pub fn all_devices() -> Vec<(&'static str, Device)> {
     devices_for(DType::F32)
 }
 
+/// Runs `check` with the loop over time on the host and, where a CubeCL backend is compiled in, on the device.
+pub fn with_each_time_loop(check: impl Fn()) {
+    #[cfg(feature = "wgpu")]
+    {
+        use atbptt_models::ops::{TimeLoop, set_time_loop};
+        // The setting is the process's.
+        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _turn = TURN.lock();
+        set_time_loop(TimeLoop::OnDevice);
+        check();
+        set_time_loop(TimeLoop::OnHost);
+        check();
+        set_time_loop(TimeLoop::Auto);
+    }
+    #[cfg(not(feature = "wgpu"))]
+    check();
+}
+
 /// Device of the wgpu backend, or `None` after printing once why the tests on it are skipped.
 pub fn gpu() -> Option<Device> {
     static GPU: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();

@@ -2,8 +2,9 @@
 //!
 //! A GPU waits for work more than it works when a step is made of dozens of small operations. Here a step of a layer is two
 //! launches in either direction, the recurrent product and one kernel for all that lies between two products: gates, cell,
-//! taps, reset mask and the copy of the state that the next product reads. The products over all steps (input, weight
-//! gradients) stay Burn's, outside.
+//! taps, reset mask and the copy of the state that the next product reads. Where the recurrent weight is small, one launch does
+//! all steps: sequences need nothing of each other, so each has a cube that loops over time by itself ([`TimeLoop`]). The products
+//! over all steps (input, weight gradients) stay Burn's, outside.
 //!
 //! [`CubeOps`] is a backend extension of its own, so that Burn's fusion, where it is on, sees each method as one operation
 //! and hands over real tensors when it runs. [`RecurrentKernels`](super::RecurrentKernels) of the CubeCL backend calls it.
@@ -27,6 +28,8 @@ use burn::backend::{
 };
 use burn::tensor::{DType, FloatDType};
 use burn_cubecl::{CubeBackend, CubeDevice};
+
+pub use window::{TimeLoop, set_time_loop};
 
 use super::Present;
 use super::generic::util::{bias_grad, entering, features, flatten, input_grad, weight_grad};
