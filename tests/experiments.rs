@@ -184,17 +184,20 @@ fn wrong_copy_files_and_settings_are_named() {
     }
 }
 
-/// Every file of the project is valid, and holds a number of the paper's for every policy and metric.
+/// Every file of the project is valid, and holds a number of the paper's for every policy and metric but for those that the paper
+/// does not have.
 #[test]
 fn the_projects_sweep_files_are_valid() {
     let mut seen = 0;
     for entry in fs::read_dir("experiments").unwrap() {
         let path = entry.unwrap().path();
         let spec = spec::Spec::read(&path).unwrap();
+        let of_our_own = ["test_rmse_unbounded"];
         for metric in &spec.metrics {
             for policy in &spec.policies {
                 assert!(
-                    metric.paper.contains_key(&policy.key()),
+                    of_our_own.contains(&metric.name.as_str())
+                        || metric.paper.contains_key(&policy.key()),
                     "{}: {policy}",
                     path.display()
                 );
