@@ -7,7 +7,9 @@ use cubecl::prelude::*;
 
 use super::Present;
 use super::launch::{Place, product};
-use super::window::{Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed};
+use super::window::{
+    Carries, Sizes, entering_state, flat, leaving_grad, mask, sigma, step, transposed, zero,
+};
 
 /// One value per gate of a unit: reset, update, new.
 #[derive(CubeType, Clone, Copy)]
@@ -153,10 +155,7 @@ fn gru_window<F: Float>(
     }
     // Two steps in turn, so that a step's state is written while the one before is still being read.
     let mut h = Shared::<[f32]>::new_slice(comptime!(2 * hidden));
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         h[j] = f32::cast_from(F::cast_from(f32::cast_from(state[b * hidden + j]) * mask));
@@ -458,16 +457,8 @@ fn gru_window_back<F: Float>(
     let size = comptime!(3 * hidden);
     let mut d = Shared::<[f32]>::new_slice(comptime!(6 * hidden));
     let mut past = Shared::<[f32]>::new_slice(hidden);
-    let mut j = UNIT_POS as usize;
-    while j < hidden {
-        past[j] = 0.0f32;
-        j += units;
-    }
-    let mut j = UNIT_POS as usize;
-    while j < comptime!(6 * hidden) {
-        d[j] = 0.0f32;
-        j += units;
-    }
+    zero(&mut past, hidden, units);
+    zero(&mut d, comptime!(6 * hidden), units);
     sync_cube();
     for s in 0..time {
         let t = time - 1 - s;
@@ -507,10 +498,7 @@ fn gru_window_back<F: Float>(
         }
         sync_cube();
     }
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         let mut d_h = past[j];

@@ -7,7 +7,9 @@ use cubecl::prelude::*;
 
 use super::Present;
 use super::launch::{Place, product, writable};
-use super::window::{Carries, Sizes, entering_state, flat, leaving_grad, sigma, step, transposed};
+use super::window::{
+    Carries, Sizes, entering_state, flat, leaving_grad, mask, sigma, step, transposed, zero,
+};
 
 /// One value per gate of a unit.
 #[derive(CubeType, Clone, Copy)]
@@ -162,10 +164,7 @@ fn lstm_window<F: Float>(
     // Two steps in turn, so that a step's state is written while the one before is still being read.
     let mut h = Shared::<[f32]>::new_slice(comptime!(2 * hidden));
     let mut c = Shared::<[f32]>::new_slice(hidden);
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         h[j] = f32::cast_from(F::cast_from(
@@ -444,16 +443,8 @@ fn lstm_window_back<F: Float>(
     let mut d = Shared::<[f32]>::new_slice(comptime!(8 * hidden));
     let mut c = Shared::<[f32]>::new_slice(hidden);
     let size = comptime!(4 * hidden);
-    let mut j = UNIT_POS as usize;
-    while j < hidden {
-        c[j] = 0.0f32;
-        j += units;
-    }
-    let mut j = UNIT_POS as usize;
-    while j < comptime!(8 * hidden) {
-        d[j] = 0.0f32;
-        j += units;
-    }
+    zero(&mut c, hidden, units);
+    zero(&mut d, comptime!(8 * hidden), units);
     sync_cube();
     for s in 0..time {
         let t = time - 1 - s;
@@ -477,10 +468,7 @@ fn lstm_window_back<F: Float>(
         }
         sync_cube();
     }
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         let mut r_h = 0.0f32;

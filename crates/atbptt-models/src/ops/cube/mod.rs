@@ -20,6 +20,7 @@ mod lstm;
 mod nll;
 mod rnn;
 mod step;
+mod time_loop;
 mod window;
 
 use burn::backend::{
@@ -29,7 +30,7 @@ use burn::backend::{
 use burn::tensor::{DType, FloatDType};
 use burn_cubecl::{CubeBackend, CubeDevice};
 
-pub use window::{TimeLoop, set_time_loop};
+pub use time_loop::{TimeLoop, set_time_loop};
 
 use super::Present;
 use super::generic::util::{bias_grad, entering, features, flatten, input_grad, weight_grad};

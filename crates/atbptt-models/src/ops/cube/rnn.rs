@@ -7,7 +7,9 @@ use cubecl::prelude::*;
 
 use super::Present;
 use super::launch::{Place, product, writable};
-use super::window::{Carries, Sizes, entering_state, flat, leaving_grad, step, transposed};
+use super::window::{
+    Carries, Sizes, entering_state, flat, leaving_grad, mask, step, transposed, zero,
+};
 
 /// Unit `j` of sequence `b` at step `t`, from its pre-activation: the state is written, and what enters the next step is handed
 /// back.
@@ -96,10 +98,7 @@ fn rnn_window<F: Float>(
     }
     // Two steps in turn, so that a step's state is written while the one before is still being read.
     let mut h = Shared::<[f32]>::new_slice(comptime!(2 * hidden));
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         h[j] = f32::cast_from(F::cast_from(f32::cast_from(state[b * hidden + j]) * mask));
@@ -290,11 +289,7 @@ fn rnn_window_back<F: Float>(
     }
     // Gradients at the pre-activations, of two steps in turn; zero after the last step.
     let mut d = Shared::<[f32]>::new_slice(comptime!(2 * hidden));
-    let mut j = UNIT_POS as usize;
-    while j < comptime!(2 * hidden) {
-        d[j] = 0.0f32;
-        j += units;
-    }
+    zero(&mut d, comptime!(2 * hidden), units);
     sync_cube();
     for s in 0..time {
         let t = time - 1 - s;
@@ -313,10 +308,7 @@ fn rnn_window_back<F: Float>(
         }
         sync_cube();
     }
-    let mut mask = 1.0f32;
-    if comptime!(kept) {
-        mask = f32::cast_from(keep[b]);
-    }
+    let mask = mask(keep, 0, b, batch, kept);
     let mut j = UNIT_POS as usize;
     while j < hidden {
         let mut d_h = 0.0f32;

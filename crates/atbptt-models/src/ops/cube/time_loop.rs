@@ -1,0 +1,86 @@
+//! Whether the loop over time runs on the host or on the device.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use cubecl::prelude::*;
+
+use super::launch::Place;
+use super::window::Sizes;
+
+impl Sizes {
+    /// The grid of a kernel that runs the whole window, one cube per sequence; `None` where steps are better launched one by
+    /// one. `gates`: per hidden unit.
+    pub fn one_launch(self, place: &Place, gates: usize) -> Option<WindowGrid> {
+        let hardware = &place.client.properties().hardware;
+        // The most that a kernel keeps in a cube's memory: two steps' gates and one value per unit, in f32.
+        let shared = (2 * gates + 1) * self.hidden * size_of::<f32>();
+        let fits = shared <= hardware.max_shared_memory_size && self.batch <= MOST_SEQUENCES;
+        let weights = gates * self.hidden * self.hidden;
+        let on_device = match time_loop() {
+            TimeLoop::OnHost => false,
+            TimeLoop::OnDevice => true,
+            TimeLoop::Auto => weights <= MOST_WEIGHTS && weights * self.batch <= MOST_READS,
+        };
+        if !(fits && on_device) {
+            return None;
+        }
+        let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0);
+        let units = (self.hidden as u32)
+            .next_power_of_two()
+            .clamp(32, 256)
+            .min(most);
+        Some(WindowGrid {
+            count: CubeCount::Static(self.batch as u32, 1, 1),
+            dim: CubeDim::new_1d(units),
+            units: units as usize,
+        })
+    }
+}
+
+/// Sequences that fit one dimension of any device's grid.
+const MOST_SEQUENCES: usize = 65_535;
+
+/// Recurrent weights that one cube reads in the time of about two launches: 512 KiB in f32, 5 µs at 100 GB/s.
+const MOST_WEIGHTS: usize = 1 << 17;
+
+/// Weights that all sequences read per step in the same time: 16 MiB in f32, from a second-level cache at 3 TB/s.
+const MOST_READS: usize = 1 << 22;
+
+/// A kernel over a whole window: its cubes, and the units in each.
+pub(super) struct WindowGrid {
+    pub count: CubeCount,
+    pub dim: CubeDim,
+    pub units: usize,
+}
+
+/// Where the loop over time runs on CubeCL backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TimeLoop {
+    /// On the device where the recurrent weight is small (up to 2¹⁷ elements, and 2²² times the batch), else on the host. The
+    /// bounds are estimates from bandwidths and launch times, not measurements.
+    #[default]
+    Auto,
+    /// On the host: a matrix product and one kernel per step. Takes any size.
+    OnHost,
+    /// On the device: one launch per layer, window and direction. Where a cube's shared memory is too small for the hidden
+    /// size, on the host.
+    OnDevice,
+}
+
+static TIME_LOOP: AtomicU8 = AtomicU8::new(TimeLoop::Auto as u8);
+
+/// Says for the whole process where the loop over time runs on CubeCL backends; for measurements and tests, [`TimeLoop::Auto`]
+/// else. The results differ by rounding.
+pub fn set_time_loop(time_loop: TimeLoop) {
+    TIME_LOOP.store(time_loop as u8, Ordering::Relaxed);
+}
+
+fn time_loop() -> TimeLoop {
+    let known = [TimeLoop::Auto, TimeLoop::OnHost, TimeLoop::OnDevice];
+    let set = TIME_LOOP.load(Ordering::Relaxed);
+    known
+        .into_iter()
+        .find(|known| *known as u8 == set)
+        .unwrap_or_default()
+}
