@@ -164,7 +164,7 @@ fn a_resumed_copy_run_goes_on_exactly() {
     }
 }
 
-/// Settings changed by hand, or data by accident: refused, each difference named, and nothing in the folder touched.
+/// Options that make it another run: refused, the difference named, and nothing in the folder touched.
 #[test]
 fn a_run_is_not_resumed_as_another_one() {
     let Some(copy) = program("copy") else { return };
@@ -184,63 +184,42 @@ fn a_run_is_not_resumed_as_another_one() {
             .output()
             .unwrap()
     };
-    let config = run.join("config.json");
-    let settings = json(config.clone());
-    // (where in the settings, another value, what the refusal says)
+    let settings = fs::read_to_string(run.join("config.json")).unwrap();
+    // (options, what the refusal says)
     let changes = [
+        (["--delta", "0.1"], "rule for K is adaptive"),
+        (["--fixed-k", "4"], "and fixed at 4 steps now"),
+        (["--k0", "5"], "first K is 4 in the checkpoint and 5 now"),
         (
-            "/plan/policy/adaptive/delta",
-            serde_json::json!(0.1),
-            "rule for K is adaptive",
-        ),
-        (
-            "/plan/k0",
-            serde_json::json!(5),
-            "first K is 4 in the checkpoint and 5 now",
-        ),
-        (
-            "/plan/lr",
-            serde_json::json!(0.5),
+            ["--lr", "0.5"],
             "step size is 1 in the checkpoint and 0.5 now",
         ),
         (
-            "/task/data/Generated/task/sequences",
-            serde_json::json!(5),
+            ["--batch", "5"],
             "sequences is 4 in the checkpoint and 5 now",
         ),
-        (
-            "/plan/training/seed",
-            serde_json::json!(9),
-            "seed is 1 in the checkpoint and 9 now",
-        ),
-        (
-            "/task/hidden",
-            serde_json::json!(6),
-            "hidden is 5 in the checkpoint and 6 now",
-        ),
-        (
-            "/task/data/Generated/task/memory",
-            serde_json::json!([2, 2]),
-            "data is ",
-        ),
+        (["--seed", "9"], "seed is 1 in the checkpoint and 9 now"),
+        (["--hidden", "6"], "hidden is 5 in the checkpoint and 6 now"),
+        (["--memory", "2"], "data is "),
+        (["--style", "chunked"], "scheme is "),
+        (["--gradient-size", "sum"], "estimator is "),
+        (["--window", "29"], "probe"),
     ];
-    for (place, value, expected) in changes {
-        let mut other = settings.clone();
-        *other
-            .pointer_mut(place)
-            .unwrap_or_else(|| panic!("{place} in {settings}")) = value;
-        let text = serde_json::to_string(&other).unwrap();
-        fs::write(&config, &text).unwrap();
-        let error = failure(&resume(&run, &["--epochs", "2"]));
+    for (options, expected) in changes {
+        let error = failure(&resume(&run, &[&["--epochs", "2"], &options[..]].concat()));
         assert!(
             error.contains("belongs to another run") && error.contains(expected),
-            "{error}"
+            "{options:?}: {error}"
         );
-        assert_eq!(fs::read_to_string(&config).unwrap(), text, "{place}");
+        assert_eq!(
+            fs::read_to_string(run.join("config.json")).unwrap(),
+            settings,
+            "{options:?}"
+        );
         assert_eq!(epochs(&run).len(), 1);
     }
-    // More epochs in another place are the same run.
-    fs::write(&config, settings.to_string()).unwrap();
+    // More epochs in another place are the same run, whose settings are in its checkpoint.
+    fs::write(run.join("config.json"), "lost").unwrap();
     let moved = folder.path().join("moved");
     fs::rename(&run, &moved).unwrap();
     let shown = success(&resume(&moved, &["--epochs", "2"]));
@@ -308,6 +287,12 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
         5
     );
     assert!(fs::read(out.join("figure.png")).unwrap().len() > 5_000);
+    for policy in ["fixed-4", "adaptive-0.9", "chunked-4"] {
+        for seed in [1, 2] {
+            let run = out.join(format!("{policy}-seed{seed}"));
+            assert!(Path::new(&format!("{}.log", run.display())).is_file());
+        }
+    }
     // The same into a document, twice: what stood between the marks goes.
     let document = folder.path().join("results.md");
     fs::write(
@@ -493,29 +478,37 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
 }
 
 #[test]
-fn ptb_is_wiki2_with_another_preset() {
+fn ptb_is_wiki2_with_another_preset_and_has_the_rivals() {
     let Some(ptb) = program("ptb") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let output = command(&ptb)
-        .args([
-            "--builtin",
-            "--no-tui",
-            "--max-tokens",
-            "20000",
-            "--hidden",
-            "16",
-            "--epochs",
-            "1",
-            "--out",
-        ])
-        .arg(&run)
-        .output()
-        .unwrap();
-    success(&output);
-    assert_eq!(json(run.join("config.json"))["batch"], 32);
-    let result = json(run.join("result.json"));
-    assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
+    for (policy, name) in [(&[][..], "adaptive"), (&["--random-k", "10"], "random")] {
+        let run = folder.path().join(name);
+        let output = command(&ptb)
+            .args([
+                "--builtin",
+                "--no-tui",
+                "--max-tokens",
+                "20000",
+                "--hidden",
+                "16",
+                "--epochs",
+                "1",
+                "--out",
+            ])
+            .arg(&run)
+            .args(policy)
+            .output()
+            .unwrap();
+        success(&output);
+        let plan = &json(run.join("config.json"))["plan"];
+        assert_eq!(plan["batch"], 32);
+        assert!(plan["policy"][name].is_object(), "{plan}");
+        let result = json(run.join("result.json"));
+        assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
+        for file in ["metrics.csv", "profiles.png", "lag_profile.png"] {
+            assert!(run.join(file).is_file(), "{file}");
+        }
+    }
 }
 
 #[test]

@@ -149,7 +149,10 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
             &["--hidden", "17"][..],
             "hidden is 16 in the checkpoint and 17 now",
         ),
-        (&["--delta", "0.7"], "rule for K is {"),
+        (
+            &["--delta", "0.7"],
+            "rule for K is adaptive, relative bias at most 0.1 in the checkpoint and",
+        ),
         (&["--max-tokens", "11000"], "data is "),
         (
             &["--batch", "8"],

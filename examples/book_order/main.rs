@@ -10,6 +10,7 @@
 //! figures. The folder holds event-1-train.txt, time-1-train.txt and the same for test, one sequence per line; the first
 //! half of the test sequences validates, the second half tests.
 
+#[allow(dead_code)] // Not all programs use all of it.
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
@@ -22,16 +23,18 @@ use std::process::ExitCode;
 
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
-use atbptt::train::device_from_env;
+use atbptt::train::{OnNonFinite, device_from_env};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::folder::{RunFolder, Settings};
+use crate::common::figures::Figure;
+use crate::common::folder::Settings;
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
-use crate::common::train::{Task, train};
-use crate::common::{Ended, Result, exit_code};
+use crate::common::progress::Style;
+use crate::common::train::{Start, Task, train};
+use crate::common::{Ended, Result, Show, exit_code};
 use crate::data::{Events, content_hash};
 use crate::model::EventModel;
 
@@ -51,10 +54,6 @@ struct Cli {
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
 
-    /// Largest lag W that a probe measures, in steps; its burn-in is a tenth of it [default: 200]
-    #[arg(long, value_name = "STEPS")]
-    window: Option<usize>,
-
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -71,8 +70,8 @@ struct BookOrder {
 }
 
 impl Cli {
-    /// The paper's settings, but where the user asked for others.
-    fn settings(&self) -> Settings<BookOrder> {
+    /// The paper's settings: the step size grows with √K where K adapts, and is constant where it does not.
+    fn preset(&self) -> Settings<BookOrder> {
         let plan = Plan {
             policy: Policy::Adaptive { delta: 0.5 },
             k0: 6,
@@ -81,8 +80,12 @@ impl Cli {
             probes: 1,
             estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
             training: TbpttConfig {
+                step_scaling: match self.policy.is_adaptive() {
+                    true => StepScaling::SqrtK,
+                    false => StepScaling::None,
+                },
                 clip: Clip::PerK(1.0),
-                probe: ProbeConfig::new(self.window.unwrap_or(200)),
+                probe: ProbeConfig::new(200),
                 seed: 1,
                 eval_chunk: 100,
                 ..TbpttConfig::default()
@@ -91,17 +94,27 @@ impl Cli {
             epochs: 50,
             lr: 0.1,
             weight_decay: 1e-3,
+            checkpoint_every: Plan::CHECKPOINT_EVERY,
+            on_non_finite: OnNonFinite::Stop,
         };
-        Settings {
-            task: BookOrder {
-                data: self.data.clone().unwrap_or_default(),
-                hidden: self.hidden.unwrap_or(128),
-                layers: self.layers.unwrap_or(2),
-            },
-            plan: plan
-                .with_options(&self.policy, &self.run)
-                .with_scaling(StepScaling::SqrtK, StepScaling::None),
+        let task = BookOrder {
+            data: PathBuf::new(),
+            hidden: 128,
+            layers: 2,
+        };
+        Settings { task, plan }
+    }
+
+    /// Puts what the user asked for into the settings.
+    fn apply(&self, mut settings: Settings<BookOrder>) -> Settings<BookOrder> {
+        settings.plan = settings.plan.with_options(&self.policy, &self.run);
+        let task = &mut settings.task;
+        if let Some(folder) = &self.data {
+            task.data = folder.clone();
         }
+        task.hidden = self.hidden.unwrap_or(task.hidden);
+        task.layers = self.layers.unwrap_or(task.layers);
+        settings
     }
 }
 
@@ -110,17 +123,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ended> {
-    let (folder, settings, resumed) = match &cli.run.resume {
-        Some(path) => {
-            let (folder, mut settings, epoch) = RunFolder::open::<BookOrder>(path)?;
-            settings.plan.epochs = cli.run.epochs.unwrap_or(settings.plan.epochs);
-            (Some(folder), settings, Some(epoch))
-        }
-        None => (None, cli.settings(), None),
-    };
     // What can be wrong with the options is found before any work or folder is made.
-    let Settings { task, plan } = &settings;
-    plan.check()?;
+    let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
+    let Settings { task, plan } = start.settings.clone();
     let found = device_from_env()?;
     let device = found.device.clone();
     let events = Events::from_folder(&task.data, "train")?;
@@ -133,10 +138,7 @@ fn run(cli: Cli) -> Result<Ended> {
         .check_stream(streams.common_steps())?;
     device.clone().autodiff().seed(plan.training.seed);
     let model = EventModel::new(marks, task.hidden, task.layers, &device.clone().autodiff())?;
-    let folder = match folder {
-        Some(folder) => folder,
-        None => RunFolder::create(cli.run.out.as_deref(), "book_order")?,
-    };
+    let folder = start.folder(&cli.run, "book_order")?;
     if !cli.run.quiet {
         println!(
             "events:  {} for training, {} for validation, {} for testing; {marks} marks",
@@ -166,7 +168,8 @@ fn run(cli: Cli) -> Result<Ended> {
     let (chunk, test) = (plan.training.eval_chunk, test.parallel());
     let training = Task {
         title: format!("Order book; {}", plan.policy),
-        loss: "Negative log-likelihood per event (nats)",
+        figure: Figure::Loss("Negative log-likelihood per event (nats)"),
+        style: Style::LOSS,
         model,
         identity,
         parts: lstm_parts(task.layers),
@@ -182,7 +185,7 @@ fn run(cli: Cli) -> Result<Ended> {
             ]))
         }),
     };
-    let (ended, result) = train(training, &settings, &folder, resumed, cli.run.quiet)?;
+    let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
     if let Some(result) = result {
         println!(
             "test NLL {:.4}, RMSE {:.4}e-3 s, 0-1 error {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",

@@ -1,11 +1,9 @@
-//! The run folder: settings, metrics, the controller's history, figures, the result.
+//! The run folder: settings, metrics, the result.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atbptt::core::Decision;
-use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::{Checkpoint, EpochReport};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,6 +12,9 @@ use super::options::Plan;
 
 /// Name of the file of settings.
 pub const SETTINGS: &str = "config.json";
+
+/// Name of the file of reports, one line per epoch.
+const METRICS: &str = "metrics.jsonl";
 
 /// Where a run keeps its files.
 #[derive(Clone, Debug)]
@@ -54,8 +55,7 @@ impl RunFolder {
                 .find(|path| !path.exists())
                 .ok_or("no free folder name under runs/; name one with --out")?,
         };
-        // A run that failed before its first epoch was over leaves nothing worth keeping.
-        if !Checkpoint::list(&path).is_empty() {
+        if path.join(METRICS).exists() || !Checkpoint::list(&path).is_empty() {
             return Err(format!(
                 "{} already holds a run; go on with it by --resume {0}, or name another folder with --out",
                 path.display()
@@ -71,23 +71,24 @@ impl RunFolder {
         Ok(Self { path })
     }
 
-    /// The folder of an earlier run, its settings and the checkpoint to go on from.
+    /// The folder of an earlier run, the settings it was run with, and its checkpoint. `path` is the folder, for the newest
+    /// checkpoint, or a checkpoint's file.
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Settings<T>, Checkpoint)> {
-        let config = path.join(SETTINGS);
-        let text = fs::read_to_string(&config).map_err(|error| {
+        let checkpoint = match path.is_file() {
+            true => Checkpoint::open(path)?,
+            false => Checkpoint::newest(path).map_err(|error| {
+                format!("{error}; --resume takes the folder of an earlier run, or one of its checkpoints")
+            })?,
+        };
+        let settings = serde_json::from_str(checkpoint.settings()).map_err(|error| {
             format!(
-                "cannot read {}: {error}; --resume takes the folder of an earlier run",
-                config.display()
+                "{} is not of this program: {error}; start a new run",
+                checkpoint.path().display()
             )
         })?;
-        let settings = serde_json::from_str(&text).map_err(|error| {
-            format!(
-                "{} is not a configuration of this program: {error}; start a new run",
-                config.display()
-            )
-        })?;
-        let checkpoint = Checkpoint::newest(path)?;
-        let path = path.to_owned();
+        // run/checkpoint/step-1.ckpt
+        let run = checkpoint.path().ancestors().nth(2).unwrap_or(path);
+        let path = run.to_owned();
         Ok((Self { path }, settings, checkpoint))
     }
 
@@ -107,7 +108,7 @@ impl RunFolder {
     pub fn write_metrics(&self, reports: &[EpochReport]) -> Result<()> {
         let lines: std::result::Result<Vec<String>, _> =
             reports.iter().map(serde_json::to_string).collect();
-        self.write("metrics.jsonl", lines?.join("\n") + "\n")?;
+        self.write(METRICS, lines?.join("\n") + "\n")?;
         let mut table = csv::Writer::from_writer(Vec::new());
         let measures: Vec<&String> = reports
             .first()
@@ -157,63 +158,6 @@ impl RunFolder {
             table.write_record(&row)?;
         }
         self.write("metrics.csv", table.into_inner()?)
-    }
-
-    /// The history of decisions, and a figure of the run.
-    pub fn write_figures(
-        &self,
-        title: &str,
-        loss: &str,
-        reports: &[EpochReport],
-        history: &[Decision],
-        delta: Option<f64>,
-    ) -> Result<()> {
-        self.write("controller.json", serde_json::to_string_pretty(history)?)?;
-        if reports.is_empty() {
-            return Ok(());
-        }
-        let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| Line {
-            name: name.into(),
-            points: reports
-                .iter()
-                .map(|report| (report.epoch as f64, value(report).unwrap_or(f64::NAN)))
-                .collect(),
-            dashed: false,
-        };
-        let mut bias = vec![column("estimate", &|report| report.relative_bias)];
-        if let Some(delta) = delta {
-            let mut tolerance = column("tolerance δ", &|_| Some(delta));
-            tolerance.dashed = true;
-            bias.push(tolerance);
-        }
-        let measures = reports[0].measures.keys().map(|name| LinesPanel {
-            title: name.replace('_', " "),
-            x: "epoch".into(),
-            lines: vec![column("", &|report| report.measures.get(name).copied())],
-        });
-        let mut panels = vec![
-            LinesPanel {
-                title: loss.into(),
-                x: "epoch".into(),
-                lines: vec![
-                    column("train", &|report| Some(report.train_loss)),
-                    column("validation", &|report| report.valid_loss),
-                ],
-            },
-            LinesPanel {
-                title: "Truncation length K (steps)".into(),
-                x: "epoch".into(),
-                lines: vec![column("", &|report| Some(report.mean_k))],
-            },
-            LinesPanel {
-                title: "Estimated relative bias δ(K)".into(),
-                x: "epoch".into(),
-                lines: bias,
-            },
-        ];
-        panels.splice(1..1, measures);
-        lines_figure(self.path.join("report.png"), title, &panels)?;
-        Ok(())
     }
 
     /// The outcome at the best validation epoch; written last, so that its presence says the run is complete.

@@ -1,9 +1,10 @@
 //! What the experiment programs share: options, run folder, training, progress.
 
 pub mod diagnostics;
+pub mod figures;
 pub mod folder;
 pub mod options;
-mod progress;
+pub mod progress;
 pub mod train;
 
 use std::process::ExitCode;
@@ -19,6 +20,26 @@ pub enum Ended {
     Complete,
     /// By a signal, with this exit status; a checkpoint is there to go on from.
     Interrupted(u8),
+}
+
+/// What a run shows while it trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    Nothing,
+    /// A bar and a line per epoch.
+    Lines,
+    /// Burn's dashboard; the lines follow when it is gone.
+    Dashboard,
+}
+
+impl Show {
+    /// Lines, or nothing.
+    pub fn lines(wanted: bool) -> Self {
+        match wanted {
+            true => Self::Lines,
+            false => Self::Nothing,
+        }
+    }
 }
 
 /// Shows an error as one line.

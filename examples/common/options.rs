@@ -7,7 +7,7 @@ use atbptt::core::{
     AdaptiveConfig, ArtbpConfig, BiasEstimator, FixedK, GradientSize, Monitor, RandomLengthConfig,
     TruncationPolicy,
 };
-use atbptt::train::{Identity, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::{Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -36,11 +36,11 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS", group = "policy")]
     pub artbp_k: Option<usize>,
 
-    /// K before the first estimate, in steps
+    /// Where K adapts: K before the first estimate, in steps [default: the experiment's, shown at the start]
     #[arg(long, value_name = "STEPS")]
     pub k0: Option<usize>,
 
-    /// Shortest K, in steps
+    /// Where K adapts: shortest K, in steps
     #[arg(long, value_name = "STEPS")]
     pub k_min: Option<usize>,
 
@@ -48,13 +48,57 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS")]
     pub k_max: Option<usize>,
 
-    /// Probes averaged per estimate [default: 1]
+    /// Largest lag W that a probe measures, in steps; its burn-in grows with it
+    #[arg(long, value_name = "STEPS")]
+    pub window: Option<usize>,
+
+    /// Probes averaged per estimate [default: 1; language models: 5]
     #[arg(long, value_name = "N")]
     pub probes: Option<usize>,
 
-    /// What the bias is compared with [default: mean-states, as the authors' scripts for these tasks]
+    /// What the bias is compared with [default: mean-states for copy and book_order, sum for language models, as in the
+    /// authors' scripts]
     #[arg(long, value_enum)]
     pub gradient_size: Option<SizeArg>,
+
+    /// How windows follow each other where K adapts or is fixed [default: overlapping]
+    #[arg(long, value_enum, conflicts_with_all = ["chunked_k", "random_k", "artbp_k"])]
+    pub style: Option<StyleArg>,
+
+    /// How the step size grows with K [default: the experiment's]
+    #[arg(long, value_enum)]
+    pub step_scaling: Option<ScalingArg>,
+}
+
+/// How windows follow each other.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StyleArg {
+    /// BPTT(2K−1; K): every loss reaches back at least K steps
+    Overlapping,
+    /// BPTT(K; K): windows end to end, about half the work
+    Chunked,
+}
+
+/// How the step size grows with K.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ScalingArg {
+    /// The same step size for every K
+    None,
+    /// Times √K
+    Sqrt,
+    /// Times K
+    Linear,
+}
+
+/// What to do about values that are not finite.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum NonFiniteArg {
+    /// End the run; its checkpoints stay
+    Stop,
+    /// Leave the window out, count it and go on
+    Skip,
+    /// Go back to the last checkpoint and halve the step size
+    Restore,
 }
 
 /// Size of the gradient in the relative bias.
@@ -90,12 +134,22 @@ pub struct RunArgs {
     pub seed: Option<u64>,
 
     /// Folder for configuration, metrics, checkpoints and plots [default: runs/NAME-1, -2, …]
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Go on with the run in this folder from its newest checkpoint; its settings are read from there, and only --epochs
-    /// may be changed
-    #[arg(long, value_name = "DIR")]
+    /// Write a checkpoint after every so many training windows, beside those at the ends of epochs; 0 = only those
+    /// [default: 200]
+    #[arg(long, value_name = "WINDOWS")]
+    pub checkpoint_every: Option<u64>,
+
+    /// What to do about a loss or gradient that is not finite. It never reaches the weights [default: stop]
+    #[arg(long, value_enum)]
+    pub on_nonfinite: Option<NonFiniteArg>,
+
+    /// Go on with an earlier run, to the same bits as if it had never stopped: from the newest checkpoint of its folder, or
+    /// from the checkpoint file given. Its settings are read from there; --epochs, --out, --checkpoint-every and
+    /// --on-nonfinite may change, other data, another model or another rule for K is refused
+    #[arg(long, value_name = "PATH")]
     pub resume: Option<PathBuf>,
 
     /// Print no progress, only the result
@@ -126,6 +180,13 @@ impl fmt::Display for Policy {
     }
 }
 
+impl Policy {
+    /// Whether K follows the estimate.
+    pub fn is_adaptive(self) -> bool {
+        matches!(self, Self::Adaptive { .. })
+    }
+}
+
 /// Everything about a run but its data and its model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -140,12 +201,25 @@ pub struct Plan {
     pub epochs: usize,
     pub lr: f64,
     pub weight_decay: f64,
+    pub checkpoint_every: u64,
+    pub on_non_finite: OnNonFinite,
 }
 
 impl Plan {
-    /// These settings with what the user asked for.
+    /// Windows between two checkpoints, unless asked otherwise.
+    pub const CHECKPOINT_EVERY: u64 = 200;
+
+    /// These settings with what the user asked for: of a new run, or of one to go on with.
     pub fn with_options(mut self, policy: &PolicyArgs, run: &RunArgs) -> Self {
-        self.policy = policy.policy().unwrap_or(self.policy);
+        if let Some(policy) = policy.policy() {
+            self.policy = policy;
+            self.training.scheme = match policy {
+                Policy::Adaptive { .. } | Policy::Fixed { .. } => Scheme::Overlapping,
+                Policy::Chunked { .. } | Policy::Random { .. } | Policy::Artbp { .. } => {
+                    Scheme::Chunked
+                }
+            };
+        }
         self.k_max = policy.k_max.unwrap_or(self.k_max);
         self.k_min = policy.k_min.unwrap_or(self.k_min.min(self.k_max));
         // Only a K₀ that was asked for may contradict the bounds.
@@ -162,22 +236,31 @@ impl Plan {
         self.epochs = run.epochs.unwrap_or(self.epochs);
         self.batch = run.batch.unwrap_or(self.batch);
         self.lr = run.lr.unwrap_or(self.lr);
-        self.training.seed = run.seed.unwrap_or(self.training.seed);
-        self.training.scheme = match self.policy {
-            Policy::Adaptive { .. } | Policy::Fixed { .. } => Scheme::Overlapping,
-            Policy::Chunked { .. } | Policy::Random { .. } | Policy::Artbp { .. } => {
-                Scheme::Chunked
-            }
+        self.checkpoint_every = run.checkpoint_every.unwrap_or(self.checkpoint_every);
+        self.on_non_finite = match run.on_nonfinite {
+            Some(NonFiniteArg::Stop) => OnNonFinite::Stop,
+            Some(NonFiniteArg::Skip) => OnNonFinite::Skip,
+            Some(NonFiniteArg::Restore) => OnNonFinite::Restore,
+            None => self.on_non_finite,
         };
-        self
-    }
-
-    /// The step scaling of the adaptive runs; the others get `fixed`.
-    pub fn with_scaling(mut self, adaptive: StepScaling, fixed: StepScaling) -> Self {
-        self.training.step_scaling = match self.policy {
-            Policy::Adaptive { .. } => adaptive,
-            _ => fixed,
+        let training = &mut self.training;
+        training.seed = run.seed.unwrap_or(training.seed);
+        training.scheme = match policy.style {
+            Some(StyleArg::Overlapping) => Scheme::Overlapping,
+            Some(StyleArg::Chunked) => Scheme::Chunked,
+            None => training.scheme,
         };
+        training.step_scaling = match policy.step_scaling {
+            Some(ScalingArg::None) => StepScaling::None,
+            Some(ScalingArg::Sqrt) => StepScaling::SqrtK,
+            Some(ScalingArg::Linear) => StepScaling::LinearK,
+            None => training.step_scaling,
+        };
+        if let Some(window) = policy.window {
+            let probe = training.probe;
+            let burn_in = window.saturating_mul(probe.burn_in) / probe.window.max(1);
+            training.probe = ProbeConfig::new(window).with_burn_in(burn_in);
+        }
         self
     }
 
@@ -246,7 +329,9 @@ impl Plan {
             .must_match("probes", self.probes)
             .must_match("estimator", serde_json::to_string(&self.estimator)?)
             .must_match("step size", self.lr)
-            .must_match("weight decay", self.weight_decay))
+            .must_match("weight decay", self.weight_decay)
+            .may_change("checkpoint every", self.checkpoint_every)
+            .may_change("on non-finite", format!("{:?}", self.on_non_finite)))
     }
 
     /// The tolerance, for plots.
@@ -275,8 +360,13 @@ impl Plan {
 }
 
 impl PolicyArgs {
+    /// Whether K will adapt in a new run.
+    pub fn is_adaptive(&self) -> bool {
+        self.policy().is_none_or(Policy::is_adaptive)
+    }
+
     /// What was asked for.
-    fn policy(&self) -> Option<Policy> {
+    pub fn policy(&self) -> Option<Policy> {
         let length = |k: Option<usize>, make: fn(usize) -> Policy| k.map(make);
         self.delta
             .map(|delta| Policy::Adaptive { delta })

@@ -6,19 +6,92 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use atbptt::train::{EpochReport, Resumed};
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// How epochs are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// Stands above the lines of epochs.
+    pub header: Option<&'static str>,
+    /// An epoch that is over.
+    pub line: fn(&EpochReport) -> String,
+    /// The running loss, beside the bar.
+    pub running: fn(f64) -> String,
+}
+
+impl Style {
+    /// Losses and measures, in words.
+    pub const LOSS: Self = Self {
+        header: None,
+        line: loss_line,
+        running: |loss| format!("loss {loss:.4}"),
+    };
+}
+
+fn loss_line(report: &EpochReport) -> String {
+    let mut line = format!(
+        "epoch {:>4}  loss {:>8.4}, validation {:>8}",
+        report.epoch,
+        report.train_loss,
+        number(report.valid_loss, 4),
+    );
+    for (name, value) in &report.measures {
+        line += &format!(", {} {value:.4}", name.replace('_', " "));
+    }
+    line += &format!(
+        "; K {:>5.1}, bias {}; {:.1} s",
+        report.mean_k,
+        number(report.relative_bias, 4),
+        report.elapsed_seconds,
+    );
+    line + &left_out(report)
+}
+
+/// A number, or a dash for none.
+pub fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
+}
+
+/// What an epoch did about values that were not finite; empty without any.
+pub fn left_out(report: &EpochReport) -> String {
+    let mut text = String::new();
+    if report.skipped > 0 {
+        text += &format!("; {} windows skipped", report.skipped);
+    }
+    if report.restored > 0 {
+        text += &format!("; {} times back to a checkpoint", report.restored);
+    }
+    text
+}
+
+/// Where a run went on, and what has changed since.
+pub fn resumed_lines(resumed: &Resumed) -> String {
+    let mut text = format!(
+        "resumed: after {} windows, {} epochs, from {}",
+        resumed.step,
+        resumed.epochs,
+        resumed.path.display()
+    );
+    for change in &resumed.changes {
+        text += &format!("\nchanged: {change}");
+    }
+    text
+}
+
 /// Plain progress on the terminal.
 pub struct Progress {
     shown: bool,
     epochs: usize,
+    style: Style,
     bar: Mutex<Option<ProgressBar>>,
     bar_epoch: AtomicUsize,
 }
 
 impl Progress {
-    pub fn new(shown: bool, epochs: usize) -> Self {
+    /// Shows nothing unless `shown`.
+    pub fn new(shown: bool, epochs: usize, style: Style) -> Self {
         Self {
             shown,
             epochs,
+            style,
             bar: Mutex::new(None),
             bar_epoch: AtomicUsize::new(0),
         }
@@ -30,19 +103,9 @@ impl Progress {
         }
     }
 
-    /// Where the run goes on, and what has changed since it stopped.
     pub fn resumed(&self, resumed: &Resumed) {
-        if !self.shown {
-            return;
-        }
-        println!(
-            "resumed: after {} windows, {} epochs, from {}",
-            resumed.step,
-            resumed.epochs,
-            resumed.path.display()
-        );
-        for change in &resumed.changes {
-            println!("changed: {change}");
+        if self.shown {
+            println!("{}", resumed_lines(resumed));
         }
     }
 
@@ -59,11 +122,14 @@ impl Progress {
         if !self.shown {
             return;
         }
-        let fresh = self.bar_epoch.swap(epoch, Ordering::Relaxed) != epoch;
+        let before = self.bar_epoch.swap(epoch, Ordering::Relaxed);
+        if let (0, Some(header)) = (before, self.style.header) {
+            println!("{header}");
+        }
         self.with_bar(|slot| {
-            if fresh || slot.is_none() {
+            if before != epoch || slot.is_none() {
                 let bar = ProgressBar::new(total as u64);
-                let template = "{prefix} [{bar:30}] {percent} %, {eta} left, {msg}";
+                let template = "{prefix} [{bar:30}] {human_pos}/{human_len} losses, {per_sec}, {eta} left, {msg}";
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style.progress_chars("=> "));
                 }
@@ -72,31 +138,28 @@ impl Progress {
             }
             if let Some(bar) = slot {
                 bar.set_position(paid as u64);
-                bar.set_message(format!("loss {running_loss:.4}"));
+                bar.set_message((self.style.running)(running_loss));
             }
         });
     }
 
     pub fn epoch(&self, report: &EpochReport) {
-        if !self.shown {
-            return;
+        if self.shown {
+            self.clear();
+            println!("{}", (self.style.line)(report));
         }
-        self.clear();
-        let number = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.4}"));
-        let mut line = format!(
-            "epoch {:>4}  loss {:>8.4}, validation {:>8}",
-            report.epoch,
-            report.train_loss,
-            number(report.valid_loss),
-        );
-        for (name, value) in &report.measures {
-            line += &format!(", {} {value:.4}", name.replace('_', " "));
+    }
+
+    /// All epochs at once, when another display had the screen.
+    pub fn all(&self, resumed: Option<&Resumed>, reports: &[EpochReport]) {
+        if let Some(resumed) = resumed {
+            println!("{}", resumed_lines(resumed));
         }
-        println!(
-            "{line}; K {:>5.1}, bias {}; {:.1} s",
-            report.mean_k,
-            number(report.relative_bias),
-            report.elapsed_seconds,
-        );
+        if let Some(header) = self.style.header {
+            println!("{header}");
+        }
+        reports
+            .iter()
+            .for_each(|report| println!("{}", (self.style.line)(report)));
     }
 }

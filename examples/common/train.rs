@@ -2,28 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
-use atbptt::train::metrics::PerplexityMetric;
+use atbptt::train::metrics::{
+    DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
+};
 use atbptt::train::{
     Checkpoint, CheckpointConfig, FusedSgd, Identity, MetricFiles, QuietRenderer, Resumed,
     StopSignals, TrainingObserver,
 };
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::diagnostics::diagnose;
+use super::figures::Figure;
 use super::folder::{RunFolder, RunResult, SETTINGS, Settings};
-use super::progress::Progress;
-use super::{Ended, Result, autodiff};
+use super::options::RunArgs;
+use super::progress::{Progress, Style};
+use super::{Ended, Result, Show, autodiff};
 
 /// What is trained, on what, and how it is judged.
 pub struct Task<M: RecurrentModel> {
     /// Name of the run, for figures.
     pub title: String,
-    /// Name of the loss, for figures.
-    pub loss: &'static str,
+    pub figure: Figure,
+    /// How epochs are told.
+    pub style: Style,
     pub model: M,
     /// What the run is made of.
     pub identity: Identity,
@@ -37,36 +44,90 @@ pub struct Task<M: RecurrentModel> {
         Box<dyn Fn(&M) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync>,
 }
 
+/// A run about to begin: a new one, or an earlier one to go on with.
+pub struct Start<T> {
+    pub settings: Settings<T>,
+    checkpoint: Option<Checkpoint>,
+    folder: Option<RunFolder>,
+}
+
+impl<T: DeserializeOwned> Start<T> {
+    /// `options` puts what the user asked for into the settings: those of `new`, or those of the run to go on with. Whether
+    /// that can go on with them is checked later.
+    pub fn new(
+        run: &RunArgs,
+        new: impl FnOnce() -> Settings<T>,
+        options: impl FnOnce(Settings<T>) -> Settings<T>,
+    ) -> Result<Self> {
+        let (settings, checkpoint, folder) = match &run.resume {
+            Some(path) => {
+                let (folder, settings, checkpoint) = RunFolder::open(path)?;
+                // Another folder may be asked for.
+                let folder = run.out.is_none().then_some(folder);
+                (settings, Some(checkpoint), folder)
+            }
+            None => (new(), None, None),
+        };
+        let settings = options(settings);
+        settings.plan.check()?;
+        Ok(Self {
+            settings,
+            checkpoint,
+            folder,
+        })
+    }
+
+    /// Whether it goes on with an earlier run.
+    pub fn is_resumed(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// The folder of the run: made where it is a new one, once there is nothing left that could be wrong with the options.
+    pub fn folder(&mut self, run: &RunArgs, program: &str) -> Result<RunFolder> {
+        match self.folder.take() {
+            Some(folder) => Ok(folder),
+            None => RunFolder::create(run.out.as_deref(), program),
+        }
+    }
+}
+
 /// Trains; returns the result of a complete run. The settings are written once it is clear that they are this run's.
 pub fn train<M: RecurrentModel, T: Serialize>(
     task: Task<M>,
-    settings: &Settings<T>,
+    start: Start<T>,
     folder: &RunFolder,
-    resumed: Option<Checkpoint>,
-    quiet: bool,
+    show: Show,
 ) -> Result<(Ended, Option<RunResult>)> {
-    let plan = &settings.plan;
-    let settings = serde_json::to_string_pretty(settings)?;
-    if resumed.is_none() {
+    let plan = &start.settings.plan;
+    let settings = serde_json::to_string_pretty(&start.settings)?;
+    if start.checkpoint.is_none() {
         folder.write(SETTINGS, &settings)?;
     }
     let identity = task
         .identity
         .may_change("run folder", folder.path().display());
+    let checkpoints = CheckpointConfig::new(folder.path())
+        .every(plan.checkpoint_every)
+        .with_identity(identity)
+        .with_settings(settings.clone());
     let interrupter = Interrupter::new();
     let signals = StopSignals::listen(&interrupter)?;
-    let progress = Arc::new(Progress::new(!quiet, plan.epochs));
+    let lines = show == Show::Lines;
+    let progress = Arc::new(Progress::new(lines, plan.epochs, task.style));
     let strategy = AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
-        .with_checkpoints(CheckpointConfig::new(folder.path()).with_identity(identity))
+        .with_checkpoints(checkpoints)
+        .on_non_finite(plan.on_non_finite)
         .with_measures(task.measures);
     let handle = strategy.handle();
-    let written = Arc::new(Written {
+    let watch = Arc::new(Watch {
         progress: progress.clone(),
         folder: folder.clone(),
         handle: handle.clone(),
         settings,
+        dashboard: (show == Show::Dashboard).then(|| signals.clone()),
+        begun: AtomicBool::new(false),
     });
-    let mut strategy = strategy.with_observer(written);
+    let mut strategy = strategy.with_observer(watch);
 
     let mut training = SupervisedTraining::new(
         folder.path(),
@@ -76,9 +137,19 @@ pub fn train<M: RecurrentModel, T: Serialize>(
     .with_metric_logger(MetricFiles::new(folder.path()))
     .metric_valid_numeric(PerplexityMetric::new())
     .with_interrupter(interrupter)
-    .renderer(Box::new(QuietRenderer))
     .num_epochs(plan.epochs);
-    if let Some(checkpoint) = resumed {
+    if let Figure::Perplexity = task.figure {
+        training = training
+            .metric_train_numeric(PerplexityMetric::new())
+            .metric_train_numeric(TruncationMetric::new())
+            .metric_train_numeric(RelativeBiasMetric::new())
+            .metric_train_numeric(DecayRateMetric::new())
+            .metric_train_numeric(TokensPerSecondMetric::new());
+    }
+    if show != Show::Dashboard {
+        training = training.renderer(Box::new(QuietRenderer));
+    }
+    if let Some(checkpoint) = start.checkpoint {
         if checkpoint.epochs() > 0 {
             training = training.checkpoint(checkpoint.epochs());
         }
@@ -88,33 +159,31 @@ pub fn train<M: RecurrentModel, T: Serialize>(
     let optimizer = FusedSgd::new().with_weight_decay(plan.weight_decay)?.init();
     let result = training.launch(Learner::new(Tbptt::new(task.model), optimizer, plan.lr));
     let outcome = handle.finish(&result);
+    // The dashboard ends with the renderer in `result`.
     let trained = result.model.into_inner();
+    drop(result.renderer);
     progress.clear();
+    signals.restore_terminal();
 
     let reports = handle.reports();
     // A checkpoint that does not belong to this run leaves its folder as it was.
-    if matches!(&outcome, Err(TrainError::Checkpoint { .. })) && reports.is_empty() {
-        return outcome
-            .map(|()| (Ended::Complete, None))
-            .map_err(Into::into);
-    }
-    if !reports.is_empty() {
-        folder.write_metrics(&reports)?;
-    }
-    folder.write_figures(
-        &task.title,
-        task.loss,
-        &reports,
-        &handle.history(),
-        plan.delta(),
-    )?;
+    let refused = matches!(&outcome, Err(TrainError::Checkpoint { .. })) && reports.is_empty();
+    let written = match refused {
+        true => Ok(()),
+        false => write(folder, &task.title, task.figure, &handle, plan.delta()),
+    };
+    // The error that ended the run says more than one of its files.
     outcome?;
-    if let Some(status) = signals.exit_status() {
+    written?;
+    if show == Show::Dashboard {
+        progress.all(handle.resumed().as_ref(), &reports);
+    }
+    if handle.interrupted() {
         println!(
             "interrupted; go on with:  --resume {}",
             folder.path().display()
         );
-        return Ok((Ended::Interrupted(status), None));
+        return Ok((Ended::Interrupted(signals.exit_status().unwrap_or(0)), None));
     }
     if let Some(device) = trained.devices().into_iter().next() {
         // Burn gives the model back in evaluation mode.
@@ -129,18 +198,56 @@ pub fn train<M: RecurrentModel, T: Serialize>(
             &device,
         )?;
     }
-    Ok((Ended::Complete, folder.write_result(&reports)?))
+    let result = folder.write_result(&reports)?;
+    if let Some(result) = &result {
+        check_best_weights(folder, result.best_epoch)?;
+    }
+    Ok((Ended::Complete, result))
+}
+
+/// Metrics, the history of decisions, and the figure.
+fn write(
+    folder: &RunFolder,
+    title: &str,
+    figure: Figure,
+    handle: &TbpttHandle,
+    delta: Option<f64>,
+) -> Result<()> {
+    let history = serde_json::to_string_pretty(&handle.history())?;
+    folder.write("controller.json", history)?;
+    let reports = handle.reports();
+    if !reports.is_empty() {
+        folder.write_metrics(&reports)?;
+        let path = folder.path().join("report.png");
+        figure.draw(&path, title, &reports, handle, delta)?;
+    }
+    Ok(())
+}
+
+/// Whether the checkpoint of the best epoch is there, which somebody may have removed meanwhile.
+fn check_best_weights(folder: &RunFolder, epoch: usize) -> Result<()> {
+    match Checkpoint::end_of_epoch(folder.path(), epoch) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "the checkpoint of epoch {epoch}, the best one, is gone from {}; restore it and use --resume",
+            folder.path().display()
+        )
+        .into()),
+    }
 }
 
 /// Shows progress and writes the metrics after every epoch, for who looks into the folder meanwhile.
-struct Written {
+struct Watch {
     progress: Arc<Progress>,
     folder: RunFolder,
     handle: TbpttHandle,
     settings: String,
+    /// Where the dashboard takes Ctrl-C for itself.
+    dashboard: Option<StopSignals>,
+    begun: AtomicBool,
 }
 
-impl TrainingObserver for Written {
+impl TrainingObserver for Watch {
     fn on_resume(&self, resumed: &Resumed) {
         self.progress.resumed(resumed);
         if let Err(error) = self.folder.write(SETTINGS, &self.settings) {
@@ -149,6 +256,10 @@ impl TrainingObserver for Written {
     }
 
     fn on_window(&self, epoch: usize, paid: usize, total: usize, running_loss: f64) {
+        if let (false, Some(signals)) = (self.begun.swap(true, Ordering::Relaxed), &self.dashboard)
+        {
+            signals.accept_ctrl_c();
+        }
         self.progress.window(epoch, paid, total, running_loss);
     }
 

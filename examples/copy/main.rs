@@ -10,6 +10,7 @@
 //! Expected: a perplexity that falls towards 1 once K reaches the memory length; a run folder with metrics, checkpoints
 //! and figures.
 
+#[allow(dead_code)] // Not all programs use all of it.
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
@@ -21,16 +22,18 @@ use std::process::ExitCode;
 
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
-use atbptt::train::{device_from_env, evaluate};
+use atbptt::train::{OnNonFinite, device_from_env, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::folder::{RunFolder, Settings};
+use crate::common::figures::Figure;
+use crate::common::folder::Settings;
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
-use crate::common::train::{Task, train};
-use crate::common::{Ended, Result, exit_code};
+use crate::common::progress::Style;
+use crate::common::train::{Start, Task, train};
+use crate::common::{Ended, Result, Show, exit_code};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
 
@@ -69,10 +72,6 @@ struct Cli {
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
 
-    /// Largest lag W that a probe measures, in steps [default: 100]
-    #[arg(long, value_name = "STEPS")]
-    window: Option<usize>,
-
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -96,54 +95,80 @@ struct Copy {
     layers: usize,
 }
 
+/// The paper's settings.
+fn preset() -> Settings<Copy> {
+    let plan = Plan {
+        policy: Policy::Adaptive { delta: 0.5 },
+        k0: 15,
+        k_min: 2,
+        k_max: 100,
+        probes: 1,
+        estimator: BiasEstimator::new()
+            .with_tau(Tau::Fraction(0.8))
+            .with_gradient_size(GradientSize::NormOfMeanStateSum),
+        training: TbpttConfig {
+            step_scaling: StepScaling::SqrtK,
+            clip: Clip::PerK(1.0),
+            probe: ProbeConfig::new(100).with_burn_in(20),
+            seed: 1,
+            eval_chunk: 100,
+            ..TbpttConfig::default()
+        },
+        batch: 64,
+        epochs: 50,
+        lr: 1.0,
+        weight_decay: 1e-5,
+        checkpoint_every: Plan::CHECKPOINT_EVERY,
+        on_non_finite: OnNonFinite::Stop,
+    };
+    let task = Copy {
+        data: Data::generated(),
+        symbols: 6,
+        hidden: 50,
+        layers: 2,
+    };
+    Settings { task, plan }
+}
+
 impl Cli {
-    /// The paper's settings, but where the user asked for others.
-    fn settings(&self) -> Settings<Copy> {
-        let window = self.window.unwrap_or(100);
-        let plan = Plan {
-            policy: Policy::Adaptive { delta: 0.5 },
-            k0: 15,
-            k_min: 2,
-            k_max: 100,
-            probes: 1,
-            estimator: BiasEstimator::new()
-                .with_tau(Tau::Fraction(0.8))
-                .with_gradient_size(GradientSize::NormOfMeanStateSum),
-            training: TbpttConfig {
-                clip: Clip::PerK(1.0),
-                probe: ProbeConfig::new(window).with_burn_in(window / 5),
-                seed: 1,
-                eval_chunk: 100,
-                ..TbpttConfig::default()
+    /// Puts what the user asked for into the settings.
+    fn apply(&self, mut settings: Settings<Copy>) -> Settings<Copy> {
+        settings.plan = settings.plan.with_options(&self.policy, &self.run);
+        let Settings { task, plan } = &mut settings;
+        task.symbols = self.symbols.unwrap_or(task.symbols);
+        task.hidden = self.hidden.unwrap_or(task.hidden);
+        task.layers = self.layers.unwrap_or(task.layers);
+        let generation = self.memory.or(self.min_memory).or(self.steps);
+        match (&self.data, generation, &mut task.data) {
+            (Some(folder), _, data) => *data = Data::Folder(folder.clone()),
+            // Files that are to become generated data.
+            (None, Some(_), data @ Data::Folder(_)) => *data = Data::generated(),
+            (None, _, _) => {}
+        }
+        if let Data::Generated { task: copy, steps } = &mut task.data {
+            let (least, most) = copy.memory;
+            let most = self.memory.unwrap_or(most);
+            let least = self.min_memory.or(self.memory).unwrap_or(least);
+            copy.memory = (least, most);
+            copy.symbols = task.symbols;
+            copy.sequences = plan.batch;
+            *steps = self.steps.unwrap_or(*steps);
+        }
+        settings
+    }
+}
+
+impl Data {
+    /// What is generated where nothing else is asked for; symbols and sequences follow the model's.
+    fn generated() -> Self {
+        Self::Generated {
+            task: CopyTask {
+                memory: (10, 10),
+                symbols: 6,
+                sequences: 64,
             },
-            batch: 64,
-            epochs: 50,
-            lr: 1.0,
-            weight_decay: 1e-5,
-        };
-        let plan = plan
-            .with_options(&self.policy, &self.run)
-            .with_scaling(StepScaling::SqrtK, StepScaling::SqrtK);
-        let symbols = self.symbols.unwrap_or(6);
-        let memory = self.memory.unwrap_or(10);
-        let data = match &self.data {
-            Some(folder) => Data::Folder(folder.clone()),
-            None => Data::Generated {
-                task: CopyTask {
-                    memory: (self.min_memory.unwrap_or(memory), memory),
-                    symbols,
-                    sequences: plan.batch,
-                },
-                steps: self.steps.unwrap_or(4000),
-            },
-        };
-        let task = Copy {
-            data,
-            symbols,
-            hidden: self.hidden.unwrap_or(50),
-            layers: self.layers.unwrap_or(2),
-        };
-        Settings { task, plan }
+            steps: 4000,
+        }
     }
 }
 
@@ -180,17 +205,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ended> {
-    let (folder, settings, resumed) = match &cli.run.resume {
-        Some(path) => {
-            let (folder, mut settings, epoch) = RunFolder::open::<Copy>(path)?;
-            settings.plan.epochs = cli.run.epochs.unwrap_or(settings.plan.epochs);
-            (Some(folder), settings, Some(epoch))
-        }
-        None => (None, cli.settings(), None),
-    };
     // What can be wrong with the options is found before any work or folder is made.
-    let Settings { task, plan } = &settings;
-    plan.check()?;
+    let mut start = Start::new(&cli.run, preset, |settings| cli.apply(settings))?;
+    let Settings { task, plan } = start.settings.clone();
     let found = device_from_env()?;
     let device = found.device.clone();
     let [train_data, valid, test] = task.load()?;
@@ -203,10 +220,7 @@ fn run(cli: Cli) -> Result<Ended> {
         task.layers,
         &device.clone().autodiff(),
     )?;
-    let folder = match folder {
-        Some(folder) => folder,
-        None => RunFolder::create(cli.run.out.as_deref(), "copy")?,
-    };
+    let folder = start.folder(&cli.run, "copy")?;
     if !cli.run.quiet {
         println!("data:    {}", task.in_words());
         println!(
@@ -236,7 +250,8 @@ fn run(cli: Cli) -> Result<Ended> {
     let title = format!("{}; {}", task.in_words(), plan.policy);
     let training = Task {
         title,
-        loss: "Loss per symbol (nats)",
+        figure: Figure::Loss("Loss per symbol (nats)"),
+        style: Style::LOSS,
         model,
         identity,
         parts: lstm_parts(task.layers),
@@ -248,7 +263,7 @@ fn run(cli: Cli) -> Result<Ended> {
             Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
         }),
     };
-    let (ended, result) = train(training, &settings, &folder, resumed, cli.run.quiet)?;
+    let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
     if let Some(result) = result {
         println!(
             "test perplexity {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",

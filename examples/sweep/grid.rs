@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use atbptt::train::Checkpoint;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::spec::{Policy, Spec};
@@ -42,20 +43,20 @@ impl Run {
         format!("{}, seed {}", self.policy, self.seed)
     }
 
+    /// Beside the folder. (`with_extension` would take the `.9-seed1` of `adaptive-0.9-seed1` for one.)
     fn log(&self) -> PathBuf {
-        self.folder.with_extension("log")
+        let mut path = self.folder.clone().into_os_string();
+        path.push(".log");
+        path.into()
     }
 
     /// Starts the run, or goes on with it where it was interrupted.
     fn start(&self, program: &Path, spec: &Spec, threads: usize) -> io::Result<Child> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(program);
-        let resumable = fs::read_dir(self.folder.join("checkpoint"))
-            .is_ok_and(|mut files| files.next().is_some())
-            && self.folder.join("config.json").is_file();
-        match resumable {
-            true => command.arg("--resume").arg(&self.folder),
-            false => command
+        match Checkpoint::list(&self.folder).is_empty() {
+            false => command.arg("--resume").arg(&self.folder),
+            true => command
                 .args(&spec.arguments)
                 .args(self.policy.arguments())
                 .args(["--seed", &self.seed.to_string()])

@@ -163,17 +163,27 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
     };
     let metric = &spec.metrics[0];
     let measured = |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
+    let limit = limit(&lines(&measured, false));
+    let title = match limit {
+        Some(limit) => format!(
+            "{} (values above {limit:.*} left out)",
+            metric.title, metric.digits
+        ),
+        None => metric.title.clone(),
+    };
+    let shown =
+        |report: &EpochReport| measured(report).filter(|y| limit.is_none_or(|limit| *y <= limit));
     let panel = |title: &str, x: &str, lines| LinesPanel {
         title: title.into(),
         x: x.into(),
         lines,
     };
     let panels = [
-        panel(&metric.title, "epoch", lines(&measured, false)),
+        panel(&title, "epoch", lines(&shown, false)),
         panel(
-            &metric.title,
+            &title,
             "seconds of training, probes and validation",
-            lines(&measured, true),
+            lines(&shown, true),
         ),
         panel(
             "Truncation length K (steps)",
@@ -187,6 +197,20 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
         ),
     ];
     lines_figure(path, &spec.title, &panels)
+}
+
+/// The largest value after the first tenth of the epochs, where showing those before would take three quarters of the axis.
+fn limit(lines: &[Line]) -> Option<f64> {
+    let range = |values: &dyn Fn(&Line) -> usize| {
+        let ys = lines.iter().flat_map(|line| &line.points[values(line)..]);
+        let finite = ys.map(|point| point.1).filter(|y| y.is_finite());
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| {
+            (low.min(y), high.max(y))
+        })
+    };
+    let (low, high) = range(&|_| 0);
+    let (_, later) = range(&|line| line.points.len().div_ceil(10));
+    (later > low && high - low > 4.0 * (later - low)).then_some(later)
 }
 
 /// Puts table and figure between the markers of `name` in a Markdown file, the figure into `img/` beside it.

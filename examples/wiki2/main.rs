@@ -10,184 +10,109 @@
 //! Expected: one line per epoch with falling perplexity, K moving from 100 to what the tolerated bias δ = 0.5 asks for, the
 //! reason for it, and a run folder with metrics, checkpoints and `report.png`.
 
-mod folder;
+#[allow(dead_code)] // Not all programs use all of it.
+#[path = "../common/mod.rs"]
+mod common;
 mod options;
-mod progress;
 mod text;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use atbptt::models::{LanguageModel, LstmLayer};
 use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, Split, TokenStream};
-use atbptt::train::metrics::{
-    DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
-};
-use atbptt::train::{
-    Checkpoint, CheckpointConfig, FusedSgd, MetricFiles, NamedDevice, QuietRenderer, StopSignals,
-    device_from_env, evaluate,
-};
+use atbptt::train::{EpochReport, NamedDevice, device_from_env, evaluate};
 use burn::module::Module;
-use burn::tensor::Device;
-use burn::train::{Interrupter, Learner, SupervisedTraining};
 use clap::Parser;
 
-use self::folder::RunFolder;
-use self::options::outcome::Result;
-use self::options::{Cli, Settings, Text};
-use self::progress::{HEADER, Progress, epoch_line, resumed_lines};
+use self::common::diagnostics::lstm_parts;
+use self::common::figures::Figure;
+use self::common::folder::{RunFolder, Settings};
+use self::common::progress::{Style, left_out, number};
+use self::common::train::{Start, Task, train};
+use self::common::{Ended, Result, Show, exit_code};
+use self::options::{Cli, Language, PROGRAM};
 
 type Model = LanguageModel<LstmLayer>;
 
 /// The program; `ptb` is the same one with another preset.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(Cli::parse()))
 }
 
-/// Trains and tests; the exit status, 128 + its number after a signal.
-fn run(cli: Cli) -> Result<u8> {
-    let (folder, mut settings, resumed) = match &cli.resume {
-        Some(path) => {
-            let (folder, checkpoint, mut settings) = RunFolder::open(path)?;
-            cli.change(&mut settings);
-            (
-                cli.out.is_none().then_some(folder),
-                settings,
-                Some(checkpoint),
-            )
-        }
-        None => (None, cli.settings(), None),
-    };
-    // What can be wrong with the options is found before any work or folder is made.
-    settings.check()?;
-    settings.policy()?;
-    let corpus = text::load(&mut settings)?;
-    if resumed.is_none() && settings.text == Text::BuiltIn {
-        cli.fit_to_built_in(&mut settings);
+/// Trains and tests.
+fn run(cli: Cli) -> Result<Ended> {
+    let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
+    let corpus = text::load(&mut start.settings.task)?;
+    if !start.is_resumed() {
+        cli.fit_to_built_in(&mut start.settings);
     }
-    let policy = settings.policy()?;
+    let Settings { task, plan } = start.settings.clone();
     let found = device_from_env()?;
     let device = found.device.clone().autodiff();
-    device.seed(settings.training.seed);
-    let model: Model = settings.model(corpus.vocabulary().len()).init(&device)?;
-    let train = TokenStream::for_training(corpus.tokens(Split::Train), settings.batch)?;
-    let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), settings.batch)?;
-    let test = TokenStream::exact(corpus.evaluation_tokens(Split::Test), settings.batch)?;
-    let strategy = AdaptiveTbptt::with_boxed_policy(policy, settings.training.clone())?;
-    strategy.check_stream(train.steps())?;
-    let folder = match folder {
-        Some(folder) => folder,
-        None => RunFolder::create(cli.out.as_deref())?,
-    };
-
-    introduce(&settings, &corpus, &model, &found, &folder);
+    device.seed(plan.training.seed);
+    let model: Model = task.model(corpus.vocabulary().len()).init(&device)?;
+    let training = TokenStream::for_training(corpus.tokens(Split::Train), plan.batch)?;
+    let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), plan.batch)?;
+    let test = TokenStream::exact(corpus.evaluation_tokens(Split::Test), plan.batch)?;
+    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+        .check_stream(training.steps())?;
+    let folder = start.folder(&cli.run, PROGRAM)?;
     let dashboard = !cli.no_tui && std::io::stdout().is_terminal() && cfg!(feature = "tui");
-    let interrupter = Interrupter::new();
-    let signals = StopSignals::listen(&interrupter)?;
-    let progress = Arc::new(Progress::new(!dashboard, settings.epochs, signals.clone()));
-    let checkpoints = CheckpointConfig::new(folder.path())
-        .every(settings.checkpoint_every)
-        .with_identity(settings.identity(&corpus, folder.path())?)
-        .with_settings(serde_json::to_string(&settings)?);
-    let mut strategy = strategy
-        .with_checkpoints(checkpoints)
-        .on_non_finite(settings.on_non_finite)
-        .with_measures(test_perplexity(&test, &settings, &device))
-        .with_observer(progress.clone());
-    let handle = strategy.handle();
-    let mut training = SupervisedTraining::new(
-        folder.path(),
-        StreamLoader::tokens(train).into_loader::<Model>(),
-        StreamLoader::tokens(valid).into_loader::<Model>(),
-    )
-    .with_metric_logger(MetricFiles::new(folder.path()))
-    .metric_train_numeric(PerplexityMetric::new())
-    .metric_valid_numeric(PerplexityMetric::new())
-    .metric_train_numeric(TruncationMetric::new())
-    .metric_train_numeric(RelativeBiasMetric::new())
-    .metric_train_numeric(DecayRateMetric::new())
-    .metric_train_numeric(TokensPerSecondMetric::new())
-    .with_interrupter(interrupter)
-    .num_epochs(settings.epochs);
-    if let Some(checkpoint) = resumed {
-        if checkpoint.epochs() > 0 {
-            training = training.checkpoint(checkpoint.epochs());
-        }
-        strategy = strategy.resume(checkpoint);
+    let show = match (cli.run.quiet, dashboard) {
+        (true, _) => Show::Nothing,
+        (false, true) => Show::Dashboard,
+        (false, false) => Show::Lines,
+    };
+    if show != Show::Nothing {
+        introduce(&start.settings, &corpus, &model, &found, &folder);
     }
-    if !dashboard {
-        training = training.renderer(Box::new(QuietRenderer));
-    }
-    let optimizer = FusedSgd::new()
-        .with_weight_decay(settings.weight_decay)?
-        .init();
-    let result = training
-        .with_training_strategy(strategy.into_strategy())
-        .launch(Learner::new(
-            Tbptt::new(model.clone()),
-            optimizer,
-            settings.lr,
-        ));
-    let outcome = handle.finish(&result);
-    drop(result);
-    progress.clear();
-    signals.restore_terminal();
-
-    let reports = handle.reports();
-    // A checkpoint that does not belong to this run leaves its folder as it was.
-    if !matches!(&outcome, Err(TrainError::Checkpoint { .. })) || !reports.is_empty() {
-        folder.write_settings(&settings)?;
-    }
-    let estimate = handle.last_estimate();
-    let figure = folder.write_results(
-        &reports,
-        &handle.history(),
-        estimate.as_ref(),
-        settings.delta(),
-    );
-    // The error that ended the run says more than one of its figure.
-    outcome?;
-    let figure = figure?;
-    if dashboard {
-        if let Some(resumed) = handle.resumed() {
-            println!("{}", resumed_lines(&resumed));
-        }
-        println!("{HEADER}");
-        reports
-            .iter()
-            .for_each(|report| println!("{}", epoch_line(report)));
-    }
-    if handle.interrupted() {
+    let (test, chunk) = (TokenSource::new(test), plan.training.eval_chunk);
+    let tokens = corpus.len(Split::Test);
+    let device = device.inner();
+    let experiment = Task {
+        title: format!("{}; {}", corpus.description(), plan.policy),
+        figure: Figure::Perplexity,
+        style: Style {
+            header: Some(HEADER),
+            line: epoch_line,
+            running: |loss| format!("perplexity {:.1}", loss.exp()),
+        },
+        model,
+        identity: task.identify(plan.identity()?, &corpus),
+        parts: lstm_parts(task.layers),
+        train: StreamLoader::tokens(training),
+        valid: StreamLoader::tokens(valid),
+        measures: Box::new(move |model: &Model| {
+            let loss = evaluate(model, &test, chunk, &device)?;
+            let perplexity = (loss.sum / loss.count as f64).min(700.0).exp();
+            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+        }),
+    };
+    let (ended, result) = train(experiment, start, &folder, show)?;
+    if let Some(result) = result {
+        println!();
         println!(
-            "interrupted; go on with:  --resume {}",
-            folder.path().display()
+            "test perplexity {:.2} over {tokens} tokens, weights of epoch {} (best on validation, of {})",
+            result.measures["test_perplexity"], result.best_epoch, result.epochs,
         );
-        return Ok(signals.exit_status().unwrap_or(0));
+        println!("text: {}", corpus.description());
+        println!("figure: {}", folder.path().join("report.png").display());
     }
-    test_best_epoch(&model, test, &corpus, &folder, &settings, &device)?;
-    if let Some(figure) = figure {
-        println!("figure: {}", figure.display());
-    }
-    Ok(0)
+    Ok(ended)
 }
 
 /// Says what is about to happen.
 fn introduce(
-    settings: &Settings,
+    settings: &Settings<Language>,
     corpus: &Corpus,
     model: &Model,
     device: &NamedDevice,
     folder: &RunFolder,
 ) {
+    let Settings { task, plan } = settings;
     println!("text:    {}", corpus.description());
     println!(
         "         {} training, {} validation, {} test tokens; {} words",
@@ -198,19 +123,19 @@ fn introduce(
     );
     println!(
         "model:   LSTM, {} layer(s) of {} units, {} parameters, {}; batch {}",
-        settings.layers,
-        settings.hidden,
+        task.layers,
+        task.hidden,
         model.num_params(),
-        settings.precision.name(),
-        settings.batch,
+        task.precision.name(),
+        plan.batch,
     );
     println!("device:  {device}");
-    println!("K:       {}", settings.policy_in_words());
+    println!("K:       {}", plan.in_words());
     println!("run:     {}", folder.path().display());
-    if !settings.scaled.is_empty() {
+    if !task.scaled.is_empty() {
         println!(
             "scaled:  {}; --paper gives the full settings",
-            settings.scaled.join(", ")
+            task.scaled.join(", ")
         );
     }
     if let Some(entropy) = corpus.source_entropy(Split::Valid) {
@@ -222,57 +147,23 @@ fn introduce(
     println!();
 }
 
-/// The test perplexity after every epoch: for curves and sweeps.
-fn test_perplexity(
-    test: &TokenStream,
-    settings: &Settings,
-    device: &Device,
-) -> impl Fn(&Model) -> std::result::Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static
-{
-    let (source, chunk) = (TokenSource::new(test.clone()), settings.training.eval_chunk);
-    let device = device.clone().inner();
-    move |model| {
-        let loss = evaluate(model, &source, chunk, &device)?;
-        let perplexity = (loss.sum / loss.count as f64).min(700.0).exp();
-        Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
-    }
-}
+/// Column heads of [`epoch_line`].
+const HEADER: &str = "epoch   train ppl   valid ppl      K   rel. bias   decay    tokens/s   probes   seconds  why this K";
 
-/// Test perplexity with the weights of the best validation epoch.
-fn test_best_epoch(
-    model: &Model,
-    test: TokenStream,
-    corpus: &Corpus,
-    folder: &RunFolder,
-    settings: &Settings,
-    device: &Device,
-) -> Result<()> {
-    let newest = Checkpoint::newest(folder.path())?;
-    let Some(epoch) = newest.best_epoch() else {
-        return Ok(());
-    };
-    if let Some(best) = newest.reports().iter().find(|report| report.epoch == epoch) {
-        folder.write_result(newest.reports(), best)?;
-    }
-    let best = Checkpoint::end_of_epoch(folder.path(), epoch).ok_or_else(|| {
-        format!(
-            "the checkpoint of epoch {epoch}, the best one, is gone from {}; restore it and use --resume",
-            folder.path().display()
-        )
-    })?;
-    let trained = Checkpoint::open(best)?.model(model.clone())?;
-    let loss = evaluate(
-        &trained.valid(),
-        &TokenSource::new(test),
-        settings.training.eval_chunk,
-        &device.clone().inner(),
-    )?;
-    println!();
-    println!(
-        "test perplexity {:.2} over {} tokens, weights of epoch {epoch} (best on validation)",
-        (loss.sum / loss.count as f64).exp(),
-        loss.count,
+/// One line per epoch.
+fn epoch_line(report: &EpochReport) -> String {
+    let line = format!(
+        "{:>5}  {:>10.1}  {:>10}  {:>5}  {:>10}  {:>6}  {:>10.0}  {:>6.1}%  {:>8.1}  {}",
+        report.epoch,
+        report.train_perplexity,
+        number(report.valid_perplexity, 1),
+        report.k,
+        number(report.relative_bias, 3),
+        number(report.decay, 4),
+        report.tokens_per_second(),
+        100.0 * report.probe_share(),
+        report.elapsed_seconds,
+        report.reason.as_deref().unwrap_or("start value"),
     );
-    println!("text: {}", corpus.description());
-    Ok(())
+    line + &left_out(report)
 }

@@ -3,25 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, download::WikiText2};
+use serde::{Deserialize, Serialize};
 
-use super::options::outcome::Result;
-use super::options::{Settings, Text};
+use super::common::Result;
+use super::options::Language;
 
-/// Loads the text of `settings` and says which one it is. Where it was left open, the choice is written into `settings`,
-/// so that a resumed run reads the same.
-pub fn load(settings: &mut Settings) -> Result<Corpus> {
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Text {
+    /// WikiText-2 from the network or the cache, else the built-in corpus.
+    WikiText2OrBuiltIn,
+    /// The built-in corpus.
+    BuiltIn,
+    /// A folder.
+    Folder(PathBuf),
+}
+
+/// Loads the text of `task` and says which one it is. Where it was left open, the choice is written into `task`, so that a
+/// resumed run reads the same.
+pub fn load(task: &mut Language) -> Result<Corpus> {
     let options = CorpusOptions {
-        max_tokens: settings.max_tokens,
-        max_eval_tokens: settings.max_tokens.map(|limit| (limit / 10).max(1)),
+        max_tokens: task.max_tokens,
+        max_eval_tokens: task.max_tokens.map(|limit| (limit / 10).max(1)),
         ..CorpusOptions::default()
     };
-    let corpus = match &settings.text {
+    let corpus = match &task.text {
         Text::Folder(folder) => from_folder(folder, &options)?,
-        Text::BuiltIn => built_in(settings.max_tokens)?,
+        Text::BuiltIn => built_in(task.max_tokens)?,
         Text::WikiText2OrBuiltIn => match WikiText2::new().and_then(|source| source.fetch()) {
             Ok(folder) => {
                 let corpus = Corpus::from_folder(&folder, &options)?;
-                settings.text = Text::Folder(folder);
+                task.text = Text::Folder(folder);
                 corpus
             }
             Err(error) => {
@@ -34,8 +46,8 @@ pub fn load(settings: &mut Settings) -> Result<Corpus> {
                     "  *** Give a folder with --data to train on a text of your own.           ***"
                 );
                 println!();
-                settings.text = Text::BuiltIn;
-                built_in(settings.max_tokens)?
+                task.text = Text::BuiltIn;
+                built_in(task.max_tokens)?
             }
         },
     };

@@ -1,0 +1,132 @@
+//! The figure of a run.
+
+use std::path::Path;
+
+use atbptt::train::plot::{
+    EpochRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure, report_figure,
+};
+use atbptt::train::{EpochReport, TbpttHandle};
+
+type Result = std::result::Result<(), PlotError>;
+
+/// What the figure of a run shows above K and bias.
+#[derive(Clone, Copy, Debug)]
+pub enum Figure {
+    /// Perplexities; below, the last lag profile.
+    Perplexity,
+    /// The loss, under this name, and the measures.
+    Loss(&'static str),
+}
+
+impl Figure {
+    /// Draws a run of at least one epoch.
+    pub fn draw(
+        self,
+        path: &Path,
+        title: &str,
+        reports: &[EpochReport],
+        handle: &TbpttHandle,
+        delta: Option<f64>,
+    ) -> Result {
+        match self {
+            Self::Perplexity => perplexity_figure(path, reports, handle, delta),
+            Self::Loss(loss) => loss_figure(path, title, loss, reports, delta),
+        }
+    }
+}
+
+/// Perplexity, K and relative bias against epochs, and the last lag profile.
+fn perplexity_figure(
+    path: &Path,
+    reports: &[EpochReport],
+    handle: &TbpttHandle,
+    delta: Option<f64>,
+) -> Result {
+    let row = |report: &EpochReport| EpochRow {
+        epoch: report.epoch,
+        train_perplexity: report.train_perplexity,
+        valid_perplexity: report.valid_perplexity.unwrap_or(f64::NAN),
+        k: report.k as f64,
+        relative_bias: report.relative_bias.unwrap_or(f64::NAN),
+    };
+    let rows: Vec<EpochRow> = reports.iter().map(row).collect();
+    let Some(estimate) = handle.last_estimate() else {
+        return report_figure(path, &rows, delta, None);
+    };
+    let curve = estimate.relative_bias_curve();
+    let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
+    let mean: Vec<f64> = estimate.profile().phi().to_vec();
+    let beta = estimate.beta();
+    let title = format!(
+        "Lag profile of the last estimate ({} lags, {})",
+        estimate.window(),
+        match beta < 1.0 {
+            true => format!("half-life {:.1} steps", -(2f64.ln()) / beta.ln()),
+            false => "no decay".into(),
+        },
+    );
+    let profile = LagProfileFigure {
+        title: &title,
+        mean: &mean,
+        sequences: &[],
+        tau: estimate.tau(),
+        beta: beta.is_finite().then_some(beta),
+        bias: &bias,
+        delta: delta.unwrap_or(f64::NAN),
+        k: reports.last().map_or(0, |report| report.k),
+    };
+    report_figure(path, &rows, delta, Some(&profile))
+}
+
+/// Loss, measures, K and relative bias against epochs.
+fn loss_figure(
+    path: &Path,
+    title: &str,
+    loss: &str,
+    reports: &[EpochReport],
+    delta: Option<f64>,
+) -> Result {
+    let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| Line {
+        name: name.into(),
+        points: reports
+            .iter()
+            .map(|report| (report.epoch as f64, value(report).unwrap_or(f64::NAN)))
+            .collect(),
+        dashed: false,
+    };
+    let mut bias = vec![column("estimate", &|report| report.relative_bias)];
+    if let Some(delta) = delta {
+        let mut tolerance = column("tolerance δ", &|_| Some(delta));
+        tolerance.dashed = true;
+        bias.push(tolerance);
+    }
+    let names = reports.first().into_iter();
+    let names = names.flat_map(|report| report.measures.keys());
+    let measures = names.map(|name| LinesPanel {
+        title: name.replace('_', " "),
+        x: "epoch".into(),
+        lines: vec![column("", &|report| report.measures.get(name).copied())],
+    });
+    let mut panels = vec![
+        LinesPanel {
+            title: loss.into(),
+            x: "epoch".into(),
+            lines: vec![
+                column("train", &|report| Some(report.train_loss)),
+                column("validation", &|report| report.valid_loss),
+            ],
+        },
+        LinesPanel {
+            title: "Truncation length K (steps)".into(),
+            x: "epoch".into(),
+            lines: vec![column("", &|report| Some(report.mean_k))],
+        },
+        LinesPanel {
+            title: "Estimated relative bias δ(K)".into(),
+            x: "epoch".into(),
+            lines: bias,
+        },
+    ];
+    panels.splice(1..1, measures);
+    lines_figure(path, title, &panels)
+}
