@@ -25,10 +25,16 @@ pub struct Loops {
 }
 
 pub fn run(args: &Loops) -> Result<()> {
+    let device = device_from_env()?;
+    if let backend @ ("flex" | "ndarray") = device.backend {
+        return Err(format!(
+            "time-loop compares kernels for GPUs, and BURN_DEVICE chose {backend}; name a GPU backend there"
+        )
+        .into());
+    }
     println!(
-        "forward and backward of {} steps on {}, ms",
-        args.steps,
-        device_from_env()?
+        "forward and backward of {} steps on {device}, ms",
+        args.steps
     );
     println!("| layer | on the host | on the device | ratio | automatic |");
     println!("|---|---|---|---|---|");
