@@ -56,8 +56,8 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "N")]
     pub probes: Option<usize>,
 
-    /// What the bias is compared with [default: mean-states for copy and book_order, sum for language models, as in the
-    /// authors' scripts]
+    /// What the bias is compared with [default: mean-states for copy and book_order, as in the authors' scripts; sum for
+    /// language models]
     #[arg(long, value_enum)]
     pub gradient_size: Option<SizeArg>,
 
