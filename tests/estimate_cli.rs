@@ -6,6 +6,8 @@
 // Helpers outside of test functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,19 +15,10 @@ use std::process::{Command, Output};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The example's executable: `…/release/examples/estimate` for `…/release/deps/estimate_cli-…`.
+use common::programs::example;
+
 fn estimate() -> Option<Command> {
-    let this = std::env::current_exe().unwrap();
-    let name = format!("estimate{}", std::env::consts::EXE_SUFFIX);
-    let path = this.parent()?.parent()?.join("examples").join(name);
-    if !path.is_file() {
-        println!(
-            "skipped: no {}; build it with `cargo build --examples`",
-            path.display()
-        );
-        return None;
-    }
-    Some(Command::new(path))
+    Some(Command::new(example("estimate")?))
 }
 
 fn golden() -> Option<PathBuf> {

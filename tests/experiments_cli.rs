@@ -3,65 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
-/// An example's executable, which `cargo test` builds beside the test's own.
-fn program(name: &str) -> Option<PathBuf> {
-    let test = std::env::current_exe().unwrap();
-    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    let path = test.parent()?.parent()?.join("examples").join(file);
-    if !path.is_file() {
-        println!(
-            "skipped: {} is not built; run `cargo build --example {name}` first",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
-}
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env("BURN_DEVICE", "flex")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null());
-    command
-}
+use common::programs::{command, example, failure, success};
 
 /// A tiny copy task: memory 3, five units, 200 steps.
 const TINY: [&str; 10] = [
     "--memory", "3", "--steps", "200", "--hidden", "5", "--batch", "4", "--window", "30",
 ];
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn failure(output: &Output) -> String {
-    let error = text(&output.stderr);
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "stdout {}, stderr {error}",
-        text(&output.stdout)
-    );
-    let lines: Vec<&str> = error.lines().collect();
-    assert!(
-        lines.len() == 1 && lines[0].starts_with("error: "),
-        "one line, got {lines:?}"
-    );
-    error
-}
-
-fn success(output: &Output) -> String {
-    let shown = text(&output.stdout);
-    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
-    shown
-}
 
 fn json(path: PathBuf) -> serde_json::Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -79,7 +32,7 @@ fn epochs(run: &Path) -> Vec<[String; 4]> {
 
 #[test]
 fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
-    let Some(copy) = program("copy") else { return };
+    let Some(copy) = example("copy") else { return };
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let output = command(&copy)
@@ -128,7 +81,7 @@ fn a_copy_run_writes_metrics_checkpoints_figures_and_its_result() {
 /// Two epochs, then resumed to four: what four at a stretch give, to the last bit. For every policy.
 #[test]
 fn a_resumed_copy_run_goes_on_exactly() {
-    let Some(copy) = program("copy") else { return };
+    let Some(copy) = example("copy") else { return };
     let folder = tempfile::tempdir().unwrap();
     for policy in [
         ["--delta", "0.5"],
@@ -167,7 +120,7 @@ fn a_resumed_copy_run_goes_on_exactly() {
 /// Options that make it another run: refused, the difference named, and nothing in the folder touched.
 #[test]
 fn a_run_is_not_resumed_as_another_one() {
-    let Some(copy) = program("copy") else { return };
+    let Some(copy) = example("copy") else { return };
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let mut start = command(&copy);
@@ -234,7 +187,7 @@ fn a_run_is_not_resumed_as_another_one() {
 
 #[test]
 fn a_sweep_compares_policies_and_repeats_nothing() {
-    let (Some(sweep), Some(_)) = (program("sweep"), program("copy")) else {
+    let (Some(sweep), Some(_)) = (example("sweep"), example("copy")) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -348,7 +301,7 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
 #[test]
 fn wrong_options_and_files_are_one_line_errors() {
     let (Some(copy), Some(sweep), Some(book_order)) =
-        (program("copy"), program("sweep"), program("book_order"))
+        (example("copy"), example("sweep"), example("book_order"))
     else {
         return;
     };
@@ -432,7 +385,7 @@ fn wrong_options_and_files_are_one_line_errors() {
 /// Events whose intervals alternate between 1 and 3 hundredths, the mark following the interval.
 #[test]
 fn an_order_book_run_reports_likelihood_error_and_interval() {
-    let Some(book_order) = program("book_order") else {
+    let Some(book_order) = example("book_order") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -479,7 +432,7 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
 
 #[test]
 fn ptb_is_wiki2_with_another_preset_and_has_the_rivals() {
-    let Some(ptb) = program("ptb") else { return };
+    let Some(ptb) = example("ptb") else { return };
     let folder = tempfile::tempdir().unwrap();
     for (policy, name) in [(&[][..], "adaptive"), (&["--random-k", "10"], "random")] {
         let run = folder.path().join(name);
@@ -513,7 +466,7 @@ fn ptb_is_wiki2_with_another_preset_and_has_the_rivals() {
 
 #[test]
 fn true_bias_sets_the_estimate_beside_the_truth() {
-    let Some(true_bias) = program("true_bias") else {
+    let Some(true_bias) = example("true_bias") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

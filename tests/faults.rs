@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use atbptt::models::LanguageModelConfig;
 use atbptt::train::Checkpoint;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-use common::{Model, bits, device, example, timeless};
+use common::programs::{command, example, outcome, signal, words};
 
 const TINY: [&str; 13] = [
     "--builtin",
@@ -32,15 +31,6 @@ const TINY: [&str; 13] = [
     "3",
     "--out",
 ];
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env("BURN_DEVICE", "flex")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null());
-    command
-}
 
 /// A new run, or what is left of one. A run killed before its first checkpoint starts again.
 fn go_on(program: &Path, run: &Path) -> Command {
@@ -81,48 +71,6 @@ fn whole_run(program: &Path, run: &Path) -> Duration {
     assert!(output.status.success(), "{}", words(&output));
     // On a machine that is busy just now, kills shall not come ever later.
     started.elapsed().min(Duration::from_secs(2))
-}
-
-fn words(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{}{}", text(&output.stdout), text(&output.stderr))
-}
-
-/// Weights, reports without times, and the policy with its history, of a finished run.
-fn outcome(run: &Path) -> (Vec<u32>, String, String) {
-    let last = Checkpoint::newest(run).unwrap();
-    let words = last
-        .identity()
-        .differences(&atbptt::train::Identity::new())
-        .0
-        .into_iter()
-        .find(|difference| difference.name.ends_with("embedding.weight"))
-        .and_then(|shape| shape.saved)
-        .unwrap();
-    let words: usize = words
-        .trim_start_matches('[')
-        .split(',')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let template: Model = LanguageModelConfig::new(words)
-        .with_hidden(16)
-        .with_dropout(0.2)
-        .init(&device())
-        .unwrap();
-    (
-        bits(&last.model(template).unwrap()),
-        format!("{:?}", timeless(last.reports())),
-        serde_json::to_string(last.policy()).unwrap(),
-    )
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
 }
 
 /// Number of kills; `ATBPTT_KILLS` asks for more.

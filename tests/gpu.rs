@@ -20,7 +20,8 @@ use atbptt::train::{
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Learner;
-use common::{Model, corpus, example, model, training, turn, weights};
+use common::programs::example;
+use common::{Model, corpus, model, training, turn, weights};
 
 /// The wgpu device, or `None` after saying why the test is skipped.
 fn gpu() -> Option<NamedDevice> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use atbptt::train::Checkpoint;
 use nix::pty::openpty;
 
-use common::{example, timeless};
+use common::programs::{command, example, outcome, signal, success};
 
 fn arguments(run: &Path) -> Vec<String> {
     let mut arguments: Vec<String> = [
@@ -53,13 +53,6 @@ fn on_terminal(mut command: Command) -> (Child, OwnedFd) {
     (child, terminal.master)
 }
 
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
 /// Waits until the run has its first checkpoint, and with it its handlers.
 fn wait_for_start(run: &Path) {
     let started = Instant::now();
@@ -70,12 +63,6 @@ fn wait_for_start(run: &Path) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn outcome(run: &Path) -> (String, String) {
-    let last = Checkpoint::newest(run).unwrap();
-    let policy = serde_json::to_string(last.policy()).unwrap();
-    (format!("{:?}", timeless(last.reports())), policy)
 }
 
 /// Whether this process was started under `nohup`, and with it every program it starts.
@@ -97,15 +84,11 @@ fn a_closed_terminal_ends_a_run_with_a_checkpoint_and_status_129() {
     };
     let folder = tempfile::tempdir().unwrap();
     let [whole, closed] = ["whole", "closed"].map(|name| folder.path().join(name));
-    let output = Command::new(&program)
-        .args(arguments(&whole))
-        .output()
-        .unwrap();
-    assert!(output.status.success());
+    success(&command(&program).args(arguments(&whole)).output().unwrap());
 
-    let mut command = Command::new(&program);
-    command.args(arguments(&closed));
-    let (mut child, _terminal) = on_terminal(command);
+    let mut on = command(&program);
+    on.args(arguments(&closed));
+    let (mut child, _terminal) = on_terminal(on);
     wait_for_start(&closed);
     signal(&child, "-HUP");
     signal(&child, "-HUP");
@@ -113,11 +96,11 @@ fn a_closed_terminal_ends_a_run_with_a_checkpoint_and_status_129() {
     let stopped = Checkpoint::newest(&closed).unwrap();
     assert!(stopped.epochs() < 2, "ended before the signal came");
 
-    let resumed = Command::new(&program)
+    let resumed = command(&program)
         .args(["--no-tui", "--resume"])
         .arg(&closed)
         .output();
-    assert!(resumed.unwrap().status.success());
+    success(&resumed.unwrap());
     assert_eq!(outcome(&closed), outcome(&whole));
 }
 
@@ -132,6 +115,7 @@ fn a_run_under_nohup_goes_on() {
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
         .arg(&program)
         .args(arguments(&run))
+        .env("BURN_DEVICE", "flex")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

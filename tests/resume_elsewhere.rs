@@ -5,33 +5,24 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use atbptt::models::LanguageModelConfig;
-use atbptt::train::{Checkpoint, Identity};
+use atbptt::train::Checkpoint;
 
-use common::{Model, bits, copy_folder, device, example, timeless};
-
-const HIDDEN: usize = 24;
+use common::copy_folder;
+use common::programs::{command, example, outcome, success};
 
 fn run(program: &Path, threads: &str, backend: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
+    let output = command(program)
         .args(["--no-tui", "--epochs"])
         .args(arguments)
         .env("RAYON_NUM_THREADS", threads)
         .env("BURN_DEVICE", backend)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
         .output()
         .unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{shown}{errors}");
-    shown
+    success(&output)
 }
 
 fn start(program: &Path, threads: &str, epochs: &str, out: &Path) {
-    let hidden = HIDDEN.to_string();
     let out = out.to_str().unwrap();
     run(
         program,
@@ -43,32 +34,13 @@ fn start(program: &Path, threads: &str, epochs: &str, out: &Path) {
             "--max-tokens",
             "12000",
             "--hidden",
-            &hidden,
+            "24",
             "--delta",
             "0.5",
             "--out",
             out,
         ],
     );
-}
-
-/// Weights, reports without times, and the policy with its history.
-fn outcome(run: &Path) -> (Vec<u32>, String, String) {
-    let last = Checkpoint::newest(run).unwrap();
-    let (parts, _) = last.identity().differences(&Identity::new());
-    let embedding = parts
-        .iter()
-        .find(|part| part.name.ends_with("embedding.weight"));
-    let shape = embedding.and_then(|shape| shape.saved.clone()).unwrap();
-    let words = shape.trim_matches(['[', ']']).split(',').next().unwrap();
-    let template: Model = LanguageModelConfig::new(words.parse().unwrap())
-        .with_hidden(HIDDEN)
-        .with_dropout(0.2)
-        .init(&device())
-        .unwrap();
-    let reports = format!("{:?}", timeless(last.reports()));
-    let policy = serde_json::to_string(last.policy()).unwrap();
-    (bits(&last.model(template).unwrap()), reports, policy)
 }
 
 #[test]

@@ -2,31 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on should stop
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atbptt::train::Checkpoint;
 
-/// The example's executable, which `cargo test` builds beside the test's own.
-fn wiki2() -> Option<PathBuf> {
-    let test = std::env::current_exe().unwrap();
-    let name = format!("wiki2{}", std::env::consts::EXE_SUFFIX);
-    let path = test.parent()?.parent()?.join("examples").join(name);
-    if !path.is_file() {
-        println!(
-            "skipped: {} is not built; run `cargo build --example wiki2` first",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
-}
+use common::programs::{command, example, failure, signal, success};
 
 /// A tiny run on the built-in corpus.
 fn tiny(program: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command.args([
         "--builtin",
         "--no-tui",
@@ -36,48 +25,16 @@ fn tiny(program: &Path) -> Command {
         "16",
     ]);
     command
-        .env("BURN_DEVICE", "flex")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null());
-    command
 }
 
 /// Goes on with a run.
 fn resume(program: &Path, run: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command
         .args(["--no-tui", "--resume"])
         .arg(run)
         .args(options);
     command
-        .env("BURN_DEVICE", "flex")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn failure(output: &Output) -> String {
-    let error = text(&output.stderr);
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "stdout {}, stderr {error}",
-        text(&output.stdout)
-    );
-    assert!(
-        !error.contains("panicked") && !error.contains("backtrace"),
-        "{error}"
-    );
-    let lines: Vec<&str> = error.lines().collect();
-    assert!(
-        lines.len() == 1 && lines[0].starts_with("error: "),
-        "one line, got {lines:?}"
-    );
-    error
 }
 
 /// Losses per epoch as written, with all digits.
@@ -99,7 +56,9 @@ fn losses(run: &Path) -> Vec<(f64, f64, u64)> {
 
 #[test]
 fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
-    let Some(program) = wiki2() else { return };
+    let Some(program) = example("wiki2") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let output = tiny(&program)
@@ -107,8 +66,7 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
         .arg(&run)
         .output()
         .unwrap();
-    let shown = text(&output.stdout);
-    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    let shown = success(&output);
     for part in [
         "NOT real text",
         "test perplexity",
@@ -173,7 +131,9 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
 
 #[test]
 fn wrong_options_and_texts_are_one_line_errors() {
-    let Some(program) = wiki2() else { return };
+    let Some(program) = example("wiki2") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let corpus = |name: &str, train: &[u8]| {
         let path = folder.path().join(name);
@@ -215,11 +175,8 @@ fn wrong_options_and_texts_are_one_line_errors() {
         (vec!["--resume", "/no/such/run"], "earlier run"),
     ];
     for (arguments, expected) in cases {
-        let mut command = Command::new(&program);
-        command
-            .arg("--no-tui")
-            .args(&arguments)
-            .env("BURN_DEVICE", "flex");
+        let mut command = command(&program);
+        command.arg("--no-tui").args(&arguments);
         if arguments[0] != "--resume" {
             command.args(["--out", &out]);
         }
@@ -252,12 +209,14 @@ fn wrong_options_and_texts_are_one_line_errors() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_resumes_exactly() {
-    let Some(program) = wiki2() else { return };
+    let Some(program) = example("wiki2") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     let options = ["--epochs", "3", "--delta", "0.5", "--out"];
     let output = tiny(&program).args(options).arg(&whole).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    success(&output);
 
     let mut child = tiny(&program)
         .args(options)
@@ -271,11 +230,7 @@ fn an_interrupted_run_resumes_exactly() {
         std::thread::sleep(Duration::from_millis(10));
     }
     std::thread::sleep(Duration::from_millis(60));
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(kill.success());
+    signal(&child, "-INT");
     let code = child.wait().unwrap().code();
     if code == Some(0) {
         println!("the run was over before the signal; nothing to resume");
@@ -283,12 +238,6 @@ fn an_interrupted_run_resumes_exactly() {
     }
     assert_eq!(code, Some(130));
 
-    let resumed = Command::new(&program)
-        .args(["--no-tui", "--resume"])
-        .arg(&parts)
-        .env("BURN_DEVICE", "flex")
-        .output()
-        .unwrap();
-    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    success(&resume(&program, &parts, &[]).output().unwrap());
     assert_eq!(losses(&whole), losses(&parts));
 }

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)] // not every test uses everything
 
-use std::path::{Path, PathBuf};
+pub mod programs;
+
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
@@ -100,19 +102,4 @@ pub fn copy_folder(from: &Path, to: &Path) {
             }
         }
     }
-}
-
-/// The example's executable, which `cargo test` builds beside the test's own.
-pub fn example(name: &str) -> Option<PathBuf> {
-    let test = std::env::current_exe().unwrap();
-    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    let path = test.parent()?.parent()?.join("examples").join(file);
-    if !path.is_file() {
-        println!(
-            "skipped: {} is not built; run `cargo build --example {name}` first",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
 }

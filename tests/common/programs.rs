@@ -1,0 +1,88 @@
+//! The example programs as children of a test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use atbptt::models::LanguageModelConfig;
+use atbptt::train::{Checkpoint, Identity};
+
+use super::{Model, bits, device, timeless};
+
+/// The example's executable, which `cargo test` builds beside the test's own.
+pub fn example(name: &str) -> Option<PathBuf> {
+    let test = std::env::current_exe().unwrap();
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let path = test.parent()?.parent()?.join("examples").join(file);
+    if !path.is_file() {
+        println!(
+            "skipped: {} is not built; run `cargo build --example {name}` first",
+            path.display()
+        );
+        return None;
+    }
+    Some(path)
+}
+
+/// A program that is about to run on the CPU, without input.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("BURN_DEVICE", "flex")
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// All that it said.
+pub fn words(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// What it printed; it must have ended well.
+pub fn success(output: &Output) -> String {
+    assert!(output.status.success(), "{}", words(output));
+    text(&output.stdout)
+}
+
+/// Its error, of one line, with status 1.
+pub fn failure(output: &Output) -> String {
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}", words(output));
+    let lines: Vec<&str> = error.lines().collect();
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("error: "),
+        "one line, got {lines:?}"
+    );
+    error
+}
+
+/// Sends a signal, such as `-INT`.
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Weights, reports without times, and the policy with its history, of a run of `wiki2` of one layer.
+pub fn outcome(run: &Path) -> (Vec<u32>, String, String) {
+    let last = Checkpoint::newest(run).unwrap();
+    let (parts, _) = last.identity().differences(&Identity::new());
+    let embedding = parts
+        .iter()
+        .find(|part| part.name.ends_with("embedding.weight"));
+    let shape = embedding.and_then(|shape| shape.saved.clone()).unwrap();
+    let sizes: Vec<usize> = serde_json::from_str(&shape).unwrap();
+    let template: Model = LanguageModelConfig::new(sizes[0])
+        .with_hidden(sizes[1])
+        .with_dropout(0.2)
+        .init(&device())
+        .unwrap();
+    let reports = format!("{:?}", timeless(last.reports()));
+    let policy = serde_json::to_string(last.policy()).unwrap();
+    (bits(&last.model(template).unwrap()), reports, policy)
+}
