@@ -299,6 +299,31 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
 }
 
 #[test]
+fn the_help_tells_the_defaults_of_each_program() {
+    let told: [(&str, &[&str]); 4] = [
+        ("copy", &["[default: mean-states]", "[default: 15]"]),
+        (
+            "book_order",
+            &["[default: sqrt; where K does not adapt: none]"],
+        ),
+        ("wiki2", &["[default: 6; --paper: 50]", "[default: 16]"]),
+        (
+            "ptb",
+            &["[default: 0.5; built-in corpus: 0.1]", "[default: 32]"],
+        ),
+    ];
+    for (name, defaults) in told {
+        let Some(program) = example(name) else {
+            continue;
+        };
+        let help = success(&command(&program).arg("--help").output().unwrap());
+        for default in defaults {
+            assert!(help.contains(default), "{name}, {default}: {help}");
+        }
+    }
+}
+
+#[test]
 fn wrong_options_and_files_are_one_line_errors() {
     let (Some(copy), Some(sweep), Some(book_order)) =
         (example("copy"), example("sweep"), example("book_order"))

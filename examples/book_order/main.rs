@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::figures::Figure;
 use crate::common::folder::Settings;
-use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
 use crate::common::progress::Style;
 use crate::common::train::{Start, Task, train};
 use crate::common::{Ended, Result, Show, exit_code};
@@ -69,42 +69,42 @@ struct BookOrder {
     layers: usize,
 }
 
-impl Cli {
-    /// The paper's settings: the step size grows with √K where K adapts, and is constant where it does not.
-    fn preset(&self) -> Settings<BookOrder> {
-        let plan = Plan {
-            policy: Policy::Adaptive { delta: 0.5 },
-            k0: 6,
-            k_min: 1,
-            k_max: 100,
-            probes: 1,
-            estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
-            training: TbpttConfig {
-                step_scaling: match self.policy.is_adaptive() {
-                    true => StepScaling::SqrtK,
-                    false => StepScaling::None,
-                },
-                clip: Clip::PerK(1.0),
-                probe: ProbeConfig::new(200),
-                seed: 1,
-                eval_chunk: 100,
-                ..TbpttConfig::default()
+/// The paper's settings: the step size grows with √K where K adapts, and is constant where it does not.
+fn preset(adaptive: bool) -> Settings<BookOrder> {
+    let plan = Plan {
+        policy: Policy::Adaptive { delta: 0.5 },
+        k0: 6,
+        k_min: 1,
+        k_max: 100,
+        probes: 1,
+        estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
+        training: TbpttConfig {
+            step_scaling: match adaptive {
+                true => StepScaling::SqrtK,
+                false => StepScaling::None,
             },
-            batch: 64,
-            epochs: 50,
-            lr: 0.1,
-            weight_decay: 1e-3,
-            checkpoint_every: Plan::CHECKPOINT_EVERY,
-            on_non_finite: OnNonFinite::Stop,
-        };
-        let task = BookOrder {
-            data: PathBuf::new(),
-            hidden: 128,
-            layers: 2,
-        };
-        Settings { task, plan }
-    }
+            clip: Clip::PerK(1.0),
+            probe: ProbeConfig::new(200),
+            seed: 1,
+            eval_chunk: 100,
+            ..TbpttConfig::default()
+        },
+        batch: 64,
+        epochs: 50,
+        lr: 0.1,
+        weight_decay: 1e-3,
+        checkpoint_every: Plan::CHECKPOINT_EVERY,
+        on_non_finite: OnNonFinite::Stop,
+    };
+    let task = BookOrder {
+        data: PathBuf::new(),
+        hidden: 128,
+        layers: 2,
+    };
+    Settings { task, plan }
+}
 
+impl Cli {
     /// Puts what the user asked for into the settings.
     fn apply(&self, mut settings: Settings<BookOrder>) -> Settings<BookOrder> {
         settings.plan = settings.plan.with_options(&self.policy, &self.run);
@@ -119,12 +119,20 @@ impl Cli {
 }
 
 fn main() -> ExitCode {
-    exit_code(run(Cli::parse()))
+    let not_adaptive = preset(false).plan;
+    let defaults = preset(true)
+        .plan
+        .defaults(&[("where K does not adapt", &not_adaptive)]);
+    exit_code(run(parse(&defaults)))
 }
 
 fn run(cli: Cli) -> Result<Ended> {
     // What can be wrong with the options is found before any work or folder is made.
-    let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
+    let mut start = Start::new(
+        &cli.run,
+        || preset(cli.policy.is_adaptive()),
+        |settings| cli.apply(settings),
+    )?;
     let Settings { task, plan } = start.settings.clone();
     let found = device_from_env()?;
     let device = found.device.clone();

@@ -8,7 +8,7 @@ use atbptt::core::{
     TruncationPolicy,
 };
 use atbptt::train::{Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::Result;
@@ -16,7 +16,7 @@ use super::Result;
 /// Which rule chooses K. At most one of them; without one, K adapts.
 #[derive(Args, Debug, Default)]
 pub struct PolicyArgs {
-    /// Tolerated relative bias of the gradient, in (0, 1]; smaller means longer windows [default: 0.5]
+    /// Tolerated relative bias of the gradient, in (0, 1]; smaller means longer windows
     #[arg(long, value_name = "δ", group = "policy")]
     pub delta: Option<f64>,
 
@@ -36,7 +36,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS", group = "policy")]
     pub artbp_k: Option<usize>,
 
-    /// Where K adapts: K before the first estimate, in steps [default: the experiment's, shown at the start]
+    /// Where K adapts: K before the first estimate, in steps
     #[arg(long, value_name = "STEPS")]
     pub k0: Option<usize>,
 
@@ -52,20 +52,19 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS")]
     pub window: Option<usize>,
 
-    /// Probes averaged per estimate [default: 1; language models: 5]
+    /// Probes averaged per estimate
     #[arg(long, value_name = "N")]
     pub probes: Option<usize>,
 
-    /// What the bias is compared with [default: mean-states for copy and book_order, as in the authors' scripts; sum for
-    /// language models]
+    /// What the bias is compared with
     #[arg(long, value_enum)]
     pub gradient_size: Option<SizeArg>,
 
-    /// How windows follow each other where K adapts or is fixed [default: overlapping]
+    /// How windows follow each other where K adapts or is fixed
     #[arg(long, value_enum, conflicts_with_all = ["chunked_k", "random_k", "artbp_k"])]
     pub style: Option<StyleArg>,
 
-    /// How the step size grows with K [default: the experiment's]
+    /// How the step size grows with K
     #[arg(long, value_enum)]
     pub step_scaling: Option<ScalingArg>,
 }
@@ -129,7 +128,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
 
-    /// Seed of initial weights, random lengths and probe windows [default: 1]
+    /// Seed of initial weights, random lengths and probe windows
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
@@ -138,11 +137,10 @@ pub struct RunArgs {
     pub out: Option<PathBuf>,
 
     /// Write a checkpoint after every so many training windows, beside those at the ends of epochs; 0 = only those
-    /// [default: 200]
     #[arg(long, value_name = "WINDOWS")]
     pub checkpoint_every: Option<u64>,
 
-    /// What to do about a loss or gradient that is not finite. It never reaches the weights [default: stop]
+    /// What to do about a loss or gradient that is not finite. It never reaches the weights
     #[arg(long, value_enum)]
     pub on_nonfinite: Option<NonFiniteArg>,
 
@@ -155,6 +153,21 @@ pub struct RunArgs {
     /// Print no progress, only the result
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// Reads the command line. `defaults` of options, which differ from program to program, go into their help.
+pub fn parse<C: Parser>(defaults: &[(&'static str, String)]) -> C {
+    let with_default = |command: clap::Command, (option, default): &(&'static str, String)| {
+        command.mut_arg(option, |arg| {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} [default: {default}]"))
+        })
+    };
+    let mut matches = defaults
+        .iter()
+        .fold(C::command(), with_default)
+        .get_matches();
+    C::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
 }
 
 /// How K is chosen.
@@ -262,6 +275,61 @@ impl Plan {
             training.probe = ProbeConfig::new(window).with_burn_in(burn_in);
         }
         self
+    }
+
+    /// These settings as the defaults of options, and where `others`, each for a case with a name, differ from them.
+    pub fn defaults(&self, others: &[(&str, &Plan)]) -> Vec<(&'static str, String)> {
+        let mut defaults = self.as_options();
+        for (index, (_, default)) in defaults.iter_mut().enumerate() {
+            let usual = default.clone();
+            for (case, other) in others {
+                let (_, other) = &other.as_options()[index];
+                if *other != usual {
+                    default.push_str(&format!("; {case}: {other}"));
+                }
+            }
+        }
+        defaults
+    }
+
+    /// These settings, by the option that changes each of them.
+    fn as_options(&self) -> Vec<(&'static str, String)> {
+        let delta = self.delta().map(|delta| ("delta", delta.to_string()));
+        let training = &self.training;
+        let rest = [
+            ("k0", self.k0.to_string()),
+            ("k_min", self.k_min.to_string()),
+            ("k_max", self.k_max.to_string()),
+            ("window", training.probe.window.to_string()),
+            ("probes", self.probes.to_string()),
+            (
+                "gradient_size",
+                match self.estimator.gradient_size {
+                    GradientSize::SumOfNorms => "sum",
+                    GradientSize::SumOfStateNorms => "states",
+                    GradientSize::NormOfMeanSum => "mean-sum",
+                    GradientSize::NormOfMeanStateSum => "mean-states",
+                }
+                .into(),
+            ),
+            ("style", "overlapping".into()),
+            (
+                "step_scaling",
+                match training.step_scaling {
+                    StepScaling::None => "none",
+                    StepScaling::SqrtK => "sqrt",
+                    StepScaling::LinearK => "linear",
+                }
+                .into(),
+            ),
+            ("epochs", self.epochs.to_string()),
+            ("batch", self.batch.to_string()),
+            ("lr", self.lr.to_string()),
+            ("seed", training.seed.to_string()),
+            ("checkpoint_every", self.checkpoint_every.to_string()),
+            ("on_nonfinite", "stop".into()),
+        ];
+        delta.into_iter().chain(rest).collect()
     }
 
     /// Refuses what no run can use; the libraries check the rest.

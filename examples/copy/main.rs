@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::figures::Figure;
 use crate::common::folder::Settings;
-use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
 use crate::common::progress::Style;
 use crate::common::train::{Start, Task, train};
 use crate::common::{Ended, Result, Show, exit_code};
@@ -201,7 +201,7 @@ impl Copy {
 }
 
 fn main() -> ExitCode {
-    exit_code(run(Cli::parse()))
+    exit_code(run(parse(&preset().plan.defaults(&[]))))
 }
 
 fn run(cli: Cli) -> Result<Ended> {

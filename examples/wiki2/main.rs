@@ -25,11 +25,11 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, Split, TokenStream};
 use atbptt::train::{EpochReport, NamedDevice, device_from_env, evaluate};
 use burn::module::Module;
-use clap::Parser;
 
 use self::common::diagnostics::lstm_parts;
 use self::common::figures::Figure;
 use self::common::folder::{RunFolder, Settings};
+use self::common::options::parse;
 use self::common::progress::{Style, left_out, number};
 use self::common::train::{Start, Task, train};
 use self::common::{Ended, Result, Show, exit_code};
@@ -39,7 +39,7 @@ type Model = LanguageModel<LstmLayer>;
 
 /// The program; `ptb` is the same one with another preset.
 pub fn main() -> ExitCode {
-    exit_code(run(Cli::parse()))
+    exit_code(run(parse(&options::defaults())))
 }
 
 /// Trains and tests.

@@ -16,6 +16,20 @@ use super::text::Text;
 /// `wiki2`, or `ptb`: the same program with another preset.
 pub const PROGRAM: &str = env!("CARGO_BIN_NAME");
 
+/// Defaults of the options that all experiments have, as the help tells them.
+pub fn defaults() -> Vec<(&'static str, String)> {
+    let cli = Cli::parse_from([PROGRAM]);
+    let paper = Cli::parse_from([PROGRAM, "--paper"]).preset();
+    let mut built_in = cli.preset();
+    built_in.task.text = Text::BuiltIn;
+    cli.fit_to_built_in(&mut built_in);
+    let others = [
+        ("--paper", &paper.plan),
+        ("built-in corpus", &built_in.plan),
+    ];
+    cli.preset().plan.defaults(&others)
+}
+
 /// What the paper's two experiments differ in.
 struct Preset {
     hidden: usize,
