@@ -191,9 +191,9 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
             lines(&|r| Some(r.mean_k), false),
         ),
         panel(
-            "Estimated relative bias δ(K)",
+            "Estimated relative bias δ(K) (10⁻⁴ stands for anything smaller)",
             "epoch",
-            lines(&|r| r.relative_bias, false),
+            lines(&|r| r.relative_bias.map(|bias| bias.max(1e-4)), false),
         ),
     ];
     lines_figure(path, &spec.title, &panels)
