@@ -79,7 +79,9 @@ proptest! {
             prop_assert!((data.at(0, step).0 as usize) < symbols);
         }
         prop_assert_eq!(&data, &task.generate(100, seed).unwrap());
-        prop_assert!(data != task.generate(100, seed ^ 1).unwrap() || memory == 1);
+        // With one symbol beside blank and marker, or none, only the places differ, which can meet.
+        let nothing_drawn = memory == 1 || symbols == 3;
+        prop_assert!(nothing_drawn || data != task.generate(100, seed ^ 1).unwrap());
     }
 
     /// With a variable memory every block repeats itself with its own m, and m keeps to its bounds.
@@ -185,7 +187,7 @@ fn wrong_copy_files_and_settings_are_named() {
 }
 
 /// Every file of the project is valid, and holds a number of the paper's for every policy and metric but for those that the paper
-/// does not have.
+/// does not have: its policies are fixed and adaptive windows.
 #[test]
 fn the_projects_sweep_files_are_valid() {
     let mut seen = 0;
@@ -195,9 +197,12 @@ fn the_projects_sweep_files_are_valid() {
         let of_our_own = ["test_rmse_unbounded"];
         for metric in &spec.metrics {
             for policy in &spec.policies {
+                let key = policy.key();
+                let of_the_paper = key.starts_with("fixed") || key.starts_with("adaptive");
                 assert!(
-                    of_our_own.contains(&metric.name.as_str())
-                        || metric.paper.contains_key(&policy.key()),
+                    !of_the_paper
+                        || of_our_own.contains(&metric.name.as_str())
+                        || metric.paper.contains_key(&key),
                     "{}: {policy}",
                     path.display()
                 );
