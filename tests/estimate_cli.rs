@@ -9,7 +9,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde::Deserialize;
@@ -22,10 +22,8 @@ fn estimate() -> Option<Command> {
 }
 
 fn golden() -> Option<PathBuf> {
-    let folder = std::env::var_os("ATBPTT_GOLDEN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("ATBPTT_GOLDEN")
+        .map_or_else(|| PathBuf::from("../shared/golden"), PathBuf::from);
     let path = folder.join("bias_estimator.json");
     if !path.is_file() {
         println!("skipped: no {}; set ATBPTT_GOLDEN", path.display());

@@ -59,7 +59,7 @@ pub use vocabulary::{Vocabulary, VocabularyRule};
 #[cfg(test)]
 pub(crate) fn real_data(dataset: &str) -> Option<std::path::PathBuf> {
     let root = std::env::var_os("ATBPTT_DATA").map_or_else(
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        || std::path::PathBuf::from("../../../shared/data"),
         std::path::PathBuf::from,
     );
     let folder = root.join(dataset);
