@@ -36,6 +36,7 @@ use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 
 use crate::common::diagnostics::SIZES;
+use crate::common::folder::RunFolder;
 use crate::common::{Ended, Result, exit_code};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
@@ -102,7 +103,26 @@ fn main() -> ExitCode {
     exit_code(run(&Cli::parse()))
 }
 
+/// What can be wrong with the options is found before any work is done.
+fn check(cli: &Cli) -> Result<()> {
+    let repeated = (1..cli.k.len()).find(|&i| cli.k[..i].contains(&cli.k[i]));
+    let wrong = match repeated {
+        _ if cli.epochs == 0 => "--epochs must be at least 1".into(),
+        _ if cli.batches == 0 => "--batches must be at least 1".into(),
+        Some(i) => format!("--k names {} twice", cli.k[i]),
+        None => match cli.k.iter().find(|k| !(1..=cli.window).contains(*k)) {
+            Some(k) => format!(
+                "--k {k} does not lie between 1 and the window of {} steps; see --window",
+                cli.window
+            ),
+            None => return Ok(()),
+        },
+    };
+    Err(wrong.into())
+}
+
 fn run(cli: &Cli) -> Result<Ended> {
+    check(cli)?;
     let device = device_from_env()?.device.autodiff();
     device.seed(cli.seed);
     match &cli.text {
@@ -189,6 +209,7 @@ where
         )
         .into());
     }
+    let _folder = RunFolder::create(Some(&cli.out), "true_bias")?;
     println!(
         "training: {name}, K = {} for {} epochs",
         cli.train_k, cli.epochs
@@ -284,6 +305,8 @@ fn write_points(out: &Path, points: &[Point]) -> Result<()> {
 
 /// Share of points bounded, and how loose the bound is where it holds and is finite.
 fn table(points: &[Point]) -> String {
+    // Where all of the window is kept there is no bias, and nothing to bound.
+    let points: Vec<&Point> = points.iter().filter(|point| point.measured > 0.0).collect();
     let mut text = String::from(
         "| gradient size | points bounded | of those with a finite estimate | median looseness (estimate/true) |\n| --- | --- | --- | --- |\n",
     );
@@ -293,7 +316,7 @@ fn table(points: &[Point]) -> String {
             .iter()
             .filter(|point| point.estimated[nth] >= point.measured)
             .count();
-        let finite: Vec<&Point> = points
+        let finite: Vec<&&Point> = points
             .iter()
             .filter(|point| point.estimated[nth].is_finite())
             .collect();

@@ -139,7 +139,7 @@ fn wrong_copy_files_and_settings_are_named() {
         SymbolSequences::from_folder(folder.path(), "train", symbols)
     };
     assert_eq!(read("012\n345\n", "000\n012\n", 6).unwrap().steps(), 2);
-    let cases: [(&str, &str, usize, &str); 7] = [
+    let cases: [(&str, &str, usize, &str); 8] = [
         (
             "012\n365\n",
             "000\n012\n",
@@ -161,7 +161,8 @@ fn wrong_copy_files_and_settings_are_named() {
         ),
         ("012\n345\n", "000\n", 6, "2 steps of 3 sequences"),
         ("", "000\n", 6, "is empty"),
-        ("012\n", "000\n", 2, "digits 0 to 1"),
+        ("013\n", "000\n", 3, "digits 0 to 2"),
+        ("012\n", "000\n", 2, "(--symbols) must be between 3 and 255"),
     ];
     for (inputs, targets, symbols, expected) in cases {
         let error = read(inputs, targets, symbols).unwrap_err().to_string();
@@ -172,6 +173,8 @@ fn wrong_copy_files_and_settings_are_named() {
     for (memory, symbols, sequences, expected) in [
         ((0, 10), 6, 4, "--min-memory"),
         ((11, 10), 6, 4, "--min-memory"),
+        ((0, 0), 6, 4, "--memory"),
+        ((5, usize::MAX), 6, 4, "--memory"),
         ((5, 10), 2, 4, "--symbols"),
         ((5, 10), 256, 4, "--symbols"),
         ((5, 10), 6, 0, "--batch"),

@@ -7,9 +7,11 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime};
 
-use common::programs::{command, example, failure, success};
+use atbptt::train::Checkpoint;
+use common::programs::{command, example, failure, signal, success};
 
 /// A tiny copy task: memory 3, five units, 200 steps.
 const TINY: [&str; 10] = [
@@ -183,6 +185,187 @@ fn a_run_is_not_resumed_as_another_one() {
     assert!(shown.contains("changed: run folder is "), "{shown}");
     assert_eq!(epochs(&moved).len(), 2);
     assert_eq!(json(moved.join("config.json"))["plan"]["epochs"], 2);
+}
+
+/// What a folder held before is never written over, and two processes never share one.
+#[test]
+fn a_run_keeps_to_a_folder_of_its_own() {
+    let Some(copy) = example("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let start = |out: &Path| {
+        let mut start = command(&copy);
+        start.args(TINY).args([
+            "--quiet", "--k0", "4", "--k-max", "20", "--epochs", "3", "--out",
+        ]);
+        start.arg(out).output().unwrap()
+    };
+    let resume = |from: &Path, extra: &[&str]| {
+        let mut resume = command(&copy);
+        resume
+            .arg("--resume")
+            .arg(from)
+            .args(extra)
+            .output()
+            .unwrap()
+    };
+    let foreign = folder.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("config.json"), "precious").unwrap();
+    assert!(failure(&start(&foreign)).contains("files that are no run's"));
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_to_string(foreign.join("config.json")).unwrap(),
+        "precious"
+    );
+
+    let run = folder.path().join("run");
+    success(&start(&run));
+    let held = fs::File::open(run.join("run.lock")).unwrap();
+    held.lock().unwrap();
+    assert!(failure(&resume(&run, &["--epochs", "4"])).contains("another process is at work"));
+    drop(held);
+
+    // An older checkpoint goes on elsewhere only, and a copy in a place that is no run's folder as well.
+    let older = Checkpoint::end_of_epoch(&run, 2).unwrap();
+    let error = failure(&resume(&older, &["--epochs", "4"]));
+    assert!(error.contains("not the newest checkpoint"), "{error}");
+    let lone = foreign.join("lone.ckpt");
+    fs::copy(&older, &lone).unwrap();
+    let error = failure(&resume(&lone, &["--epochs", "4"]));
+    assert!(error.contains("lies in no run's folder"), "{error}");
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 2);
+    let error = failure(&resume(&run, &["--epochs", "2"]));
+    assert!(error.contains("below the 3 epochs"), "{error}");
+    let before = epochs(&run);
+    let other = folder.path().join("other");
+    success(&resume(
+        &lone,
+        &["--epochs", "4", "--out", other.to_str().unwrap()],
+    ));
+    success(&resume(&run, &["--epochs", "4"]));
+    assert_eq!(before, epochs(&run)[..3]);
+    assert_eq!(epochs(&other), epochs(&run));
+}
+
+/// Perplexities beyond all numbers are left out; the run goes to its end and can be read.
+#[test]
+fn a_run_that_diverges_is_told_as_it_is() {
+    let Some(copy) = example("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut start = command(&copy);
+    start
+        .args(TINY)
+        .args(["--fixed-k", "4", "--lr", "30000", "--epochs", "2", "--out"]);
+    let shown = success(&start.arg(&run).output().unwrap());
+    assert!(shown.contains("test perplexity – at epoch"), "{shown}");
+    let result = json(run.join("result.json"));
+    assert!(result["measures"].as_object().unwrap().is_empty());
+    assert!(result["valid_loss"].as_f64().unwrap() > 700.0, "{result}");
+}
+
+/// A sweep file of tiny copy runs, and its program.
+fn tiny_sweep(folder: &Path, epochs: &str, policies: &str, metric: &str) -> PathBuf {
+    let arguments: Vec<String> = TINY
+        .iter()
+        .chain(&["--epochs", epochs])
+        .map(|argument| format!("{argument:?}"))
+        .collect();
+    let file = folder.join("tiny.toml");
+    let text = format!(
+        "title = \"tiny\"\nprogram = \"copy\"\narguments = [{}]\npolicies = [{policies}]\nseeds = [1]\n[[metrics]]\nname = {metric:?}\ntitle = \"ppl\"\n",
+        arguments.join(", ")
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn a_sweep_tells_failed_runs_and_mixes_no_settings() {
+    let (Some(sweep), Some(_)) = (example("sweep"), example("copy")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let document = folder.path().join("results.md");
+    let text = "<!-- sweep tiny -->\nwhole table\n<!-- end tiny -->\n";
+    fs::write(&document, text).unwrap();
+    let run = |file: &Path| {
+        let mut run = command(&sweep);
+        run.arg(file).arg("--out").arg(&out);
+        run.arg("--into").arg(&document).output().unwrap()
+    };
+    // Of 200 steps no window of 400 can be cut.
+    let policies = "\"fixed 4\", \"fixed 400\"";
+    let output = run(&tiny_sweep(folder.path(), "1", policies, "test_perplexity"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        error.contains("failed: K = 400, seed 1 ended with exit status: 1: error: "),
+        "{error}"
+    );
+    assert!(error.contains("error: 1 of 2 runs failed"), "{error}");
+    let table = fs::read_to_string(out.join("table.md")).unwrap();
+    assert!(table.contains("| K = 4 | 1 | ") && table.contains("| K = 400 | 0 of 1 | – |"));
+    assert_eq!(fs::read_to_string(&document).unwrap(), text);
+
+    let error = failure(&run(&tiny_sweep(
+        folder.path(),
+        "2",
+        policies,
+        "test_perplexity",
+    )));
+    assert!(error.contains("holds runs of `copy "), "{error}");
+    let error = failure(&run(&tiny_sweep(
+        folder.path(),
+        "1",
+        "\"fixed 4\"",
+        "perplexty",
+    )));
+    assert!(
+        error.contains("no run measures \"perplexty\"") && error.contains("test_perplexity"),
+        "{error}"
+    );
+}
+
+/// A sweep that is asked to end passes that on: its runs write a checkpoint, and none is left behind.
+#[cfg(unix)]
+#[test]
+fn a_sweep_ends_with_its_runs() {
+    let (Some(sweep), Some(_)) = (example("sweep"), example("copy")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = tiny_sweep(folder.path(), "1000000", "\"fixed 4\"", "test_perplexity");
+    let out = folder.path().join("out");
+    let run = out.join("fixed-4-seed1");
+    for ending in ["-TERM", "-INT"] {
+        let before = fs::metadata(run.join("metrics.jsonl")).map_or(0, |file| file.len());
+        let mut child = command(&sweep)
+            .arg(&file)
+            .arg("--out")
+            .arg(&out)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while fs::metadata(run.join("metrics.jsonl")).map_or(0, |file| file.len()) <= before {
+            assert!(started.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        signal(&child, ending);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        // Nobody holds it any more.
+        fs::File::open(run.join("run.lock"))
+            .unwrap()
+            .try_lock()
+            .unwrap();
+        let log = fs::read_to_string(out.join("fixed-4-seed1.log")).unwrap();
+        assert!(log.contains("interrupted; go on with:"), "{log}");
+        assert!(Checkpoint::newest(&run).unwrap().step() > 0);
+        assert!(!run.join("result.json").exists());
+    }
 }
 
 #[test]
@@ -513,7 +696,10 @@ fn true_bias_sets_the_estimate_beside_the_truth() {
         .arg(&run)
         .output()
         .unwrap();
-    assert!(success(&output).contains("points bounded"));
+    let shown = success(&output);
+    assert!(shown.contains("points bounded"));
+    // Only those of K = 2 have a bias to bound.
+    assert!(shown.contains(" of 2 ("), "{shown}");
     let points = fs::read_to_string(run.join("points.csv")).unwrap();
     let rows: Vec<Vec<f64>> = points
         .lines()

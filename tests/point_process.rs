@@ -55,10 +55,16 @@ fn wrong_event_files_are_named() {
         (
             "1 0 1\n",
             "0 1 2\n",
-            "event 2: a mark is a whole number from 1, got \"0\"",
+            "event 2: a mark is a whole number from 1 to 1000000, got \"0\"",
         ),
         ("1 -1 1\n", "0 1 2\n", "got \"-1\""),
         ("1 1.5 1\n", "0 1 2\n", "got \"1.5\""),
+        ("1 1000001 1\n", "0 1 2\n", "got \"1000001\""),
+        (
+            "1 2 1\n",
+            "0 1 1e300\n",
+            "event 3: the interval since the event before",
+        ),
         (
             "1 2 1\n",
             "0 1 x\n",
@@ -133,7 +139,7 @@ fn events_become_predictions_of_the_next() {
     let parallel = all.parallel();
     assert_eq!((parallel.sequences(), parallel.common_steps()), (2, 1));
     assert_eq!([0, 1, 2].map(|step| parallel.active(step)), [2, 1, 0]);
-    let (first, second) = all.halves();
+    let (first, second) = all.halves().unwrap();
     assert_eq!((first.len(), second.len()), (2, 1));
 }
 
@@ -146,7 +152,10 @@ fn the_order_book_has_the_events_it_is_said_to_have() {
     let train = Events::from_folder(&folder, "train").unwrap();
     assert_eq!((train.len(), train.classes()), (100 * 3318, 2));
     assert_eq!(train.streams(64).common_steps(), 331_800 / 64);
-    let (valid, test) = Events::from_folder(&folder, "test").unwrap().halves();
+    let (valid, test) = Events::from_folder(&folder, "test")
+        .unwrap()
+        .halves()
+        .unwrap();
     assert_eq!((valid.len(), test.len()), (50 * 828, 50 * 828));
     test.check(2).unwrap();
 }

@@ -54,6 +54,8 @@ pub enum EventError {
     },
     #[error("{} has no sequence of two events or more; there is nothing to predict", path.display())]
     Empty { path: PathBuf },
+    #[error("{} has one sequence of two events or more; validation and test need one each", path.display())]
+    OneSequence { path: PathBuf },
     #[error("mark {mark} of {} does not occur among the {classes} marks of the training data; train on data that have it", path.display())]
     UnknownMark {
         path: PathBuf,
@@ -99,14 +101,19 @@ pub fn content_hash(splits: [&Events; 3]) -> String {
     format!("{:x}", hasher.finalize())
 }
 
+/// Marks are numbered without large gaps: each has a row in the embedding.
+const MOST_MARKS: usize = 1_000_000;
+
 impl Events {
     /// Reads `event-1-{split}.txt` and `time-1-{split}.txt`.
     pub fn from_folder(folder: &Path, split: &str) -> Result<Self, EventError> {
         let mark_path = folder.join(format!("event-1-{split}.txt"));
         let time_path = folder.join(format!("time-1-{split}.txt"));
-        let marks: Vec<Vec<usize>> = read(&mark_path, "a mark is a whole number from 1", |mark| {
-            *mark >= 1
-        })?;
+        let marks: Vec<Vec<usize>> = read(
+            &mark_path,
+            "a mark is a whole number from 1 to 1000000",
+            |mark| (1..=MOST_MARKS).contains(mark),
+        )?;
         let times: Vec<Vec<f64>> = read(
             &time_path,
             "a time is a finite number of seconds",
@@ -130,6 +137,18 @@ impl Events {
                     line,
                     marks: marks.len(),
                     times: times.len(),
+                });
+            }
+            // Intervals are f32.
+            if let Some(event) =
+                (1..times.len()).find(|&i| !((times[i] - times[i - 1]) as f32).is_finite())
+            {
+                return Err(EventError::Malformed {
+                    path: time_path,
+                    line,
+                    event: event + 1,
+                    rule: "the interval since the event before must be at most 3.4e38 s",
+                    found: times[event].to_string(),
                 });
             }
             if let Some(event) = (1..times.len()).find(|&i| times[i] < times[i - 1]) {
@@ -163,13 +182,16 @@ impl Events {
     }
 
     /// The first half of the sequences, and the rest.
-    pub fn halves(mut self) -> (Self, Self) {
+    pub fn halves(mut self) -> Result<(Self, Self), EventError> {
+        if self.sequences.len() < 2 {
+            return Err(EventError::OneSequence { path: self.path });
+        }
         let rest = self.sequences.split_off(self.sequences.len() / 2);
         let second = Self {
             sequences: rest,
             path: self.path.clone(),
         };
-        (self, second)
+        Ok((self, second))
     }
 
     /// Number of different marks: the largest one.

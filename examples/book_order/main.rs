@@ -137,7 +137,7 @@ fn run(cli: Cli) -> Result<Ended> {
     let found = device_from_env()?;
     let device = found.device.clone();
     let events = Events::from_folder(&task.data, "train")?;
-    let (valid, test) = Events::from_folder(&task.data, "test")?.halves();
+    let (valid, test) = Events::from_folder(&task.data, "test")?.halves()?;
     let marks = events.classes();
     valid.check(marks)?;
     test.check(marks)?;
@@ -196,10 +196,10 @@ fn run(cli: Cli) -> Result<Ended> {
     let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
     if let Some(result) = result {
         println!(
-            "test NLL {:.4}, RMSE {:.4}e-3 s, 0-1 error {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",
-            result.measures["test_nll"],
-            1e3 * result.measures["test_rmse"],
-            result.measures["test_error"],
+            "test NLL {}, RMSE {} s, 0-1 error {} at epoch {} (best on validation, of {}); {:.0} s; {}",
+            result.measure("test_nll", 4),
+            result.measure("test_rmse", 7),
+            result.measure("test_error", 4),
             result.best_epoch,
             result.epochs,
             result.seconds,

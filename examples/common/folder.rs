@@ -1,14 +1,17 @@
 //! The run folder: settings, metrics, the result.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atbptt::train::{Checkpoint, EpochReport};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Result;
 use super::options::Plan;
+use super::progress::number;
 
 /// Name of the file of settings.
 pub const SETTINGS: &str = "config.json";
@@ -16,10 +19,18 @@ pub const SETTINGS: &str = "config.json";
 /// Name of the file of reports, one line per epoch.
 const METRICS: &str = "metrics.jsonl";
 
-/// Where a run keeps its files.
+/// Name of the file of the outcome.
+const RESULT: &str = "result.json";
+
+/// Name of the file that the process at work holds locked. It also tells a run's folder from others.
+const LOCK: &str = "run.lock";
+
+/// Where a run keeps its files; held by one process at a time.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Locked until the last clone is gone; none where the file system has no locks.
+    _lock: Option<Arc<File>>,
 }
 
 /// Settings of a run as its folder holds them.
@@ -45,35 +56,107 @@ pub struct RunResult {
     pub seconds: f64,
 }
 
+impl RunResult {
+    /// A measure in words; a dash where it was not finite.
+    pub fn measure(&self, name: &str, digits: usize) -> String {
+        number(self.measures.get(name).copied(), digits)
+    }
+}
+
 impl RunFolder {
-    /// A new folder; refuses one that already holds a run.
+    /// A new folder; refuses one that already holds a run, or files of somebody else's.
     pub fn create(out: Option<&Path>, program: &str) -> Result<Self> {
-        let path = match out {
-            Some(path) => path.to_owned(),
-            None => (1..)
-                .map(|n| PathBuf::from(format!("runs/{program}-{n}")))
-                .find(|path| !path.exists())
-                .ok_or("no free folder name under runs/; name one with --out")?,
+        let Some(path) = out else {
+            return Self::numbered(program);
         };
-        if path.join(METRICS).exists() || !Checkpoint::list(&path).is_empty() {
-            return Err(format!(
+        let holds_a_run = || match path.join(METRICS).exists() || !Checkpoint::list(path).is_empty()
+        {
+            true => Err(format!(
                 "{} already holds a run; go on with it by --resume {0}, or name another folder with --out",
+                path.display()
+            )),
+            false => Ok(()),
+        };
+        holds_a_run()?;
+        fs::create_dir_all(path).map_err(|error| cannot_create(path, &error))?;
+        let mut entries = fs::read_dir(path).map_err(|error| cannot_create(path, &error))?;
+        if entries.next().is_some() && !path.join(LOCK).exists() {
+            return Err(format!(
+                "{} holds files that are no run's; name a new folder with --out",
                 path.display()
             )
             .into());
         }
-        fs::create_dir_all(&path).map_err(|error| {
-            format!(
-                "cannot create {}: {error}; name a writable folder with --out",
-                path.display()
-            )
-        })?;
-        Ok(Self { path })
+        let folder = Self::lock(path.to_owned())?;
+        // Another process may have been at it meanwhile.
+        holds_a_run()?;
+        Ok(folder)
     }
 
-    /// The folder of an earlier run, the settings it was run with, and its checkpoint. `path` is the folder, for the newest
-    /// checkpoint, or a checkpoint's file.
-    pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Settings<T>, Checkpoint)> {
+    /// `runs/PROGRAM-1`, or the first number after it that is free.
+    fn numbered(program: &str) -> Result<Self> {
+        let parent = Path::new("runs");
+        fs::create_dir_all(parent).map_err(|error| cannot_create(parent, &error))?;
+        for n in 1.. {
+            let path = parent.join(format!("{program}-{n}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::lock(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(cannot_create(&path, &error).into()),
+            }
+        }
+        Err("no free folder name under runs/; name one with --out".into())
+    }
+
+    /// Takes the folder for this process.
+    fn lock(path: PathBuf) -> Result<Self> {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK))
+            .map_err(|error| {
+                format!(
+                    "cannot write into {}: {error}; name a writable folder with --out",
+                    path.display()
+                )
+            })?;
+        let lock = match file.try_lock() {
+            Ok(()) => Some(Arc::new(file)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(format!(
+                    "another process is at work in {}; wait for its end, or name another folder with --out",
+                    path.display()
+                )
+                .into());
+            }
+            Err(TryLockError::Error(error)) => {
+                log::warn!("{} cannot be locked: {error}", path.display());
+                None
+            }
+        };
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The folder of an earlier run, to go on in it from `checkpoint`.
+    pub fn enter(path: PathBuf, checkpoint: &Checkpoint) -> Result<Self> {
+        let folder = Self::lock(path)?;
+        match Checkpoint::newest(&folder.path) {
+            Ok(newest) if (newest.step(), newest.epochs()) > (checkpoint.step(), checkpoint.epochs()) => Err(format!(
+                "{} is not the newest checkpoint of its run, and what came after it would be lost: name a new folder with --out, or go on from {}",
+                checkpoint.path().display(),
+                newest.path().display()
+            )
+            .into()),
+            _ => Ok(folder),
+        }
+    }
+
+    /// An earlier run: its checkpoint, the settings it was run with, and its folder, unless the checkpoint lies elsewhere.
+    /// `path` is the folder, for the newest checkpoint, or a checkpoint's file.
+    pub fn find<T: DeserializeOwned>(
+        path: &Path,
+    ) -> Result<(Checkpoint, Settings<T>, Option<PathBuf>)> {
         let checkpoint = match path.is_file() {
             true => Checkpoint::open(path)?,
             false => Checkpoint::newest(path).map_err(|error| {
@@ -86,10 +169,11 @@ impl RunFolder {
                 checkpoint.path().display()
             )
         })?;
-        // run/checkpoint/step-1.ckpt
-        let run = checkpoint.path().ancestors().nth(2).unwrap_or(path);
-        let path = run.to_owned();
-        Ok((Self { path }, settings, checkpoint))
+        let run = match path.is_file() {
+            true => run_of(path)?,
+            false => Some(path.to_owned()),
+        };
+        Ok((checkpoint, settings, run))
     }
 
     pub fn path(&self) -> &Path {
@@ -102,6 +186,14 @@ impl RunFolder {
         fs::write(&temporary, text)
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+    }
+
+    /// A run that goes on is not complete, whatever it once came to.
+    pub fn remove_result(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(RESULT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Metrics per epoch, as JSON lines and as CSV.
@@ -165,8 +257,33 @@ impl RunFolder {
         let Some(result) = best(reports) else {
             return Ok(None);
         };
-        self.write("result.json", serde_json::to_string_pretty(&result)?)?;
+        self.write(RESULT, serde_json::to_string_pretty(&result)?)?;
         Ok(Some(result))
+    }
+}
+
+fn cannot_create(path: &Path, error: &io::Error) -> String {
+    format!(
+        "cannot create {}: {error}; name a writable folder with --out",
+        path.display()
+    )
+}
+
+/// The folder of the run that a checkpoint's file belongs to: of `run/checkpoint/step-1.ckpt`, `run`.
+fn run_of(file: &Path) -> Result<Option<PathBuf>> {
+    let within = |file: &Path| {
+        let folder = file
+            .parent()
+            .filter(|folder| folder.ends_with("checkpoint"))?;
+        folder
+            .parent()
+            .filter(|run| !run.as_os_str().is_empty())
+            .map(Path::to_owned)
+    };
+    match within(file) {
+        Some(run) => Ok(Some(run)),
+        // Named from within the run's folder.
+        None => Ok(within(&fs::canonicalize(file)?)),
     }
 }
 

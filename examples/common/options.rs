@@ -44,7 +44,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "STEPS")]
     pub k_min: Option<usize>,
 
-    /// Longest K, in steps; bounds memory
+    /// Longest K, in steps; bounds memory. Where it is not given, --artbp-k goes up to 20 times its mean
     #[arg(long, value_name = "STEPS")]
     pub k_max: Option<usize>,
 
@@ -145,7 +145,7 @@ pub struct RunArgs {
     pub on_nonfinite: Option<NonFiniteArg>,
 
     /// Go on with an earlier run, to the same bits as if it had never stopped: from the newest checkpoint of its folder, or
-    /// from the checkpoint file given. Its settings are read from there; --epochs, --out, --checkpoint-every and
+    /// from the checkpoint file given; from an older one only into another folder. Its settings are read from there; --epochs, --out, --checkpoint-every and
     /// --on-nonfinite may change, other data, another model or another rule for K is refused
     #[arg(long, value_name = "PATH")]
     pub resume: Option<PathBuf>,
@@ -224,13 +224,21 @@ impl Plan {
 
     /// These settings with what the user asked for: of a new run, or of one to go on with.
     pub fn with_options(mut self, policy: &PolicyArgs, run: &RunArgs) -> Self {
-        if let Some(policy) = policy.policy() {
-            self.policy = policy;
-            self.training.scheme = match policy {
+        if let Some(rule) = policy.policy().filter(|rule| *rule != self.policy) {
+            self.policy = rule;
+            self.training.scheme = match rule {
                 Policy::Adaptive { .. } | Policy::Fixed { .. } => Scheme::Overlapping,
                 Policy::Chunked { .. } | Policy::Random { .. } | Policy::Artbp { .. } => {
                     Scheme::Chunked
                 }
+            };
+            // A bound that nobody asked for stands in no rule's way.
+            self.k_max = match rule {
+                Policy::Adaptive { .. } => self.k_max,
+                Policy::Fixed { k } | Policy::Chunked { k } | Policy::Random { k } => {
+                    self.k_max.max(k)
+                }
+                Policy::Artbp { k } => k.saturating_mul(20),
             };
         }
         self.k_max = policy.k_max.unwrap_or(self.k_max);
@@ -346,7 +354,21 @@ impl Plan {
                 return Err(format!("{name} must be at least 1, got 0").into());
             }
         }
-        self.rule().map(|_| ())
+        match self.policy {
+            Policy::Fixed { k }
+            | Policy::Chunked { k }
+            | Policy::Random { k }
+            | Policy::Artbp { k }
+                if k > self.k_max =>
+            {
+                Err(format!(
+                    "--k-max {} is below the {k} steps asked for; raise it or leave it out",
+                    self.k_max
+                )
+                .into())
+            }
+            _ => self.rule().map(|_| ()),
+        }
     }
 
     /// The rule for K.
@@ -380,7 +402,7 @@ impl Plan {
             ),
             Policy::Artbp { k } => Box::new(
                 ArtbpConfig::new(k)
-                    .with_longest(k.saturating_mul(20).min(self.k_max.max(k)))
+                    .with_longest(self.k_max)
                     .with_seed(seed)
                     .init()?
                     .with_monitor(monitor)?,

@@ -34,7 +34,7 @@ fn loss_line(report: &EpochReport) -> String {
         number(report.valid_loss, 4),
     );
     for (name, value) in &report.measures {
-        line += &format!(", {} {value:.4}", name.replace('_', " "));
+        line += &format!(", {} {}", name.replace('_', " "), number(Some(*value), 4));
     }
     line += &format!(
         "; K {:>5.1}, bias {}; {:.1} s",
@@ -47,7 +47,11 @@ fn loss_line(report: &EpochReport) -> String {
 
 /// A number, or a dash for none.
 pub fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
+    match value {
+        Some(value) if value.abs() >= 1e9 => format!("{value:.2e}"),
+        Some(value) => format!("{value:.digits$}"),
+        None => "–".into(),
+    }
 }
 
 /// What an epoch did about values that were not finite; empty without any.

@@ -1,6 +1,7 @@
 //! One run: Burn's `SupervisedTraining` with the `AdaptiveTbptt` strategy, a run folder around it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,20 +60,42 @@ impl<T: DeserializeOwned> Start<T> {
         new: impl FnOnce() -> Settings<T>,
         options: impl FnOnce(Settings<T>) -> Settings<T>,
     ) -> Result<Self> {
-        let (settings, checkpoint, folder) = match &run.resume {
-            Some(path) => {
-                let (folder, settings, checkpoint) = RunFolder::open(path)?;
-                // Another folder may be asked for.
-                let folder = run.out.is_none().then_some(folder);
-                (settings, Some(checkpoint), folder)
-            }
-            None => (new(), None, None),
+        let Some(path) = &run.resume else {
+            let settings = options(new());
+            settings.plan.check()?;
+            return Ok(Self {
+                settings,
+                checkpoint: None,
+                folder: None,
+            });
         };
+        let (checkpoint, settings, home) = RunFolder::find(path)?;
         let settings = options(settings);
         settings.plan.check()?;
+        let (epochs, done) = (settings.plan.epochs, checkpoint.epochs());
+        if epochs < done {
+            return Err(format!(
+                "--epochs {epochs} is below the {done} epochs that {} has behind it; give {done} or more",
+                checkpoint.path().display()
+            )
+            .into());
+        }
+        // Another folder may be asked for.
+        let elsewhere = run.out.as_ref().filter(|out| !same(out, home.as_deref()));
+        let folder = match (elsewhere, home) {
+            (Some(_), _) => None,
+            (None, Some(home)) => Some(RunFolder::enter(home, &checkpoint)?),
+            (None, None) => {
+                return Err(format!(
+                    "{} lies in no run's folder; name a new one with --out",
+                    checkpoint.path().display()
+                )
+                .into());
+            }
+        };
         Ok(Self {
             settings,
-            checkpoint,
+            checkpoint: Some(checkpoint),
             folder,
         })
     }
@@ -91,6 +114,16 @@ impl<T: DeserializeOwned> Start<T> {
     }
 }
 
+/// The path from the root, where it can be had.
+fn whole(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether both are the same folder.
+fn same(out: &Path, home: Option<&Path>) -> bool {
+    home.is_some_and(|home| whole(home) == whole(out))
+}
+
 /// Trains; returns the result of a complete run. The settings are written once it is clear that they are this run's.
 pub fn train<M: RecurrentModel, T: Serialize>(
     task: Task<M>,
@@ -105,7 +138,7 @@ pub fn train<M: RecurrentModel, T: Serialize>(
     }
     let identity = task
         .identity
-        .may_change("run folder", folder.path().display());
+        .may_change("run folder", whole(folder.path()).display());
     let checkpoints = CheckpointConfig::new(folder.path())
         .every(plan.checkpoint_every)
         .with_identity(identity)
@@ -199,8 +232,14 @@ pub fn train<M: RecurrentModel, T: Serialize>(
         )?;
     }
     let result = folder.write_result(&reports)?;
-    if let Some(result) = &result {
-        check_best_weights(folder, result.best_epoch)?;
+    // Of a run that goes on in another folder, or somebody may have removed it.
+    if let Some(epoch) = result.as_ref().map(|result| result.best_epoch)
+        && Checkpoint::end_of_epoch(folder.path(), epoch).is_none()
+    {
+        eprintln!(
+            "warning: the checkpoint of epoch {epoch}, the best one, is not in {}",
+            folder.path().display()
+        );
     }
     Ok((Ended::Complete, result))
 }
@@ -224,18 +263,6 @@ fn write(
     Ok(())
 }
 
-/// Whether the checkpoint of the best epoch is there, which somebody may have removed meanwhile.
-fn check_best_weights(folder: &RunFolder, epoch: usize) -> Result<()> {
-    match Checkpoint::end_of_epoch(folder.path(), epoch) {
-        Some(_) => Ok(()),
-        None => Err(format!(
-            "the checkpoint of epoch {epoch}, the best one, is gone from {}; restore it and use --resume",
-            folder.path().display()
-        )
-        .into()),
-    }
-}
-
 /// Shows progress and writes the metrics after every epoch, for who looks into the folder meanwhile.
 struct Watch {
     progress: Arc<Progress>,
@@ -250,6 +277,9 @@ struct Watch {
 impl TrainingObserver for Watch {
     fn on_resume(&self, resumed: &Resumed) {
         self.progress.resumed(resumed);
+        if let Err(error) = self.folder.remove_result() {
+            log::warn!("{error}");
+        }
         if let Err(error) = self.folder.write(SETTINGS, &self.settings) {
             log::warn!("{error}");
         }

@@ -93,14 +93,41 @@ pub struct CopyTask {
     pub sequences: usize,
 }
 
+/// A longer one is a mistake: no sequence would hold a block of it.
+const LONGEST_MEMORY: usize = 1_000_000;
+
+/// More would not fit the memory.
+const MOST_SYMBOLS: usize = 10_000_000_000;
+
+fn setting(what: &'static str, rule: &str, got: usize) -> SymbolError {
+    SymbolError::Setting {
+        what,
+        rule: rule.into(),
+        got,
+    }
+}
+
+fn check_symbols(symbols: usize) -> Result<(), SymbolError> {
+    match (3..=255).contains(&symbols) {
+        true => Ok(()),
+        false => Err(setting(
+            "the number of symbols (--symbols)",
+            "between 3 and 255: a blank, a marker and symbols to remember",
+            symbols,
+        )),
+    }
+}
+
 impl CopyTask {
     fn check(&self) -> Result<(), SymbolError> {
-        let setting = |what, rule: &str, got| SymbolError::Setting {
-            what,
-            rule: rule.into(),
-            got,
-        };
         let (least, most) = self.memory;
+        if !(1..=LONGEST_MEMORY).contains(&most) {
+            return Err(setting(
+                "the memory length (--memory)",
+                "between 1 and 1000000 steps",
+                most,
+            ));
+        }
         if least == 0 || least > most {
             return Err(setting(
                 "the smallest memory (--min-memory)",
@@ -108,13 +135,7 @@ impl CopyTask {
                 least,
             ));
         }
-        if !(3..=255).contains(&self.symbols) {
-            return Err(setting(
-                "the number of symbols (--symbols)",
-                "between 3 and 255: a blank, a marker and symbols to remember",
-                self.symbols,
-            ));
-        }
+        check_symbols(self.symbols)?;
         if self.sequences == 0 {
             return Err(setting(
                 "the number of sequences (--batch)",
@@ -128,6 +149,16 @@ impl CopyTask {
     /// `steps` steps of every sequence, a function of `seed`.
     pub fn generate(&self, steps: usize, seed: u64) -> Result<SymbolSequences, SymbolError> {
         self.check()?;
+        if steps
+            .checked_mul(self.sequences)
+            .is_none_or(|all| all > MOST_SYMBOLS)
+        {
+            return Err(setting(
+                "the number of steps (--steps)",
+                "such that all sequences together have at most 10000000000 of them",
+                steps,
+            ));
+        }
         let mut rng = Pcg64::seed_from_u64(seed);
         let mut inputs = vec![0; steps * self.sequences];
         let mut targets = inputs.clone();
@@ -163,6 +194,7 @@ impl CopyTask {
 impl SymbolSequences {
     /// Reads `{split}_input.txt` and `{split}_target.txt`; digits below `symbols`.
     pub fn from_folder(folder: &Path, split: &str, symbols: usize) -> Result<Self, SymbolError> {
+        check_symbols(symbols)?;
         let file = |part: &str| folder.join(format!("{split}_{part}.txt"));
         let (input_path, target_path) = (file("input"), file("target"));
         let (inputs, sequences) = read_digits(&input_path, symbols)?;

@@ -211,6 +211,18 @@ fn run(cli: Cli) -> Result<Ended> {
     let found = device_from_env()?;
     let device = found.device.clone();
     let [train_data, valid, test] = task.load()?;
+    if plan.batch != train_data.sequences() {
+        // Files hold as many as they hold.
+        if let Some(asked) = cli.run.batch {
+            return Err(format!(
+                "--batch {asked} does not fit the {} sequences of {}; leave it out",
+                train_data.sequences(),
+                task.in_words()
+            )
+            .into());
+        }
+        start.settings.plan.batch = train_data.sequences();
+    }
     AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
         .check_stream(train_data.steps())?;
     device.clone().autodiff().seed(plan.training.seed);
@@ -266,8 +278,8 @@ fn run(cli: Cli) -> Result<Ended> {
     let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
     if let Some(result) = result {
         println!(
-            "test perplexity {:.4} at epoch {} (best on validation, of {}); {:.0} s; {}",
-            result.measures["test_perplexity"],
+            "test perplexity {} at epoch {} (best on validation, of {}); {:.0} s; {}",
+            result.measure("test_perplexity", 4),
             result.best_epoch,
             result.epochs,
             result.seconds,

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 
@@ -71,45 +71,72 @@ fn run(cli: &Cli) -> Result<Ended> {
         Path::new("runs").join(cli.file.file_stem().unwrap_or("sweep".as_ref()))
     });
     let runs = grid::runs(&spec, &out);
-    let mut interrupted = false;
+    grid::check_started(&spec, &out)?;
+    let mut outcome = grid::Outcome::default();
     if !cli.report {
         let program = program(cli, &spec)?;
         fs::create_dir_all(&out)
             .map_err(|error| format!("cannot create {}: {error}", out.display()))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-        let outcome = grid::execute(&spec, &program, &runs, jobs, &stop)?;
+        grid::note_started(&spec, &out)?;
+        let signals = Arc::new(AtomicUsize::new(0));
+        let count = signals.clone();
+        ctrlc::set_handler(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        })?;
+        outcome = grid::execute(&spec, &program, &runs, jobs, &signals);
         for failure in &outcome.failed {
             eprintln!("failed: {failure}");
         }
-        interrupted = outcome.interrupted;
-        if !outcome.failed.is_empty() && outcome.failed.len() == runs.len() {
-            return Err("every run failed".into());
-        }
     }
     let finished = report::collect(&runs, cli.report)?;
-    if finished.is_empty() {
+    if !finished.is_empty() {
+        show(cli, &spec, &out, &finished, finished.len() == runs.len())?;
+    } else if outcome.failed.is_empty() && !outcome.interrupted {
         return Err(format!("{} holds no results yet", out.display()).into());
     }
-    let table = report::table(&spec, &finished);
+    if outcome.interrupted {
+        println!("interrupted; the same command goes on");
+        return Ok(Ended::Interrupted(130));
+    }
+    match outcome.failed.len() {
+        0 => Ok(Ended::Complete),
+        failed => Err(format!(
+            "{failed} of {} runs failed, see above; the same command tries them again",
+            runs.len()
+        )
+        .into()),
+    }
+}
+
+/// Writes and prints table and figure.
+fn show(
+    cli: &Cli,
+    spec: &Spec,
+    out: &Path,
+    finished: &[report::Finished],
+    complete: bool,
+) -> Result<()> {
+    report::check_measures(spec, finished)?;
+    let table = report::table(spec, finished);
     let (table_path, figure_path) = (out.join("table.md"), out.join("figure.png"));
     fs::write(&table_path, &table)
         .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;
-    report::figure(&spec, &finished, &figure_path)?;
-    if let Some(document) = &cli.into {
-        let name = cli.file.file_stem().unwrap_or_default().to_string_lossy();
-        report::write_into(document, &name, &spec, &table, &figure_path)?;
-    }
+    report::figure(spec, finished, &figure_path)?;
     println!("{}\n\n{table}", spec.title);
     println!("figure: {}", figure_path.display());
-    match interrupted {
-        true => {
-            println!("interrupted; the same command goes on");
-            Ok(Ended::Interrupted(130))
+    match &cli.into {
+        // Half a table never replaces a whole one unasked.
+        Some(document) if !(complete || cli.report) => println!(
+            "{} is left as it was, as runs are missing; --report writes what is there",
+            document.display()
+        ),
+        Some(document) => {
+            let name = cli.file.file_stem().unwrap_or_default().to_string_lossy();
+            report::write_into(document, &name, spec, &table, &figure_path)?;
         }
-        false => Ok(Ended::Complete),
+        None => {}
     }
+    Ok(())
 }
 
 /// The program to run, beside this one.

@@ -1,5 +1,6 @@
 //! Table and figure of a sweep.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -29,14 +30,45 @@ pub fn collect(runs: &[Run], partial: bool) -> Result<Vec<Finished>, String> {
         if !(complete || partial) {
             continue;
         }
-        let reports: Result<Vec<EpochReport>, _> = text.lines().map(serde_json::from_str).collect();
+        let read = |(nth, line)| {
+            serde_json::from_str(line).map_err(|error| {
+                let (path, run) = (path.display(), run.folder.display());
+                format!(
+                    "{path}, line {}: {error}; remove {run} to run it again",
+                    nth + 1
+                )
+            })
+        };
+        let reports: Vec<EpochReport> = text
+            .lines()
+            .enumerate()
+            .map(read)
+            .collect::<Result<_, _>>()?;
         all.push(Finished {
             policy: run.policy,
-            reports: reports.map_err(|error| format!("{}: {error}", path.display()))?,
+            reports,
             complete,
         });
     }
     Ok(all)
+}
+
+/// Refuses a metric that no run measures.
+pub fn check_measures(spec: &Spec, finished: &[Finished]) -> Result<(), String> {
+    let reports = finished.iter().flat_map(|run| &run.reports);
+    let measured: BTreeSet<&String> = reports.flat_map(|report| report.measures.keys()).collect();
+    let missing = |metric: &&Metric| !measured.contains(&metric.name);
+    match spec.metrics.iter().find(missing) {
+        Some(metric) if !measured.is_empty() => {
+            let measured: Vec<&str> = measured.iter().map(|name| name.as_str()).collect();
+            Err(format!(
+                "no run measures {:?}, a metric of the sweep file; they measure {}",
+                metric.name,
+                measured.join(", ")
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Mean and, of two values or more, sample standard deviation.
@@ -71,7 +103,14 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
         unfinished |= open;
         let mut cells = vec![
             policy.to_string(),
-            format!("{}{}", results.len(), if open { "*" } else { "" }),
+            match results.len() {
+                all if all == spec.seeds.len() && !open => all.to_string(),
+                some => format!(
+                    "{some} of {}{}",
+                    spec.seeds.len(),
+                    if open { "*" } else { "" }
+                ),
+            },
         ];
         for metric in &spec.metrics {
             let values: Vec<f64> = results

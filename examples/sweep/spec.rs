@@ -167,7 +167,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Reads a file. Errors name the file, the line and the field.
+    /// Reads a file. Errors name the file, the field and, where one is to blame, the line.
     pub fn read(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let text = fs::read_to_string(path)
@@ -197,6 +197,16 @@ impl Spec {
             }
         }
         let known: Vec<String> = spec.policies.iter().map(|policy| policy.key()).collect();
+        // Two runs of one name would share a folder.
+        let seeds: Vec<String> = spec.seeds.iter().map(u64::to_string).collect();
+        for (field, entries) in [("policies", &known), ("seeds", &seeds)] {
+            if let Some(twice) = (1..entries.len()).find(|&i| entries[..i].contains(&entries[i])) {
+                return Err(format!(
+                    ": `{field}` names {} twice; name it once",
+                    entries[twice]
+                ));
+            }
+        }
         for metric in &spec.metrics {
             if metric.digits > MOST_DIGITS || !metric.scale.is_finite() {
                 return Err(format!(
@@ -260,6 +270,12 @@ title = "test perplexity"
             ("seeds = [1]", "seeds = [1", "`seeds`: missing comma"),
             ("seeds = [1]", "seeds = [\"one\"]", ", line 5, `seeds`"),
             ("seeds = [1]", "seeds = []", "`seeds` is empty"),
+            ("seeds = [1]", "seeds = [1, 2, 1]", "`seeds` names 1 twice"),
+            (
+                "\"adaptive 0.9\"",
+                "\"fixed 5\"",
+                "`policies` names fixed 5 twice",
+            ),
             ("seeds = [1]", "sedes = [1]", "unknown field `sedes`"),
             ("seeds = [1]\n", "", "missing field `seeds`"),
             (

@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
 /// Trains and tests.
 fn run(cli: Cli) -> Result<Ended> {
     let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
-    let corpus = text::load(&mut start.settings.task)?;
+    let corpus = text::load(&mut start.settings.task, cli.paper)?;
     if !start.is_resumed() {
         cli.fit_to_built_in(&mut start.settings);
     }
@@ -95,8 +95,10 @@ fn run(cli: Cli) -> Result<Ended> {
     if let Some(result) = result {
         println!();
         println!(
-            "test perplexity {:.2} over {tokens} tokens, weights of epoch {} (best on validation, of {})",
-            result.measures["test_perplexity"], result.best_epoch, result.epochs,
+            "test perplexity {} over {tokens} tokens, weights of epoch {} (best on validation, of {})",
+            result.measure("test_perplexity", 2),
+            result.best_epoch,
+            result.epochs,
         );
         println!("text: {}", corpus.description());
         println!("figure: {}", folder.path().join("report.png").display());

@@ -65,7 +65,7 @@ fn preset() -> Preset {
 #[command(name = PROGRAM, version)]
 pub struct Cli {
     /// Folder with train.txt, valid.txt and test.txt (or wiki.train.tokens, …); whitespace-separated words, one sentence
-    /// per line. Used whole, unless --max-tokens is given. Default: download WikiText-2
+    /// per line. Used whole, unless --max-tokens is given [default: wiki2: WikiText-2, downloaded; ptb: `$ATBPTT_DATA/ptb`]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
@@ -75,7 +75,7 @@ pub struct Cli {
 
     /// The full settings of the paper's experiment; single options still override
     #[arg(long, conflicts_with = "resume")]
-    paper: bool,
+    pub paper: bool,
 
     /// Hidden units per layer, and features of the tied embedding [default: 128; --paper: 512, ptb 900]
     #[arg(long, value_name = "UNITS")]
@@ -94,7 +94,7 @@ pub struct Cli {
     precision: Option<PrecisionArg>,
 
     /// Use only this many training tokens, and a tenth as many of validation and test; 0 = all
-    /// [default: 200000 without --data, else all]
+    /// [default: 200000 without --data and --paper, else all]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
 
@@ -236,24 +236,24 @@ impl Cli {
         let mut fitted = Vec::new();
         if asked.window.is_none() {
             plan.training.probe = ProbeConfig::new(100);
-            fitted.push("W = 100 (paper: 400)");
+            fitted.push("W = 100 (paper: 400)".to_owned());
         }
         if let Policy::Adaptive { delta } = &mut plan.policy {
             if asked.delta.is_none() {
                 *delta = 0.1;
-                fitted.push("δ = 0.1");
+                fitted.push("δ = 0.1".into());
             }
             if asked.k_max.is_none() {
                 plan.k_max = 100.max(plan.k_min);
-                fitted.push("K at most 100 (paper: 300)");
+                fitted.push(format!("K at most {} (paper: 300)", plan.k_max));
             }
             if asked.k_min.is_none() {
                 plan.k_min = 5.min(plan.k_max);
-                fitted.push("at least 5 (paper: 10)");
+                fitted.push(format!("at least {} (paper: 10)", plan.k_min));
             }
             if asked.k0.is_none() {
                 plan.k0 = 40.min(plan.k_max).max(plan.k_min);
-                fitted.push("40 at first (paper: 100)");
+                fitted.push(format!("{} at first (paper: 100)", plan.k0));
             }
         }
         if !fitted.is_empty() {

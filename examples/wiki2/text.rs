@@ -21,7 +21,8 @@ pub enum Text {
 
 /// Loads the text of `task` and says which one it is. Where it was left open, the choice is written into `task`, so that a
 /// resumed run reads the same.
-pub fn load(task: &mut Language) -> Result<Corpus> {
+/// With the paper's settings, nothing stands in for its text.
+pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
     let options = CorpusOptions {
         max_tokens: task.max_tokens,
         max_eval_tokens: task.max_tokens.map(|limit| (limit / 10).max(1)),
@@ -35,6 +36,12 @@ pub fn load(task: &mut Language) -> Result<Corpus> {
                 let corpus = Corpus::from_folder(&folder, &options)?;
                 task.text = Text::Folder(folder);
                 corpus
+            }
+            Err(error) if paper => {
+                return Err(format!(
+                    "WikiText-2 is not available ({error}), and --paper is about it; give its folder with --data"
+                )
+                .into());
             }
             Err(error) => {
                 println!("WikiText-2 is not available: {error}");

@@ -51,7 +51,8 @@ pub struct EpochReport {
     pub valid_seconds: f64,
     /// Seconds since the run began; interruptions and [`measures`](Self::measures) not counted.
     pub elapsed_seconds: f64,
-    /// What [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures) measured after the epoch, by name.
+    /// What [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures) measured after the epoch, by name; all
+    /// finite.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measures: BTreeMap<String, f64>,
 }

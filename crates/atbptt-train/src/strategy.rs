@@ -253,7 +253,7 @@ impl AdaptiveTbptt {
     }
 
     /// Measures the model after every epoch, in evaluation mode, and adds the numbers to the epoch's report: the loss on a
-    /// test set, an accuracy, an error in the units of the data.
+    /// test set, an accuracy, an error in the units of the data. A number that is not finite is left out, with a warning.
     ///
     /// `M` is the model that will be trained; a strategy with measures of another model refuses to train.
     pub fn with_measures<M: RecurrentModel>(

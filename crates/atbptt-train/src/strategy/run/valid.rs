@@ -97,12 +97,19 @@ impl<M: RecurrentModel> Run<'_, M> {
         valid: SummedLoss,
         valid_seconds: f64,
     ) -> Result<(), TrainError> {
-        let measures = match self.strategy.measures {
+        let mut measures = match self.strategy.measures {
             Some(_) => self
                 .strategy
                 .measure(&self.learner.model().valid().into_inner())?,
             None => Default::default(),
         };
+        // Metrics and checkpoints are JSON, which has no such numbers.
+        measures.retain(|name, value| {
+            if !value.is_finite() {
+                log::warn!("epoch {epoch}: {name} is {value} and left out");
+            }
+            value.is_finite()
+        });
         let policy = lock(&self.strategy.shared.policy);
         let (k, reason) = (
             policy.k(),
