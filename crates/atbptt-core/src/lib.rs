@@ -60,6 +60,7 @@ mod logs;
 mod norms;
 pub mod policy;
 pub mod profile;
+mod scheme;
 
 pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
 pub use decay::{DecayFit, FitLags};
@@ -72,3 +73,4 @@ pub use policy::{
     Position, RandomLength, RandomLengthConfig, Reason, Truncation, TruncationPolicy, UpdateEvery,
 };
 pub use profile::{Averaging, LagProfile};
+pub use scheme::Scheme;

@@ -3,20 +3,9 @@
 //! Symbols: `start` = step the carried state stands before; `next_loss` = first step whose loss has not been paid.
 //! `burn-in` of a window = `start..next_loss`, run but not decoded.
 
+use atbptt_core::Scheme;
 use atbptt_models::WindowPlan;
 use serde::{Deserialize, Serialize};
-
-/// How windows follow each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Scheme {
-    /// BPTT(2K−1; K): windows of 2K − 1 steps, the loss over their last K, moved on by K. Every loss is backpropagated
-    /// through at least K steps and at most 2K − 1. The paper's experiments.
-    #[default]
-    Overlapping,
-    /// BPTT(K; K): windows of K steps, one after the other, the loss over all of them. About half the work per loss, but
-    /// a loss at the start of a window is backpropagated through one step only.
-    Chunked,
-}
 
 /// Where training stands in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,11 +57,9 @@ impl Cursor {
         if self.next_loss >= steps {
             return None;
         }
-        let end = self.next_loss.saturating_add(k).min(steps);
-        let (burn_in, next_burn_in) = match scheme {
-            Scheme::Overlapping => (k - 1, next_k - 1),
-            Scheme::Chunked => (0, 0),
-        };
+        let losses = scheme.losses(k).max(1);
+        let end = self.next_loss.saturating_add(losses).min(steps);
+        let (burn_in, next_burn_in) = (scheme.context(k), scheme.context(next_k));
         let gradient_from = self.next_loss.saturating_sub(burn_in).max(from);
         let next = Cursor {
             start: end.saturating_sub(next_burn_in).max(from),

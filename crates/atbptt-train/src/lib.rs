@@ -80,8 +80,9 @@ mod source;
 mod step;
 mod strategy;
 
+pub use atbptt_core::Scheme;
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
-pub use cursor::{Cursor, Scheme, WindowSpan};
+pub use cursor::{Cursor, WindowSpan};
 pub use device::{
     DEVICE_VARIABLE, DeviceError, NamedDevice, compiled_backends, device_by_name, device_from_env,
 };
