@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::checkpoint::{Checkpoint, CheckpointConfig};
-use crate::cursor::Scheme;
 use crate::learner::Tbptt;
 use crate::probe::ProbeConfig;
 use crate::report::{EpochReport, Resumed, TrainingObserver};
 use crate::step::{Clip, StepScaling};
+use atbptt_core::Scheme;
 
 /// Settings of the training loop, apart from the policy for K.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
