@@ -17,6 +17,8 @@
 //! tensors become numbers. Nothing panics on data: what is no set of norms is an [`EstimateError`], what has no answer
 //! is a [`Reason`].
 //!
+//! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository, which has all equations in one place.
+//!
 //! # Words for shapes
 //!
 //! `batch`: independent sequences; `time`: steps of a window; `lag`: steps back from the loss, lag 0 being the top

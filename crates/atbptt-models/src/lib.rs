@@ -17,6 +17,8 @@
 //!   fast bodies for one around a [`Stack`];
 //! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
 //!
+//! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository.
+//!
 //! # Words for shapes
 //!
 //! `batch`: parallel sequences; `time`: steps of a window; `input`, `hidden`: features of a layer; `part`: features of

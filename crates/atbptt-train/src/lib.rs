@@ -22,6 +22,8 @@
 //!   PNG figures;
 //! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
 //!
+//! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository.
+//!
 //! # Words for shapes
 //!
 //! `batch`: parallel sequences; `time`: steps of a window; `lag`: steps back from the loss. Token windows are
