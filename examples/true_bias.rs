@@ -355,21 +355,15 @@ fn figure(cli: &Cli, name: &str, points: &[Point]) -> Result<()> {
                 true => bias,
                 false => f64::NAN,
             };
-            let mut lines = vec![Line {
-                name: "true bias of the parameter gradient".into(),
-                points: of_k()
-                    .map(|p| (p.epoch as f64, positive(p.measured)))
-                    .collect(),
-                dashed: false,
-            }];
+            let measured = of_k().map(|p| (p.epoch as f64, positive(p.measured)));
+            let mut lines = vec![Line::new(
+                "true bias of the parameter gradient",
+                measured.collect(),
+            )];
             for (nth, (_, name)) in SIZES.iter().enumerate() {
-                lines.push(Line {
-                    name: format!("estimate, {name}"),
-                    points: of_k()
-                        .map(|p| (p.epoch as f64, positive(p.estimated[nth])))
-                        .collect(),
-                    dashed: true,
-                });
+                let estimated = of_k().map(|p| (p.epoch as f64, positive(p.estimated[nth])));
+                let line = Line::new(format!("estimate, {name}"), estimated.collect());
+                lines.push(line.dashed());
             }
             LinesPanel {
                 title: format!("Relative bias at K = {k}"),

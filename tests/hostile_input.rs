@@ -233,10 +233,7 @@ fn names_that_are_not_utf8_are_paths_like_others() {
         Checkpoint::open(&file),
         Err(TrainError::Checkpoint { .. })
     ));
-    let line = Line {
-        points: vec![(0.0, 1.0)],
-        ..Line::default()
-    };
+    let line = Line::new("", vec![(0.0, 1.0)]);
     let panel = LinesPanel {
         lines: vec![line],
         ..LinesPanel::default()

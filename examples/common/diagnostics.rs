@@ -71,11 +71,7 @@ pub fn diagnose<M: RecurrentModel>(
             .map(|(lag, &value)| (lag as f64, positive(value)))
             .collect()
     };
-    let line = |name: &str, points| Line {
-        name: name.into(),
-        points,
-        dashed: false,
-    };
+    let line = |name: &str, points| Line::new(name, points);
     let mut bias: Vec<Line> = Vec::new();
     for (size, name) in SIZES {
         let Some(estimate) = estimate(size) else {
@@ -99,11 +95,8 @@ pub fn diagnose<M: RecurrentModel>(
     }
     if let Some(delta) = plan.delta() {
         let last = pooled.window() as f64;
-        bias.push(Line {
-            name: format!("tolerance δ = {delta}"),
-            points: vec![(1.0, delta), (last, delta)],
-            dashed: true,
-        });
+        let name = format!("tolerance δ = {delta}");
+        bias.push(Line::new(name, vec![(1.0, delta), (last, delta)]).dashed());
     }
     let panels = [
         LinesPanel {

@@ -51,7 +51,7 @@ fn perplexity_figure(
     };
     let rows: Vec<EpochRow> = reports.iter().map(row).collect();
     let Some(estimate) = handle.last_estimate() else {
-        return report_figure(path, &rows, delta, None);
+        return report_figure(path, &rows, &[], delta, None);
     };
     let curve = estimate.relative_bias_curve();
     let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
@@ -75,7 +75,7 @@ fn perplexity_figure(
         delta: delta.unwrap_or(f64::NAN),
         k: reports.last().map_or(0, |report| report.k),
     };
-    report_figure(path, &rows, delta, Some(&profile))
+    report_figure(path, &rows, &[], delta, Some(&profile))
 }
 
 /// Loss, measures, K and relative bias against epochs.
@@ -86,19 +86,15 @@ fn loss_figure(
     reports: &[EpochReport],
     delta: Option<f64>,
 ) -> Result {
-    let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| Line {
-        name: name.into(),
-        points: reports
+    let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| {
+        let points = reports
             .iter()
-            .map(|report| (report.epoch as f64, value(report).unwrap_or(f64::NAN)))
-            .collect(),
-        dashed: false,
+            .map(|report| (report.epoch as f64, value(report).unwrap_or(f64::NAN)));
+        Line::new(name, points.collect())
     };
     let mut bias = vec![column("estimate", &|report| report.relative_bias)];
     if let Some(delta) = delta {
-        let mut tolerance = column("tolerance δ", &|_| Some(delta));
-        tolerance.dashed = true;
-        bias.push(tolerance);
+        bias.push(column("tolerance δ", &|_| Some(delta)).dashed());
     }
     let names = reports.first().into_iter();
     let names = names.flat_map(|report| report.measures.keys());

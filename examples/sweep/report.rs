@@ -191,10 +191,10 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
                 };
                 (x, y)
             };
-            Line {
-                name: policy.to_string(),
-                points: (0..epochs).map(point).collect(),
-                dashed: !policy.is_adaptive(),
+            let line = Line::new(policy.to_string(), (0..epochs).map(point).collect());
+            match policy.is_adaptive() {
+                true => line,
+                false => line.dashed(),
             }
         };
         let drawn = spec.policies.iter().map(of_policy);

@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use super::PlotError;
-use super::axis::{Axis, number};
-use super::canvas::{Canvas, Point, Stroke};
-use super::panel::{BLUE, FAINT, GREEN, HEAD_AND_MARKS, PURPLE, Panel, VERMILION, heading};
+use super::chart::{
+    Around, BLUE, Chart, Entry, FAINT, GREEN, HEAD_AND_MARKS, PURPLE, Point, Stroke, VERMILION,
+    heading,
+};
+use super::scale::{Scale, number};
+use super::sheet::{Area, Sheet};
 
 /// Sequences drawn at most, evenly chosen.
 const SEQUENCES: usize = 48;
@@ -43,10 +46,32 @@ pub fn lag_profile_figure(
     draw(figure)?.save(path.as_ref())
 }
 
-pub(super) fn draw(figure: &LagProfileFigure<'_>) -> Result<Canvas, PlotError> {
+pub(super) fn draw(figure: &LagProfileFigure<'_>) -> Result<Sheet, PlotError> {
     if figure.mean.is_empty() {
         return Err(PlotError::Empty { what: "lag" });
     }
+    let longest = figure
+        .bias
+        .iter()
+        .map(|(k, _)| *k)
+        .chain([figure.mean.len() - 1, figure.k, figure.tau])
+        .max();
+    let last = longest.unwrap_or(1);
+    let mut sheet = Sheet::new(960)?;
+    sheet.draw(|area| {
+        heading(area, figure.title)?;
+        profile_chart(area, figure, last)?;
+        bias_chart(area, figure, last)
+    })?;
+    Ok(sheet)
+}
+
+/// φ on a logarithmic scale, single sequences behind it, with the fitted tail, τ and K.
+fn profile_chart(
+    area: &Area<'_>,
+    figure: &LagProfileFigure<'_>,
+    last: usize,
+) -> Result<(), PlotError> {
     let mean = by_lag(figure.mean);
     // Only as many sequences as an eye can tell apart.
     let every = figure.sequences.len().div_ceil(SEQUENCES).max(1);
@@ -56,87 +81,88 @@ pub(super) fn draw(figure: &LagProfileFigure<'_>) -> Result<Canvas, PlotError> {
         .step_by(every)
         .map(|norms| by_lag(norms))
         .collect();
-    let longest = figure
-        .bias
-        .iter()
-        .map(|(k, _)| *k)
-        .chain([figure.mean.len() - 1, figure.k, figure.tau])
-        .max();
-    let last = longest.unwrap_or(1);
     let tail = tail(figure, last);
-    let lags = || Axis::span(0.0, last as f64).counting();
-    let tau_mark = (
+    let (mean_stroke, tail_stroke) = (Stroke::solid(BLUE, 2.6), Stroke::dashed(VERMILION, 2.6));
+    let mut legend = vec![Entry::new("mean", mean_stroke)];
+    if !sequences.is_empty() {
+        legend.push(Entry::new("sequences", Stroke::solid(FAINT, 2.0)));
+    }
+    if let Some(beta) = figure.beta.filter(|_| !tail.is_empty()) {
+        legend.push(Entry::new(
+            format!("fitted tail, β = {beta:.4}"),
+            tail_stroke,
+        ));
+    }
+    let shown = sequences.iter().flatten().chain(&mean).map(|point| point.1);
+    let around = Around {
+        title: "Lag profile φ: norm of ∂L/∂h",
+        top: 104.0,
+        head: HEAD_AND_MARKS,
+        height: 386.0,
+        x: lags(last),
+        x_name: Some("lag k (steps)"),
+        // The tail alone must not decide the scale: a steep one would flatten everything else.
+        y: Scale::log(shown),
+        legend,
+    };
+    let chart = Chart::new(area, around)?;
+    for sequence in &sequences {
+        chart.curve(sequence, Stroke::solid(FAINT, 1.0))?;
+    }
+    chart.curve(&mean, mean_stroke)?;
+    chart.curve(&tail, tail_stroke)?;
+    let tau = (
         figure.tau as f64,
         format!("τ = {}", figure.tau),
         Stroke::dashed(PURPLE, 1.6),
     );
-    let k_mark = (
-        figure.k as f64,
-        format!("K = {}", figure.k),
-        Stroke::dashed(GREEN, 2.0),
-    );
+    chart.marks(&[tau, k_mark(figure)])
+}
 
-    let mut canvas = Canvas::new(1200, 960)?;
-    heading(&mut canvas, figure.title)?;
-
-    let shown = sequences.iter().flatten().chain(&mean).map(|point| point.1);
-    // The tail alone must not decide the scale: a steep one would flatten everything else.
-    let y = Axis::log(shown);
-    let mut panel = Panel::new(
-        &mut canvas,
-        "Lag profile φ: norm of ∂L/∂h",
-        (HEAD_AND_MARKS, 104.0, 490.0),
-        (lags(), Some("lag k (steps)")),
-        y,
-    )?;
-    let (mean_stroke, tail_stroke) = (Stroke::solid(BLUE, 2.6), Stroke::dashed(VERMILION, 2.6));
-    if let Some(beta) = figure.beta.filter(|_| !tail.is_empty()) {
-        panel.legend(&format!("fitted tail, β = {beta:.4}"), tail_stroke)?;
-    }
-    if !sequences.is_empty() {
-        panel.legend("sequences", Stroke::solid(FAINT, 2.0))?;
-    }
-    panel.legend("mean", mean_stroke)?;
-    for sequence in &sequences {
-        panel.curve(sequence, Stroke::solid(FAINT, 1.0))?;
-    }
-    panel.curve(&mean, mean_stroke)?;
-    panel.curve(&tail, tail_stroke)?;
-    panel.marks(&[tau_mark, k_mark.clone()])?;
-
-    let bias: Vec<Point> = figure
-        .bias
-        .iter()
-        .map(|&(k, bias)| (k as f64, bias))
-        .collect();
-    let finite = bias
-        .iter()
-        .any(|point| point.1.is_finite() && point.1 > 0.0);
-    let y = finite
-        .then(|| Axis::log(bias.iter().map(|point| point.1).chain([figure.delta])))
-        .flatten();
-    let mut panel = Panel::new(
-        &mut canvas,
-        "Relative bias δ(K)",
-        (HEAD_AND_MARKS, 620.0, 900.0),
-        (lags(), Some("K (steps)")),
-        y,
-    )?;
+/// The relative bias against K, with the tolerance and the K that was chosen.
+fn bias_chart(
+    area: &Area<'_>,
+    figure: &LagProfileFigure<'_>,
+    last: usize,
+) -> Result<(), PlotError> {
+    let points = figure.bias.iter().map(|&(k, bias)| (k as f64, bias));
+    let bias: Vec<Point> = points.collect();
+    let values = bias.iter().map(|point| point.1);
+    let usable = values.clone().any(|bias| bias.is_finite() && bias > 0.0);
+    let y = usable.then(|| Scale::log(values.chain([figure.delta])));
     let (bias_stroke, delta_stroke) = (Stroke::solid(BLUE, 2.6), Stroke::dashed(VERMILION, 2.0));
+    let mut legend = vec![Entry::new("estimate", bias_stroke)];
     if figure.delta.is_finite() {
-        panel.legend(
-            &format!("tolerance δ = {}", number(figure.delta)),
-            delta_stroke,
-        )?;
-        panel.level(figure.delta, delta_stroke)?;
+        let name = format!("tolerance δ = {}", number(figure.delta));
+        legend.push(Entry::new(name, delta_stroke));
     }
-    panel.legend("estimate", bias_stroke)?;
-    panel.curve(&bias, bias_stroke)?;
-    panel.marks(&[k_mark])?;
+    let around = Around {
+        title: "Relative bias δ(K)",
+        top: 620.0,
+        head: HEAD_AND_MARKS,
+        height: 280.0,
+        x: lags(last),
+        x_name: Some("K (steps)"),
+        y: y.flatten(),
+        legend,
+    };
+    let chart = Chart::new(area, around)?;
+    chart.level(figure.delta, delta_stroke)?;
+    chart.curve(&bias, bias_stroke)?;
+    chart.marks(&[k_mark(figure)])?;
     if let Some((k, bias)) = figure.bias.iter().find(|(k, _)| *k == figure.k) {
-        panel.target((*k as f64, *bias), GREEN)?;
+        chart.target((*k as f64, *bias), GREEN)?;
     }
-    Ok(canvas)
+    Ok(())
+}
+
+fn lags(last: usize) -> Scale {
+    Scale::span(0.0, last as f64).counting()
+}
+
+fn k_mark(figure: &LagProfileFigure<'_>) -> (f64, String, Stroke) {
+    let name = format!("K = {}", figure.k);
+    (figure.k as f64, name, Stroke::dashed(GREEN, 2.0))
 }
 
 /// Values with their index as the lag.

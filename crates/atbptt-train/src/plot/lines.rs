@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use plotters::style::RGBColor;
-use plotters::style::text_anchor::HPos;
 
 use super::PlotError;
-use super::axis::Axis;
-use super::canvas::{Canvas, Point, Stroke};
-use super::panel::{BLUE, GREEN, HEAD, PURPLE, Panel, VERMILION, font, heading};
+use super::chart::{
+    Around, BLUE, Chart, Entry, GREEN, HEAD, PURPLE, Point, ROW, Side, Stroke, VERMILION, heading,
+    legend,
+};
+use super::scale::Scale;
+use super::sheet::Sheet;
 
 /// Colours in the order they are given out: Okabe and Ito's, then darker kin.
 const COLORS: [RGBColor; 10] = [
@@ -27,12 +29,10 @@ const COLORS: [RGBColor; 10] = [
 /// Height of a panel's frame, and from one frame to the next.
 const FRAME: f64 = 250.0;
 const STRIDE: f64 = 340.0;
-/// Height of a row of the legend.
-const ROW: f64 = 24.0;
-const SWATCH: f64 = 35.0;
 
 /// One line of a panel.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Line {
     /// Name in the legend; lines of the same name share colour and entry. Empty: no entry.
     pub name: String,
@@ -40,6 +40,31 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
     /// Dashed instead of solid.
     pub dashed: bool,
+    /// An interval around the line: (x, lower end, upper end), by x. Values that are not finite are cut off at the frame.
+    pub band: Vec<(f64, f64, f64)>,
+}
+
+impl Line {
+    /// A solid line without a band.
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.into(),
+            points,
+            ..Self::default()
+        }
+    }
+
+    /// The same line, dashed.
+    pub fn dashed(mut self) -> Self {
+        self.dashed = true;
+        self
+    }
+
+    /// The same line with an interval around it: (x, lower end, upper end), by x.
+    pub fn with_band(mut self, band: Vec<(f64, f64, f64)>) -> Self {
+        self.band = band;
+        self
+    }
 }
 
 /// One coordinate system.
@@ -62,15 +87,11 @@ pub struct LinesPanel {
 /// ```
 /// use atbptt_train::plot::{Line, LinesPanel, lines_figure};
 ///
-/// let line = |name: &str, dashed, values: [f64; 3]| Line {
-///     name: name.into(),
-///     points: (1..).map(f64::from).zip(values).collect(),
-///     dashed,
-/// };
+/// let line = |name, values: [f64; 3]| Line::new(name, (1..).map(f64::from).zip(values).collect());
 /// let panel = LinesPanel {
 ///     title: "Test perplexity".into(),
 ///     x: "epoch".into(),
-///     lines: vec![line("δ = 0.5", false, [90.0, 60.0, 50.0]), line("K = 10", true, [95.0, 70.0, 65.0])],
+///     lines: vec![line("δ = 0.5", [90.0, 60.0, 50.0]), line("K = 10", [95.0, 70.0, 65.0]).dashed()],
 /// };
 /// let path = std::env::temp_dir().join("atbptt-doc-lines.png");
 /// lines_figure(&path, "Two policies", &[panel])?;
@@ -85,7 +106,7 @@ pub fn lines_figure(
     draw(title, panels)?.save(path.as_ref())
 }
 
-fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
+fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotError> {
     if panels.is_empty() {
         return Err(PlotError::Empty { what: "panel" });
     }
@@ -104,82 +125,66 @@ fn draw(title: &str, panels: &[LinesPanel]) -> Result<Canvas, PlotError> {
             false => Stroke::solid(color, 2.6),
         }
     };
-
-    let entries: Vec<(&str, Stroke)> = names
+    let entries: Vec<Entry> = names
         .iter()
         .filter(|(name, _)| !name.is_empty())
-        .map(|(name, dashed)| (*name, stroke(name, *dashed)))
+        .map(|(name, dashed)| Entry::new(*name, stroke(name, *dashed)))
         .collect();
-    let rows = legend_rows(&entries)?;
-    let top = 56.0 + ROW * rows.len() as f64 + HEAD;
+
+    let mut rows = 0;
+    // The legend decides how tall the sheet is, so it is first drawn on a sheet of its own.
+    Sheet::new(1)?.draw(|area| {
+        rows = legend(area, 0.0, Side::Left, &entries)?;
+        Ok(())
+    })?;
+    let top = 56.0 + ROW * rows as f64 + HEAD;
     let height = top + STRIDE * panels.len() as f64 - (STRIDE - FRAME) + 60.0;
-    let mut canvas = Canvas::new(1200, height.ceil() as usize)?;
-    heading(&mut canvas, title)?;
-    for (nth, row) in rows.iter().enumerate() {
-        let height = 62.0 + ROW * nth as f64;
-        for &(at, entry) in row {
-            let Some(&(name, stroke)) = entries.get(entry) else {
-                continue;
+    let mut sheet = Sheet::new(height.ceil() as usize)?;
+    sheet.draw(|area| {
+        heading(area, title)?;
+        legend(area, 50.0, Side::Left, &entries)?;
+        for (nth, panel) in panels.iter().enumerate() {
+            let points = || panel.lines.iter().flat_map(|line| &line.points);
+            let around = Around {
+                title: &panel.title,
+                top: top + STRIDE * nth as f64,
+                head: HEAD,
+                height: FRAME,
+                x: x_scale(points()),
+                x_name: Some(&panel.x),
+                y: Scale::automatic(points().map(|point| point.1).collect::<Vec<_>>()),
+                legend: Vec::new(),
             };
-            canvas.segments(&[(at, height), (at + SWATCH, height)], stroke)?;
-            canvas.text(name, (at + SWATCH + 8.0, height), font(15.0, HPos::Left))?;
-        }
-    }
-    for (nth, panel) in panels.iter().enumerate() {
-        let top = top + STRIDE * nth as f64;
-        let points = || panel.lines.iter().flat_map(|line| &line.points);
-        let y = Axis::automatic(points().map(|point| point.1).collect::<Vec<_>>());
-        let mut drawn = Panel::new(
-            &mut canvas,
-            &panel.title,
-            (HEAD, top, top + FRAME),
-            (x_axis(points()), Some(&panel.x)),
-            y,
-        )?;
-        // What stands first in the legend is drawn last, on top.
-        for line in panel.lines.iter().rev() {
-            let stroke = stroke(&line.name, line.dashed);
-            drawn.curve(&line.points, stroke)?;
-            if line.points.len() <= 20 {
-                drawn.dots(&line.points, stroke.color)?;
+            let chart = Chart::new(area, around)?;
+            for line in &panel.lines {
+                chart.band(&line.band, stroke(&line.name, false).color)?;
+            }
+            // What stands first in the legend is drawn last, on top.
+            for line in panel.lines.iter().rev() {
+                let stroke = stroke(&line.name, line.dashed);
+                chart.curve(&line.points, stroke)?;
+                if line.points.len() <= 20 {
+                    chart.dots(&line.points, stroke.color)?;
+                }
             }
         }
-    }
-    Ok(canvas)
+        Ok(())
+    })?;
+    Ok(sheet)
 }
 
 /// From the smallest to the largest x, with a little air; whole ticks where all x are whole.
-fn x_axis<'a>(points: impl Iterator<Item = &'a Point> + Clone) -> Axis {
+fn x_scale<'a>(points: impl Iterator<Item = &'a Point> + Clone) -> Scale {
     let finite = points.map(|point| point.0).filter(|x| x.is_finite());
     let low = finite.clone().fold(f64::INFINITY, f64::min);
     let high = finite.clone().fold(f64::NEG_INFINITY, f64::max);
     if low > high {
-        return Axis::span(0.0, 1.0);
+        return Scale::span(0.0, 1.0);
     }
     let air = 0.02 * (high - low) + if high > low { 0.0 } else { 0.2 };
-    let axis = Axis::span(low - air, high + air);
+    let scale = Scale::span(low - air, high + air);
     match finite.clone().all(|x| x.fract() == 0.0) {
-        true => axis.counting(),
-        false => axis,
+        true => scale.counting(),
+        false => scale,
     }
-}
-
-/// Where each legend entry begins, row by row: (left edge, entry).
-fn legend_rows(entries: &[(&str, Stroke)]) -> Result<Vec<Vec<(f64, usize)>>, PlotError> {
-    const LEFT: f64 = 84.0;
-    let mut ruler = Canvas::new(1200, 1)?;
-    let mut rows: Vec<Vec<(f64, usize)>> = Vec::new();
-    let mut at = f64::INFINITY;
-    for (nth, (name, _)) in entries.iter().enumerate() {
-        let width = SWATCH + 8.0 + ruler.text_width(name, font(15.0, HPos::Left))?;
-        if at + width > 1200.0 - 32.0 {
-            at = LEFT;
-            rows.push(Vec::new());
-        }
-        if let Some(row) = rows.last_mut() {
-            row.push((at, nth));
-        }
-        at += width + 26.0;
-    }
-    Ok(rows)
 }

@@ -1,9 +1,9 @@
 //! Figures of runs and lag profiles, as PNG files.
 //!
 //! ```text
-//! epoch rows ───► training_figure ───┐
-//!                                    ├─► panels ──► canvas ──► PNG, 1200 pixels wide
-//! lag profile ──► lag_profile_figure ┘
+//! epochs, estimates ──► training_figure ───┐
+//!                                          ├─► charts on a sheet ──► PNG, 1200 pixels wide
+//! lag profile ────────► lag_profile_figure ┘
 //! ```
 //!
 //! [`report_figure`] puts both on one sheet; [`lines_figure`] compares runs, or anything else made of lines.
@@ -23,16 +23,16 @@
 //!     relative_bias: f64::NAN, // not estimated: a gap
 //! };
 //! let path = std::env::temp_dir().join("atbptt-doc-figure.png");
-//! training_figure(&path, &[row(1, 310.0, 100.0), row(2, 180.0, 62.0)], Some(0.5))?;
+//! training_figure(&path, &[row(1, 310.0, 100.0), row(2, 180.0, 62.0)], &[], Some(0.5))?;
 //! # std::fs::remove_file(path).ok();
 //! # Ok::<(), atbptt_train::plot::PlotError>(())
 //! ```
 
-mod axis;
-mod canvas;
+mod chart;
 mod lag_profile;
 mod lines;
-mod panel;
+mod scale;
+mod sheet;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 pub use lag_profile::{LagProfileFigure, lag_profile_figure};
 pub use lines::{Line, LinesPanel, lines_figure};
-pub use training::{EpochRow, training_figure};
+pub use training::{EpochRow, EstimateRow, training_figure};
 
 /// [`training_figure`] and, where there is a lag profile, [`lag_profile_figure`] below it, in one file.
 ///
@@ -51,14 +51,15 @@ pub use training::{EpochRow, training_figure};
 pub fn report_figure(
     path: impl AsRef<Path>,
     rows: &[EpochRow],
+    estimates: &[EstimateRow],
     delta: Option<f64>,
     profile: Option<&LagProfileFigure<'_>>,
 ) -> Result<(), PlotError> {
-    let mut canvas = training::draw(rows, delta)?;
+    let mut sheet = training::draw(rows, estimates, delta)?;
     if let Some(profile) = profile {
-        canvas = canvas.above(lag_profile::draw(profile)?);
+        sheet = sheet.above(lag_profile::draw(profile)?);
     }
-    canvas.save(path.as_ref())
+    sheet.save(path.as_ref())
 }
 
 /// What can go wrong while drawing. Every message names the rule, what was found, and what to do.

@@ -50,7 +50,7 @@ fn a_training_figure_is_a_png_of_the_stated_size() {
         })
         .collect();
     assert_eq!(
-        drawn(|path| training_figure(path, &rows, Some(0.5))),
+        drawn(|path| training_figure(path, &rows, &[], Some(0.5))),
         (1200, 1020)
     );
 }
@@ -78,7 +78,24 @@ fn training_figures_survive_any_numbers() {
         ],
         vec![row(3, 0.0, 0.0, 0.0, 0.0), row(1, -1.0, 0.0, 0.0, 0.0)],
     ];
-    for rows in cases {
+    let estimate = |epoch, k, relative_bias, lower, upper| EstimateRow {
+        epoch,
+        k,
+        relative_bias,
+        lower,
+        upper,
+    };
+    let odd = [
+        estimate(0.5, 3.0, 0.2, 0.1, 0.4),
+        estimate(nan, inf, nan, 0.4, 0.1),
+        estimate(1.5, 4.0, 0.1, nan, 0.4),
+        estimate(-f64::MAX, f64::MAX, 1e-320, -inf, inf),
+    ];
+    for (rows, estimates) in
+        cases
+            .into_iter()
+            .zip([&odd[..], &odd[..1], &odd, &[], &odd[3..], &odd, &[]])
+    {
         for delta in [
             None,
             Some(0.5),
@@ -87,7 +104,7 @@ fn training_figures_survive_any_numbers() {
             Some(0.0),
             Some(f64::MAX),
         ] {
-            drawn(|path| training_figure(path, &rows, delta));
+            drawn(|path| training_figure(path, &rows, estimates, delta));
         }
     }
 }
@@ -160,7 +177,7 @@ fn nothing_to_draw_and_unusable_paths_are_typed_errors() {
     let folder = tempfile::tempdir().unwrap();
     let png = folder.path().join("figure.png");
     assert!(matches!(
-        training_figure(&png, &[], None),
+        training_figure(&png, &[], &[], None),
         Err(PlotError::Empty { what: "epoch" })
     ));
     assert!(matches!(
@@ -169,24 +186,23 @@ fn nothing_to_draw_and_unusable_paths_are_typed_errors() {
     ));
     let rows = [row(1, 2.0, 2.0, 1.0, 0.1)];
     for name in ["figure.jpg", "figure", "png"] {
-        let found = training_figure(folder.path().join(name), &rows, None);
+        let found = training_figure(folder.path().join(name), &rows, &[], None);
         assert!(matches!(found, Err(PlotError::NotPng { .. })), "{found:?}");
     }
     fs::write(folder.path().join("file"), "in the way").unwrap();
-    let found = training_figure(folder.path().join("file/figure.png"), &rows, None);
+    let found = training_figure(folder.path().join("file/figure.png"), &rows, &[], None);
     assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
     fs::create_dir(&png).unwrap();
-    let found = training_figure(&png, &rows, None);
+    let found = training_figure(&png, &rows, &[], None);
     assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
 }
 
 /// Three rows of legend, a panel without a finite value, lines of one point: drawn all the same.
 #[test]
 fn lines_figures_survive_any_numbers() {
-    let line = |name: &str, points: &[(f64, f64)], dashed| Line {
-        name: name.into(),
-        points: points.to_vec(),
-        dashed,
+    let line = |name: &str, points: &[(f64, f64)], dashed| {
+        let line = Line::new(name, points.to_vec());
+        if dashed { line.dashed() } else { line }
     };
     let panel = |lines| LinesPanel {
         title: "y".into(),
@@ -204,7 +220,13 @@ fn lines_figures_survive_any_numbers() {
         .collect();
     let odd = vec![
         line("", &[(f64::NAN, 1.0), (1.0, f64::INFINITY)], false),
-        line("one", &[(3.0, 1e300)], false),
+        line("one", &[(3.0, 1e300)], false).with_band(vec![
+            (3.0, -1.0, f64::INFINITY),
+            (f64::NAN, 0.0, 1.0),
+            (2.9, f64::NAN, 1.0),
+            (3.1, 1.0, -1.0),
+            (3.2, -f64::INFINITY, 0.0),
+        ]),
         line("none", &[], true),
     ];
     let panels = [panel(many), panel(odd), panel(Vec::new())];

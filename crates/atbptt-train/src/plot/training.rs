@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use super::PlotError;
-use super::axis::{Axis, number};
-use super::canvas::{Canvas, Point, Stroke};
-use super::panel::{BLUE, GREEN, HEAD, PURPLE, Panel, VERMILION, heading};
+use super::chart::{
+    Around, BLUE, Chart, Entry, GREEN, HEAD, PALE, PURPLE, Point, Stroke, VERMILION, heading,
+};
+use super::scale::{Scale, number};
+use super::sheet::{Area, Sheet};
 
 /// What one epoch showed. NaN stands for what is not known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,9 +24,25 @@ pub struct EpochRow {
     pub relative_bias: f64,
 }
 
+/// What one estimate of the bias said, and the K it led to. NaN stands for what is not known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EstimateRow {
+    /// Epochs done when the estimate was made, with a fraction within an epoch.
+    pub epoch: f64,
+    /// Truncation length K from here on, in steps.
+    pub k: f64,
+    /// Estimated relative bias δ(K) of the gradient.
+    pub relative_bias: f64,
+    /// Lower end of its interval; NaN without one.
+    pub lower: f64,
+    /// Upper end of its interval; NaN without one.
+    pub upper: f64,
+}
+
 /// Draws three panels over the epochs: perplexities, K, and the estimated relative bias with the tolerance `delta`.
 ///
-/// Perplexity and bias get a logarithmic scale when their values differ fivefold.
+/// With `estimates`, K and bias are drawn as they were at each estimate, the bias with its interval; without, as the rows have
+/// them. Perplexity and bias get a logarithmic scale when their values differ fivefold.
 ///
 /// # Errors
 ///
@@ -32,87 +50,163 @@ pub struct EpochRow {
 pub fn training_figure(
     path: impl AsRef<Path>,
     rows: &[EpochRow],
+    estimates: &[EstimateRow],
     delta: Option<f64>,
 ) -> Result<(), PlotError> {
-    draw(rows, delta)?.save(path.as_ref())
+    draw(rows, estimates, delta)?.save(path.as_ref())
 }
 
-pub(super) fn draw(rows: &[EpochRow], delta: Option<f64>) -> Result<Canvas, PlotError> {
+pub(super) fn draw(
+    rows: &[EpochRow],
+    estimates: &[EstimateRow],
+    delta: Option<f64>,
+) -> Result<Sheet, PlotError> {
     let (Some(first), Some(last)) = (
         rows.iter().map(|row| row.epoch).min(),
         rows.iter().map(|row| row.epoch).max(),
     ) else {
         return Err(PlotError::Empty { what: "epoch" });
     };
-    let column = |value: fn(&EpochRow) -> f64| -> Vec<Point> {
-        rows.iter()
-            .map(|row| (row.epoch as f64, value(row)))
-            .collect()
-    };
-    let train = column(|row| row.train_perplexity);
-    let valid = column(|row| row.valid_perplexity);
-    let lengths = column(|row| row.k);
-    let bias = column(|row| row.relative_bias);
-    let values = |points: &[Point]| points.iter().map(|point| point.1).collect::<Vec<_>>();
-    let epochs = || epoch_axis(first, last);
-
-    let mut canvas = Canvas::new(1200, 1020)?;
-    heading(&mut canvas, "Training run")?;
-
-    let y = Axis::automatic([values(&train), values(&valid)].concat());
-    let mut panel = Panel::new(
-        &mut canvas,
-        "Perplexity",
-        (HEAD, 86.0, 430.0),
-        (epochs(), None),
-        y,
-    )?;
-    let (train_stroke, valid_stroke) = (Stroke::solid(BLUE, 2.6), Stroke::solid(VERMILION, 2.6));
-    panel.legend(&valid_name(rows), valid_stroke)?;
-    panel.legend("train", train_stroke)?;
-    panel.curve(&train, train_stroke)?;
-    panel.dots(&train, BLUE)?;
-    panel.curve(&valid, valid_stroke)?;
-    panel.dots(&valid, VERMILION)?;
-
-    let y = Axis::linear(values(&lengths)).map(Axis::counting);
-    let mut panel = Panel::new(
-        &mut canvas,
-        "Truncation length K (steps)",
-        (HEAD, 490.0, 690.0),
-        (epochs(), None),
-        y,
-    )?;
-    panel.curve(&lengths, Stroke::solid(GREEN, 2.6))?;
-    panel.dots(&lengths, GREEN)?;
-
-    let with_delta = [values(&bias), delta.into_iter().collect()].concat();
-    let y = values(&bias)
-        .iter()
-        .any(|value| value.is_finite())
-        .then(|| Axis::automatic(with_delta))
-        .flatten();
-    let mut panel = Panel::new(
-        &mut canvas,
-        "Estimated relative bias δ(K)",
-        (HEAD, 750.0, 960.0),
-        (epochs(), Some("epoch")),
-        y,
-    )?;
-    if let Some(delta) = delta.filter(|delta| delta.is_finite()) {
-        let tolerated = Stroke::dashed(VERMILION, 2.0);
-        panel.level(delta, tolerated)?;
-        panel.legend(&format!("tolerance δ = {}", number(delta)), tolerated)?;
-    }
-    panel.curve(&bias, Stroke::solid(PURPLE, 2.6))?;
-    panel.dots(&bias, PURPLE)?;
-    Ok(canvas)
+    let epochs = epoch_scale(first, last, estimates);
+    let mut sheet = Sheet::new(1020)?;
+    sheet.draw(|area| {
+        heading(area, "Training run")?;
+        perplexity_chart(area, epochs.clone(), rows)?;
+        length_chart(area, epochs.clone(), rows, estimates)?;
+        bias_chart(area, epochs, rows, estimates, delta)
+    })?;
+    Ok(sheet)
 }
 
-/// Epochs with half an epoch of air, so that the first dot does not sit on the frame.
-fn epoch_axis(first: usize, last: usize) -> Axis {
+fn perplexity_chart(area: &Area<'_>, x: Scale, rows: &[EpochRow]) -> Result<(), PlotError> {
+    let train = column(rows, |row| row.train_perplexity);
+    let valid = column(rows, |row| row.valid_perplexity);
+    let lines = [
+        ("train".to_owned(), &train, BLUE),
+        (valid_name(rows), &valid, VERMILION),
+    ];
+    let around = Around {
+        title: "Perplexity",
+        top: 86.0,
+        head: HEAD,
+        height: 344.0,
+        x,
+        x_name: None,
+        y: Scale::automatic(values(&train).chain(values(&valid)).collect::<Vec<_>>()),
+        legend: lines
+            .iter()
+            .map(|(name, _, color)| Entry::new(name, Stroke::solid(*color, 2.6)))
+            .collect(),
+    };
+    let chart = Chart::new(area, around)?;
+    for (_, points, color) in lines {
+        chart.curve(points, Stroke::solid(color, 2.6))?;
+        chart.dots(points, color)?;
+    }
+    Ok(())
+}
+
+fn length_chart(
+    area: &Area<'_>,
+    x: Scale,
+    rows: &[EpochRow],
+    estimates: &[EstimateRow],
+) -> Result<(), PlotError> {
+    let by_epoch = column(rows, |row| row.k);
+    let estimated: Vec<Point> = estimates.iter().map(|row| (row.epoch, row.k)).collect();
+    let points = if estimates.is_empty() {
+        &by_epoch
+    } else {
+        &estimated
+    };
+    let around = Around {
+        title: "Truncation length K (steps)",
+        top: 490.0,
+        head: HEAD,
+        height: 200.0,
+        x,
+        x_name: None,
+        y: Scale::linear(values(points)).map(Scale::counting),
+        legend: Vec::new(),
+    };
+    let chart = Chart::new(area, around)?;
+    chart.curve(points, Stroke::solid(GREEN, 2.6))?;
+    chart.dots(points, GREEN)
+}
+
+fn bias_chart(
+    area: &Area<'_>,
+    x: Scale,
+    rows: &[EpochRow],
+    estimates: &[EstimateRow],
+    delta: Option<f64>,
+) -> Result<(), PlotError> {
+    let by_epoch = column(rows, |row| row.relative_bias);
+    let estimated: Vec<Point> = estimates
+        .iter()
+        .map(|row| (row.epoch, row.relative_bias))
+        .collect();
+    let points = if estimates.is_empty() {
+        &by_epoch
+    } else {
+        &estimated
+    };
+    let interval: Vec<(f64, f64, f64)> = estimates
+        .iter()
+        .map(|row| (row.epoch, row.lower, row.upper))
+        .collect();
+    let delta = delta.filter(|delta| delta.is_finite());
+    let any = values(points).any(f64::is_finite);
+    let y = any.then(|| Scale::automatic(values(points).chain(delta).collect::<Vec<_>>()));
+    let (bias_stroke, delta_stroke) = (Stroke::solid(PURPLE, 2.6), Stroke::dashed(VERMILION, 2.0));
+    let mut legend = Vec::new();
+    if interval.iter().any(|(_, low, high)| low <= high) {
+        legend.push(Entry::new("interval", Stroke::solid(PALE, 9.0)));
+    }
+    if let Some(delta) = delta {
+        let name = format!("tolerance δ = {}", number(delta));
+        legend.push(Entry::new(name, delta_stroke));
+    }
+    let around = Around {
+        title: "Estimated relative bias δ(K)",
+        top: 750.0,
+        head: HEAD,
+        height: 210.0,
+        x,
+        x_name: Some("epoch"),
+        y: y.flatten(),
+        legend,
+    };
+    let chart = Chart::new(area, around)?;
+    chart.band(&interval, PURPLE)?;
+    if let Some(delta) = delta {
+        chart.level(delta, delta_stroke)?;
+    }
+    chart.curve(points, bias_stroke)?;
+    chart.dots(points, PURPLE)
+}
+
+fn column(rows: &[EpochRow], value: fn(&EpochRow) -> f64) -> Vec<Point> {
+    rows.iter()
+        .map(|row| (row.epoch as f64, value(row)))
+        .collect()
+}
+
+fn values(points: &[Point]) -> impl Iterator<Item = f64> + Clone + '_ {
+    points.iter().map(|point| point.1)
+}
+
+/// Epochs with some air, so that the first dot does not sit on the frame.
+fn epoch_scale(first: usize, last: usize, estimates: &[EstimateRow]) -> Scale {
+    let earliest = estimates
+        .iter()
+        .map(|row| row.epoch)
+        .filter(|at| at.is_finite());
+    let start = earliest
+        .fold(first as f64, f64::min)
+        .max(first as f64 - 1.0);
     let air = 0.02 * (last - first) as f64 + 0.2;
-    Axis::span(first as f64 - air, last as f64 + air).counting()
+    Scale::span(start - air, last as f64 + air).counting()
 }
 
 /// `valid`, with its best value.
