@@ -639,7 +639,7 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
 }
 
 #[test]
-fn ptb_is_wiki2_with_another_preset_and_has_the_rivals() {
+fn ptb_is_wiki2_with_another_preset_and_has_the_baselines() {
     let Some(ptb) = example("ptb") else { return };
     let folder = tempfile::tempdir().unwrap();
     for (policy, name) in [(&[][..], "adaptive"), (&["--random-k", "10"], "random")] {

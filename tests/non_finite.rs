@@ -367,7 +367,7 @@ impl RecurrentModel for WaveModel {
     }
 }
 
-/// A missing number in the data itself, at step 52 of 100. With K = 5 the steps 48..=52 and 53..=57 are paid for by windows that
+/// A missing number in the data itself, at step 52 of 100. With K = 5 the steps 48..=52 and 53..=57 are counted by windows that
 /// read it: those two are left out, the state it spoiled is dropped, and everything else is trained.
 #[test]
 fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {

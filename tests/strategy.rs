@@ -217,7 +217,7 @@ fn plain_chunks_learn() {
     handle.finish(&result).unwrap();
     let reports = handle.reports();
     assert!(reports[2].train_loss < 0.9 * reports[0].train_loss);
-    // 400 = 57 · 7 + 1: 58 windows, every loss paid once.
+    // 400 = 57 · 7 + 1: 58 windows, every loss counted once.
     assert_eq!((reports[0].step, reports[0].tokens), (58, 1600));
 }
 

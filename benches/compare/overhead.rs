@@ -7,7 +7,7 @@ use crate::Result;
 use crate::cases::TRAIN;
 use crate::train;
 
-/// Losses that an epoch of WikiText-2 pays: 2,088,628 training tokens in 16 sequences of 130,539.
+/// Losses that an epoch of WikiText-2 counts: 2,088,628 training tokens in 16 sequences of 130,539.
 const EPOCH_TOKENS: f64 = 16.0 * 130_538.0;
 /// The paper's target: at most this share.
 const TARGET: f64 = 0.03;
@@ -19,7 +19,7 @@ pub struct Overhead {
     windows: u32,
 }
 
-/// Trains two short epochs with an adaptive policy that may choose nothing but K = 100, so that both sides pay the
+/// Trains two short epochs with an adaptive policy that may choose nothing but K = 100, so that both sides bear the
 /// same windows, and sets the probes of the second against a full epoch of windows at the measured speed.
 pub fn run(args: &Overhead) -> Result<()> {
     let case = TRAIN[0];

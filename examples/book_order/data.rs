@@ -102,7 +102,7 @@ pub fn content_hash(splits: [&Events; 3]) -> String {
 }
 
 /// Marks are numbered without large gaps: each has a row in the embedding.
-const MOST_MARKS: usize = 1_000_000;
+const MAX_MARKS: usize = 1_000_000;
 
 impl Events {
     /// Reads `event-1-{split}.txt` and `time-1-{split}.txt`.
@@ -112,7 +112,7 @@ impl Events {
         let marks: Vec<Vec<usize>> = read(
             &mark_path,
             "a mark is a whole number from 1 to 1000000",
-            |mark| (1..=MOST_MARKS).contains(mark),
+            |mark| (1..=MAX_MARKS).contains(mark),
         )?;
         let times: Vec<Vec<f64>> = read(
             &time_path,

@@ -97,7 +97,7 @@ pub struct CopyTask {
 const LONGEST_MEMORY: usize = 1_000_000;
 
 /// More would not fit the memory.
-const MOST_SYMBOLS: usize = 10_000_000_000;
+const MAX_SYMBOLS: usize = 10_000_000_000;
 
 fn setting(what: &'static str, rule: &str, got: usize) -> SymbolError {
     SymbolError::Setting {
@@ -151,7 +151,7 @@ impl CopyTask {
         self.check()?;
         if steps
             .checked_mul(self.sequences)
-            .is_none_or(|all| all > MOST_SYMBOLS)
+            .is_none_or(|all| all > MAX_SYMBOLS)
         {
             return Err(setting(
                 "the number of steps (--steps)",

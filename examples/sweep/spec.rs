@@ -137,7 +137,7 @@ pub struct Metric {
 }
 
 /// Digits after the point beyond which no number has any; far more than a formatter takes.
-const MOST_DIGITS: usize = 17;
+const MAX_DIGITS: usize = 17;
 
 fn one() -> f64 {
     1.0
@@ -208,9 +208,9 @@ impl Spec {
             }
         }
         for metric in &spec.metrics {
-            if metric.digits > MOST_DIGITS || !metric.scale.is_finite() {
+            if metric.digits > MAX_DIGITS || !metric.scale.is_finite() {
                 return Err(format!(
-                    ": metric {:?} has {} digits and scale {}; give at most {MOST_DIGITS} digits and a finite scale",
+                    ": metric {:?} has {} digits and scale {}; give at most {MAX_DIGITS} digits and a finite scale",
                     metric.name, metric.digits, metric.scale
                 ));
             }

@@ -1,4 +1,4 @@
-//! Text corpora: what was read can be written and read again, and streams pay for every token once.
+//! Text corpora: what was read can be written and read again, and streams count every token once.
 //!
 //! Bytes: options, then the three texts, separated by 0x1C (file separator).
 
@@ -90,7 +90,7 @@ pub fn check_vocabulary(vocabulary: &Vocabulary) {
     );
 }
 
-/// Whatever batch and window: windows stay in the text, and an exact stream pays for every token once.
+/// Whatever batch and window: windows stay in the text, and an exact stream counts every token once.
 fn check_streams(tokens: &[u32], batch: usize, window: usize) {
     let store: Arc<dyn TokenStore> = Arc::new(MemoryTokens::from(tokens.to_vec()));
     match TokenStream::for_training(store.clone(), batch) {
@@ -118,9 +118,9 @@ fn check_streams(tokens: &[u32], batch: usize, window: usize) {
     let Ok(chunks) = stream.chunks(window) else {
         return assert_eq!(window, 0);
     };
-    let mut paid = 0;
+    let mut counted = 0;
     for chunk in chunks {
-        paid += chunk.expect("a chunk of the stream").count();
+        counted += chunk.expect("a chunk of the stream").count();
     }
-    assert_eq!(paid, stream.targets());
+    assert_eq!(counted, stream.targets());
 }

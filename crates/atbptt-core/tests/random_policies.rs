@@ -1,4 +1,4 @@
-//! The randomised rivals: their lengths have the distribution they should, and ARTBP's factors compensate its cuts.
+//! The randomised baselines: their lengths have the distribution they should, and ARTBP's factors compensate its cuts.
 
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 

@@ -39,7 +39,7 @@ pub struct EstimateInput {
 /// Tokens and the time they took.
 #[derive(Clone, Copy, Debug)]
 pub struct ThroughputInput {
-    /// Losses paid.
+    /// Losses counted.
     pub tokens: usize,
     /// In seconds.
     pub seconds: f64,

@@ -34,7 +34,7 @@ pub struct EpochReport {
     pub decay: Option<f64>,
     /// Why K is what it is; `None` before the first decision.
     pub reason: Option<String>,
-    /// Losses paid in training.
+    /// Losses counted in training.
     pub tokens: usize,
     /// Windows left out because they were not finite ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
     #[serde(default)]
@@ -120,7 +120,7 @@ pub trait TrainingObserver: Send + Sync {
     /// A decision about K was taken.
     fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
 
-    /// A training window is done: losses paid of all in this epoch, and the running training loss per token in nats.
+    /// A training window is done: losses counted so far out of all in this epoch, and the running training loss per token in nats.
     fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {}
 
     /// An epoch is done.

@@ -19,7 +19,7 @@ const ENTRY: usize = 16;
 const NAME: usize = 8;
 const DIGEST: usize = 32;
 /// Most sections of a file: bounds the table before it is trusted.
-const MOST_SECTIONS: u32 = 64;
+const MAX_SECTIONS: u32 = 64;
 /// Added to the name of a file that is still being written.
 pub(crate) const TEMPORARY: &str = "tmp";
 
@@ -193,9 +193,9 @@ fn check(reader: &mut impl Read, length: u64) -> Result<Vec<(String, u64)>, Chec
             found: length,
         });
     }
-    if count > MOST_SECTIONS {
+    if count > MAX_SECTIONS {
         return Err(CheckpointFault::Malformed {
-            reason: format!("{count} sections, and {MOST_SECTIONS} are the most"),
+            reason: format!("{count} sections, and {MAX_SECTIONS} are the most"),
         });
     }
     let mut hasher = Sha256::new();

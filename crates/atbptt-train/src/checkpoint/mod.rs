@@ -52,7 +52,7 @@ pub(crate) use parts::{Carried, WindowRow};
 pub(crate) struct EpochSums {
     /// Of losses, in nats.
     pub loss: f64,
-    /// Of losses paid.
+    /// Of losses counted.
     pub tokens: usize,
     /// Of truncation lengths.
     pub k: f64,

@@ -13,8 +13,8 @@ pub(crate) struct WindowRow {
     pub report: StepReport,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Losses paid per sequence, this window's included.
-    pub paid: usize,
+    /// Losses counted per sequence, this window's included.
+    pub counted: usize,
 }
 
 /// Numbers of a row: eight of eight bytes.
@@ -33,7 +33,7 @@ pub(super) fn windows_to(rows: &[WindowRow]) -> Vec<u8> {
             number(report.decay),
             report.seconds.to_le_bytes(),
             row.lr.to_le_bytes(),
-            count(row.paid),
+            count(row.counted),
         ]
     };
     rows.iter().flat_map(row).flatten().collect()
@@ -57,7 +57,7 @@ pub(super) fn windows_from(bytes: &[u8]) -> Result<Vec<WindowRow>, CheckpointFau
             })
     };
     rows.iter()
-        .map(|&[loss, tokens, k, bias, decay, seconds, lr, paid]| {
+        .map(|&[loss, tokens, k, bias, decay, seconds, lr, counted]| {
             Ok(WindowRow {
                 report: StepReport {
                     loss_sum: f64::from_le_bytes(loss),
@@ -68,7 +68,7 @@ pub(super) fn windows_from(bytes: &[u8]) -> Result<Vec<WindowRow>, CheckpointFau
                     seconds: f64::from_le_bytes(seconds),
                 },
                 lr: f64::from_le_bytes(lr),
-                paid: count(paid)?,
+                counted: count(counted)?,
             })
         })
         .collect()

@@ -19,7 +19,7 @@ fn checkpoint(step: u64) -> Checkpoint {
     let row = WindowRow {
         report,
         lr: 0.1,
-        paid: 5,
+        counted: 5,
     };
     Checkpoint::new(
         LoopState {

@@ -232,7 +232,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             self.windows.push(WindowRow {
                 report: output.report,
                 lr,
-                paid: self.cursor.next_loss,
+                counted: self.cursor.next_loss,
             });
             let lr = Some(ModuleLearningRate::from(lr));
             let item = TrainingItem::new(output, progress, Some(self.windows.len()), lr);

@@ -119,7 +119,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         if saved
             .windows
             .iter()
-            .any(|row| row.paid > train.common_steps())
+            .any(|row| row.counted > train.common_steps())
         {
             return Err(saved.fault(CheckpointFault::Malformed {
                 reason: "a window lies behind the end of the stream".into(),
@@ -183,8 +183,12 @@ impl<M: RecurrentModel> Run<'_, M> {
     /// files they write, are then those of a run that never stopped.
     pub(super) fn replay_windows(&mut self, steps: usize) {
         for (index, row) in self.windows.clone().into_iter().enumerate() {
-            let WindowRow { report, lr, paid } = row;
-            let progress = Progress::new(paid, steps, Some("steps".into()));
+            let WindowRow {
+                report,
+                lr,
+                counted,
+            } = row;
+            let progress = Progress::new(counted, steps, Some("steps".into()));
             let lr = Some(ModuleLearningRate::from(lr));
             let output = TbpttOutput {
                 window: None,

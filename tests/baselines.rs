@@ -1,4 +1,4 @@
-//! The rivals in the training loop: unbiased random truncation against full backpropagation, random lengths with their step
+//! The baselines in the training loop: unbiased random truncation against full backpropagation, random lengths with their step
 //! sizes, and measures after every epoch.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
@@ -379,7 +379,7 @@ fn trained(strategy: AdaptiveTbptt, epochs: usize) -> (Result<(), TrainError>, V
     (handle.finish(&result), handle.reports())
 }
 
-/// Every loss is paid once whatever the lengths, and training learns.
+/// Every loss is counted once whatever the lengths, and training learns.
 #[test]
 fn random_policies_train() {
     let _turn = turn();
