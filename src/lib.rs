@@ -72,6 +72,7 @@
 pub use atbptt_core as core;
 pub use atbptt_models as models;
 pub use atbptt_train as train;
+pub use burn;
 
 pub use atbptt_models::RecurrentModel;
 pub use atbptt_train::AdaptiveTbptt;
