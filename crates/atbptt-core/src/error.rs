@@ -192,6 +192,60 @@ pub enum EstimateError {
         /// The policy the state names.
         got: String,
     },
+    /// Fewer probes than products between them need.
+    #[error(
+        "products between probes need at least {needed} probes, got {got}; five are a fair start, three the fewest with a standard error"
+    )]
+    TooFewProbes {
+        /// Probes needed.
+        needed: usize,
+        /// Probes received.
+        got: usize,
+    },
+    /// A probe window that leaves no room for context before its losses.
+    #[error(
+        "a probe's window must be at least two steps longer than its losses, got a window of {window} steps for {losses} losses; lengthen the window or pay fewer losses"
+    )]
+    ShortWindow {
+        /// Window W, in steps.
+        window: usize,
+        /// Losses m, in steps.
+        losses: usize,
+    },
+    /// Cuts that do not divide a window into pieces.
+    #[error(
+        "cuts must rise from 0 and lie below the window of {window} steps, got {contexts:?}; `direct::default_contexts` makes some"
+    )]
+    Contexts {
+        /// The cuts.
+        contexts: Vec<usize>,
+        /// Window W, in steps.
+        window: usize,
+    },
+    /// Numbers that cannot be inner products of gradients.
+    #[error(
+        "inner products of gradients must be {rule}, got {value} between vectors {first} and {second}; the backward pass diverged, so lower the step size or clip"
+    )]
+    NotProducts {
+        /// Index of the first vector, (probe · pieces + piece).
+        first: usize,
+        /// Index of the second.
+        second: usize,
+        /// The rule.
+        rule: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// Probes that do not measure the same thing.
+    #[error(
+        "probes that are taken together need the same window, losses and cuts, got ({first}) and ({other}); measure them alike"
+    )]
+    UnequalProbes {
+        /// The first, in words.
+        first: String,
+        /// The one that differs.
+        other: String,
+    },
     /// Gradient tensors on different devices.
     #[error(
         "{what} must be on the device of the gradients, {expected}, got {got}; move it with `to_device`"

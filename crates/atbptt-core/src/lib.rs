@@ -13,6 +13,8 @@
 //! (device)                φ_k         β         δ(K)     K
 //! ```
 //!
+//! [`direct`] measures the bias of the parameter gradient itself, from inner products between probes' weight gradients.
+//!
 //! The mathematics is plain `f64` on small vectors and knows no model; [`LagGradients`] is the one place where device
 //! tensors become numbers. Nothing panics on data: what is no set of norms is an [`EstimateError`], what has no answer
 //! is a [`Reason`].
@@ -55,6 +57,7 @@
 pub mod bias;
 pub mod convergence;
 pub mod decay;
+pub mod direct;
 mod error;
 pub mod interval;
 pub mod lag_norms;
@@ -66,6 +69,7 @@ mod scheme;
 
 pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
 pub use decay::{DecayFit, FitLags};
+pub use direct::{DirectEstimate, DirectOutcome, DirectStatistics};
 pub use error::EstimateError;
 pub use interval::{KInterval, k_interval};
 pub use lag_norms::{LagGradients, LagNormOps, RowOrder};

@@ -1,0 +1,444 @@
+//! Inner products of piece gradients, and the U-statistics they give.
+//!
+//! Symbols: `w_ip` = gradient of probe i through piece p; pieces from the newest (the steps of the losses) to the oldest.
+//! A quantity is a vector of weights γ over pieces: v_i = Σ_p γ_p w_ip, with γ = 1 for the whole gradient and γ_p = 1 for
+//! the pieces behind a cut. Its pair products are h_ij = γᵀ G_ij γ, G_ij the inner products of the pieces of probes i and j.
+
+use serde::{Deserialize, Serialize};
+
+use super::average;
+use super::estimate::{DirectEstimate, Moment, Point, check_window};
+use super::tail::Tail;
+use crate::{EstimateError, Scheme};
+
+/// Largest inner product that is taken for a number: their sums and products must not overflow.
+const LARGEST: f64 = 1e150;
+
+/// Inner products ⟨w_ip, w_jq⟩ of piece gradients over all pairs of (probe, piece).
+///
+/// Piece 0 are the steps of the m losses, piece p the steps between cuts p − 1 and p, and where the last cut lies before
+/// W − 1, one more piece holds the rest of the window. Every value is finite, whatever way it was built, deserialisation
+/// included. Probes are independent windows of the same weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Raw", into = "Raw")]
+pub struct DirectStatistics {
+    window: usize,
+    losses: usize,
+    contexts: Vec<usize>,
+    /// Not empty. Products between probes of different groups are unknown.
+    groups: Vec<Group>,
+}
+
+/// Probes whose mutual products are known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Group {
+    probes: usize,
+    /// `[(probe, piece), (probe, piece)]`, row-major.
+    gram: Vec<f64>,
+}
+
+/// A U-statistic with its leave-one-out values.
+struct Products {
+    /// Mean of h_ij over pairs of different probes.
+    between: f64,
+    /// The same without probe i; empty where too few probes are left.
+    left_out: Vec<f64>,
+    /// Mean of h_ii.
+    within: f64,
+}
+
+impl DirectStatistics {
+    /// Statistics of `probes` probes.
+    ///
+    /// - `window`: W, in steps: the window has W + m − 1 steps
+    /// - `losses`: m, the steps at its end that carry a loss
+    /// - `contexts`: the cuts c, ascending from 0, at most W − 1, in steps before the first loss
+    /// - `gram`: `⟨w_ip, w_jq⟩` at `(i · pieces + p) · probes · pieces + j · pieces + q`, pieces from the newest to the oldest
+    ///
+    /// # Errors
+    /// [`EstimateError::TooFewProbes`] below two, [`EstimateError::Zero`] for no losses, [`EstimateError::ShortWindow`] for a
+    /// window below m + 2 steps, [`EstimateError::Contexts`] for cuts out of order, [`EstimateError::Length`],
+    /// [`EstimateError::NotProducts`] for numbers that cannot be inner products.
+    pub fn new(
+        window: usize,
+        losses: usize,
+        contexts: Vec<usize>,
+        probes: usize,
+        gram: Vec<f64>,
+    ) -> Result<Self, EstimateError> {
+        check_cuts(window, losses, &contexts)?;
+        let mut statistics = Self {
+            window,
+            losses,
+            contexts,
+            groups: Vec::new(),
+        };
+        let group = Group { probes, gram };
+        statistics.check(&group)?;
+        statistics.groups.push(group);
+        Ok(statistics)
+    }
+
+    fn check(&self, group: &Group) -> Result<(), EstimateError> {
+        let probes = group.probes;
+        if probes < 2 {
+            return Err(EstimateError::TooFewProbes {
+                needed: 2,
+                got: probes,
+            });
+        }
+        let side = probes.saturating_mul(self.pieces());
+        let expected = side.saturating_mul(side);
+        if group.gram.len() != expected {
+            return Err(EstimateError::Length {
+                what: "the inner products of piece gradients",
+                expected,
+                got: group.gram.len(),
+            });
+        }
+        if let Some((at, &value)) = group
+            .gram
+            .iter()
+            .enumerate()
+            .find(|(_, x)| x.is_nan() || x.abs() > LARGEST)
+        {
+            return Err(EstimateError::NotProducts {
+                first: at / side,
+                second: at % side,
+                rule: "finite",
+                value,
+            });
+        }
+        let at = |a: usize, b: usize| group.gram.get(a * side + b).copied().unwrap_or(f64::NAN);
+        for a in 0..side {
+            let square = at(a, a);
+            if square.is_nan() || square < 0.0 {
+                return Err(EstimateError::NotProducts {
+                    first: a,
+                    second: a,
+                    rule: "at least 0, being a square",
+                    value: square,
+                });
+            }
+            for b in 0..a {
+                // Rounding of the numbers that were summed, at the size of the largest sum there can be.
+                let rounding = 1e-3 * (square * at(b, b)).sqrt() + f64::MIN_POSITIVE;
+                if (at(a, b) - at(b, a)).abs() > rounding {
+                    return Err(EstimateError::NotProducts {
+                        first: a,
+                        second: b,
+                        rule: "the same in either order",
+                        value: at(a, b),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins the probes of another worker, or of another call, with the same weights.
+    ///
+    /// Products between probes of the two are unknown and stay out of all means: gather the gradients of all probes in one
+    /// place where that can be done, since n probes together have n (n − 1) products, and apart only those within.
+    ///
+    /// # Errors
+    /// [`EstimateError::UnequalProbes`] when windows, losses or cuts differ.
+    pub fn merge(mut self, other: Self) -> Result<Self, EstimateError> {
+        if (self.window, self.losses, &self.contexts)
+            != (other.window, other.losses, &other.contexts)
+        {
+            return Err(EstimateError::UnequalProbes {
+                first: self.describe(),
+                other: other.describe(),
+            });
+        }
+        self.groups.extend(other.groups);
+        Ok(self)
+    }
+
+    fn describe(&self) -> String {
+        let Self {
+            window,
+            losses,
+            contexts,
+            ..
+        } = self;
+        format!("window {window}, losses {losses}, cuts {contexts:?}")
+    }
+
+    /// W, in steps.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// m, the losses of a probe per sequence.
+    pub fn losses(&self) -> usize {
+        self.losses
+    }
+
+    /// The cuts c, ascending, in steps before the first loss.
+    pub fn contexts(&self) -> &[usize] {
+        &self.contexts
+    }
+
+    /// Number of probes.
+    pub fn probes(&self) -> usize {
+        self.groups.iter().map(|group| group.probes).sum()
+    }
+
+    /// Number of pieces of a window.
+    pub fn pieces(&self) -> usize {
+        pieces(self.window, &self.contexts)
+    }
+
+    /// Ĉ, the unbiased estimate of ‖E g‖²; may come out below zero.
+    pub fn gradient_square(&self) -> f64 {
+        self.products(&self.whole()).between
+    }
+
+    /// Â(c) for every cut, the unbiased estimate of ‖E d(c)‖²; may come out below zero.
+    pub fn bias_squares(&self) -> Vec<f64> {
+        let behind = (0..self.contexts.len()).map(|cut| self.behind(cut));
+        behind.map(|gamma| self.products(&gamma).between).collect()
+    }
+
+    /// δ̂(c) = √(Â(c)/Ĉ) for every cut, as measured: 0 where Â ≤ 0, `None` where Ĉ ≤ 0.
+    pub fn relative_biases(&self) -> Vec<Option<f64>> {
+        let gradient = self.gradient_square();
+        let ratio = |a: f64| (gradient > 0.0).then(|| (a.max(0.0) / gradient).sqrt());
+        self.bias_squares().into_iter().map(ratio).collect()
+    }
+
+    /// ‖mean d(c)‖ / ‖mean g‖ for every cut: the ratio of plain norms, whose noise stands above and below the line. `None`
+    /// where the mean gradient vanishes. For comparison; [`relative_biases`](Self::relative_biases) is the estimate.
+    pub fn plug_in_relative_biases(&self) -> Vec<Option<f64>> {
+        let probes = self.probes() as f64;
+        let square_of_mean = |gamma: &[f64]| {
+            let products = self.products(gamma);
+            (products.within + (probes - 1.0) * products.between) / probes
+        };
+        let gradient = square_of_mean(&self.whole());
+        let behind = (0..self.contexts.len()).map(|cut| self.behind(cut));
+        behind
+            .map(|gamma| {
+                (gradient > 0.0).then(|| (square_of_mean(&gamma).max(0.0) / gradient).sqrt())
+            })
+            .collect()
+    }
+
+    /// tr V, the variance of one probe's whole gradient summed over parameters: n/(n−1) · (mean ‖g_i‖² − ‖ḡ‖²).
+    pub fn noise_trace(&self) -> f64 {
+        let products = self.products(&self.whole());
+        // ‖ḡ‖² = (mean ‖g_i‖² + (n − 1) Ĉ)/n turns the formula into this difference.
+        (products.within - products.between).max(0.0)
+    }
+
+    /// The bias at every K for windows by `scheme`.
+    ///
+    /// What a window's gradient leaves out is the mean over its losses of what each of them leaves out: with b(j) the bias at
+    /// j kept lags, strided windows of m losses have (1/m) Σ b(K..K+m−1), which is d(K − 1) itself where the probe has as many
+    /// losses; BPTT(2K−1; K) has (1/K) Σ b(K..2K−1) and chunks (1/K) Σ b(1..K), both means of d over cuts. Where the probe
+    /// has more losses than these means have terms (K < m), the cut with the same middle stands in, or c = 0.
+    ///
+    /// # Errors
+    /// [`EstimateError::Zero`] for strided windows without losses.
+    pub fn estimate(&self, scheme: Scheme) -> Result<DirectEstimate, EstimateError> {
+        if scheme == (Scheme::Strided { losses: 0 }) {
+            return Err(EstimateError::Zero {
+                what: "the number of losses per update",
+            });
+        }
+        let whole = self.products(&self.whole());
+        let gradient = Moment {
+            value: whole.between,
+            variance: jackknife(whole.left_out.iter().copied()),
+        };
+        let point = |k: usize, products: &Products| {
+            let logs = products.left_out.iter().zip(&whole.left_out);
+            let logs = logs.map(|(a, c)| a.ln() - c.ln());
+            Point {
+                k,
+                bias: Moment {
+                    value: products.between,
+                    variance: jackknife(products.left_out.iter().copied()),
+                },
+                // NaN and infinities of logarithms of what is not above zero leave no variance.
+                log_variance: jackknife(logs),
+            }
+        };
+        let by_cut: Vec<Products> = (0..self.contexts.len())
+            .map(|cut| self.products(&self.behind(cut)))
+            .collect();
+        let cuts: Vec<Point> = self
+            .contexts
+            .iter()
+            .zip(&by_cut)
+            .map(|(context, products)| point(context + 1, products))
+            .collect();
+        let tail = Tail::fit(self.window, &cuts);
+        let points = match scheme {
+            Scheme::Strided { losses } if losses == self.losses => cuts,
+            _ => self
+                .contexts
+                .iter()
+                .map(|context| {
+                    let k = context + 1;
+                    let weights =
+                        average::over_cuts(scheme, k, self.losses, self.window, &self.contexts);
+                    point(k, &self.products(&self.behind_all(&weights)))
+                })
+                .collect(),
+        };
+        Ok(DirectEstimate::new(
+            scheme,
+            self.window,
+            self.losses,
+            self.probes(),
+            gradient,
+            (whole.within - whole.between).max(0.0),
+            points,
+            tail,
+        ))
+    }
+
+    fn whole(&self) -> Vec<f64> {
+        vec![1.0; self.pieces()]
+    }
+
+    /// γ of d at one cut: the pieces behind it.
+    fn behind(&self, cut: usize) -> Vec<f64> {
+        (0..self.pieces())
+            .map(|piece| f64::from(u8::from(piece > cut)))
+            .collect()
+    }
+
+    /// γ of a weighted sum of d over all cuts.
+    fn behind_all(&self, weights: &[f64]) -> Vec<f64> {
+        (0..self.pieces())
+            .map(|piece| weights.iter().take(piece).sum())
+            .collect()
+    }
+
+    fn products(&self, gamma: &[f64]) -> Products {
+        let pieces = gamma.len();
+        let (mut sum, mut pairs, mut within) = (0.0, 0.0, 0.0);
+        // Per probe: Σ_j h_ij over the others of its group, and their number.
+        let mut rows: Vec<(f64, f64)> = Vec::with_capacity(self.probes());
+        for group in &self.groups {
+            let side = group.probes * pieces;
+            for (i, block) in group.gram.chunks(side * pieces).enumerate() {
+                // Over the other probe's pieces: Σ_p γ_p ⟨w_ip, w_jq⟩.
+                let mut row = vec![0.0; side];
+                for (weight, line) in gamma.iter().zip(block.chunks(side)) {
+                    row.iter_mut().zip(line).for_each(|(r, x)| *r += weight * x);
+                }
+                let mut others = 0.0;
+                for (j, part) in row.chunks(pieces).enumerate() {
+                    let h: f64 = part.iter().zip(gamma).map(|(x, weight)| x * weight).sum();
+                    match i == j {
+                        true => within += h,
+                        false => others += h,
+                    }
+                }
+                let count = (group.probes - 1) as f64;
+                rows.push((others, count));
+                sum += others;
+                pairs += count;
+            }
+        }
+        // A probe's products count twice in the sum, in its own row and in the others'.
+        let without = |(others, count): &(f64, f64)| (sum - 2.0 * others, pairs - 2.0 * count);
+        let enough = rows.iter().all(|row| without(row).1 > 0.0);
+        let left_out = rows.iter().filter(|_| enough).map(|row| {
+            let (sum, pairs) = without(row);
+            sum / pairs
+        });
+        Products {
+            between: sum / pairs,
+            left_out: left_out.collect(),
+            within: within / rows.len() as f64,
+        }
+    }
+}
+
+/// Refuses losses and cuts that do not fit a window of W + m − 1 steps.
+///
+/// # Errors
+/// [`EstimateError::Zero`] for no losses, [`EstimateError::ShortWindow`] for W below m + 2, [`EstimateError::Contexts`] for cuts
+/// that do not rise from 0 to W − 1 at most.
+pub fn check_cuts(window: usize, losses: usize, contexts: &[usize]) -> Result<(), EstimateError> {
+    if losses == 0 {
+        return Err(EstimateError::Zero {
+            what: "the number of losses of a probe",
+        });
+    }
+    if window < losses.saturating_add(2) {
+        return Err(EstimateError::ShortWindow { window, losses });
+    }
+    check_window(window)?;
+    let mut pairs = contexts.iter().zip(contexts.iter().skip(1));
+    let rise = contexts.first() == Some(&0) && pairs.all(|(a, b)| a < b);
+    match rise && contexts.last().is_some_and(|c| *c < window) {
+        true => Ok(()),
+        false => Err(EstimateError::Contexts {
+            contexts: contexts.to_vec(),
+            window,
+        }),
+    }
+}
+
+/// Number of pieces that cuts make of a window.
+fn pieces(window: usize, contexts: &[usize]) -> usize {
+    let rest = contexts.last().is_some_and(|c| c + 1 < window);
+    contexts.len() + usize::from(rest)
+}
+
+/// Delete-one jackknife variance, (n−1)/n · Σ (θ_i − mean)²; `None` without values, or where one is no finite number.
+fn jackknife(left_out: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let n = left_out.clone().count() as f64;
+    let mean = left_out.clone().sum::<f64>() / n;
+    let squares: f64 = left_out.map(|x| (x - mean).powi(2)).sum();
+    let variance = (n - 1.0) / n * squares;
+    variance.is_finite().then_some(variance)
+}
+
+/// [`DirectStatistics`] as stored: the first group's numbers plain, further groups in `merged`.
+#[derive(Serialize, Deserialize)]
+struct Raw {
+    window: usize,
+    losses: usize,
+    contexts: Vec<usize>,
+    probes: usize,
+    gram: Vec<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    merged: Vec<Group>,
+}
+
+impl From<DirectStatistics> for Raw {
+    fn from(statistics: DirectStatistics) -> Self {
+        let mut groups = statistics.groups.into_iter();
+        let first = groups.next();
+        let (probes, gram) = first.map_or((0, Vec::new()), |group| (group.probes, group.gram));
+        Self {
+            window: statistics.window,
+            losses: statistics.losses,
+            contexts: statistics.contexts,
+            probes,
+            gram,
+            merged: groups.collect(),
+        }
+    }
+}
+
+impl TryFrom<Raw> for DirectStatistics {
+    type Error = EstimateError;
+
+    fn try_from(raw: Raw) -> Result<Self, EstimateError> {
+        let mut statistics = Self::new(raw.window, raw.losses, raw.contexts, raw.probes, raw.gram)?;
+        for group in raw.merged {
+            statistics.check(&group)?;
+            statistics.groups.push(group);
+        }
+        Ok(statistics)
+    }
+}

@@ -1,0 +1,638 @@
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use rand_pcg::Pcg64;
+
+use super::*;
+use crate::{EstimateError, Scheme};
+
+/// Gradients of one probe, one vector per piece.
+type Probe = Vec<Vec<f64>>;
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+fn gram(probes: &[Probe]) -> Vec<f64> {
+    let all: Vec<&Vec<f64>> = probes.iter().flatten().collect();
+    let row = |a: &Vec<f64>| all.iter().map(|b| dot(a, b)).collect::<Vec<f64>>();
+    all.iter().flat_map(|a| row(a)).collect()
+}
+
+fn statistics(
+    window: usize,
+    losses: usize,
+    contexts: &[usize],
+    probes: &[Probe],
+) -> DirectStatistics {
+    DirectStatistics::new(
+        window,
+        losses,
+        contexts.to_vec(),
+        probes.len(),
+        gram(probes),
+    )
+    .unwrap()
+}
+
+fn strided(losses: usize) -> Scheme {
+    Scheme::Strided { losses }
+}
+
+fn normal(rng: &mut Pcg64) -> f64 {
+    StandardNormal.sample(rng)
+}
+
+/// Probes whose piece p is `signal[p]` times a fixed direction, plus noise of the given size in every coordinate.
+fn noisy(rng: &mut Pcg64, signal: &[f64], probes: usize, size: usize, noise: f64) -> Vec<Probe> {
+    let piece = |rng: &mut Pcg64, s: f64| {
+        (0..size)
+            .map(|i| f64::from(u8::from(i == 0)) * s + noise * normal(rng))
+            .collect()
+    };
+    (0..probes)
+        .map(|_| signal.iter().map(|s| piece(rng, *s)).collect())
+        .collect()
+}
+
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance * a.abs().max(b.abs())
+}
+
+/// Three probes, two pieces in two dimensions. Whole gradients (2, 1), (1, 1), (0, 3): products 3, 3, 3 between them, so
+/// Ĉ = 3; behind the cut (1, 0), (0, 1), (0, 2): products 0, 0, 2, so Â = 2/3. Within: 5, 2, 9, so tr V = 16/3 − 3.
+#[test]
+fn u_statistics_match_a_sum_by_hand() {
+    let probes = vec![
+        vec![vec![1.0, 1.0], vec![1.0, 0.0]],
+        vec![vec![1.0, 0.0], vec![0.0, 1.0]],
+        vec![vec![0.0, 1.0], vec![0.0, 2.0]],
+    ];
+    let got = statistics(5, 1, &[0, 4], &probes);
+    assert_eq!(got.gradient_square(), 3.0);
+    let squares = got.bias_squares();
+    assert!(close(squares[0], 2.0 / 3.0, 1e-15) && squares[1] == 0.0);
+    assert!(close(got.noise_trace(), 16.0 / 3.0 - 3.0, 1e-15));
+    let estimate = got.estimate(strided(1)).unwrap();
+    assert!(close(
+        estimate.relative_bias(1),
+        (2.0 / 9.0f64).sqrt(),
+        1e-15
+    ));
+    // Means (1, 5/3) and (1/3, 1).
+    let plug_in = got.plug_in_relative_biases()[0].unwrap();
+    assert!(close(
+        plug_in,
+        ((10.0 / 9.0) / (34.0 / 9.0f64)).sqrt(),
+        1e-12
+    ));
+    // Without probe 1: Ĉ = 3 whichever is left out, so no error; Â is 2, 0 and 0.
+    assert_eq!(estimate.gradient_square_error(), Some(0.0));
+    // Jackknife of (2, 0, 0): 2/3 · ((4/3)² + 2 · (2/3)²) = 16/9, standard error 4/3.
+    let upper = ((2.0 / 3.0 + 2.0 * 4.0 / 3.0) / 3.0f64).sqrt();
+    assert!(close(estimate.upper_limit(1), upper, 1e-12));
+    // The logarithm of 0 leaves only the limit one error above.
+    let one_above = ((2.0 / 3.0 + 4.0 / 3.0) / 3.0f64).sqrt();
+    assert!(close(
+        estimate.standard_error(1),
+        one_above - (2.0 / 9.0f64).sqrt(),
+        1e-12
+    ));
+}
+
+/// Products of 2 and 8 without one probe or the other of a pair: log Â_(i) = log 2, log 4, log 8 with Ĉ constant.
+#[test]
+fn the_error_is_the_jackknife_of_the_log_ratio() {
+    // In one dimension, h_12 = 8, h_13 = 4, h_23 = 2: v = (4, 2, 1).
+    let probes: Vec<Probe> = [4.0, 2.0, 1.0]
+        .map(|v| vec![vec![0.0, 3.0], vec![v, 0.0]])
+        .to_vec();
+    let estimate = statistics(5, 1, &[0, 4], &probes)
+        .estimate(strided(1))
+        .unwrap();
+    // Whole: 9 + h. Left out: log(h / (9 + h)) for h = 2, 4, 8.
+    let logs = [2.0f64, 4.0, 8.0].map(|h| (h / (9.0 + h)).ln());
+    let mean = logs.iter().sum::<f64>() / 3.0;
+    let error = (2.0 / 3.0 * logs.iter().map(|x| (x - mean).powi(2)).sum::<f64>()).sqrt();
+    let bias = estimate.relative_bias(1);
+    assert!(close(
+        bias,
+        ((14.0 / 3.0) / (9.0 + 14.0 / 3.0f64)).sqrt(),
+        1e-12
+    ));
+    assert!(close(estimate.standard_error(1), bias * error / 2.0, 1e-12));
+}
+
+/// A population of windows, all draws of n = 2 probes of B windows each with replacement: whatever B, the mean of Â is the
+/// squared norm of the population's mean.
+#[test]
+fn the_mean_over_all_draws_is_the_squared_mean_for_any_batch_size() {
+    let mut rng = Pcg64::seed_from_u64(3);
+    let population: Vec<Probe> = noisy(&mut rng, &[0.5, 0.3], 4, 3, 1.0);
+    let mean = |of: &[usize]| -> Probe {
+        let pieces = 0..2;
+        let size = of.len() as f64;
+        let entry = |piece: usize, i: usize| {
+            of.iter().map(|w| population[*w][piece][i]).sum::<f64>() / size
+        };
+        pieces
+            .map(|piece| (0..3).map(|i| entry(piece, i)).collect())
+            .collect()
+    };
+    let everything = mean(&[0, 1, 2, 3]);
+    let expected = dot(&everything[1], &everything[1]);
+    for batch in [1, 2, 3] {
+        let draws = 4usize.pow(batch);
+        let windows =
+            |draw: usize| -> Vec<usize> { (0..batch).map(|i| draw / 4usize.pow(i) % 4).collect() };
+        let mut sum = 0.0;
+        for first in 0..draws {
+            for second in 0..draws {
+                let probes = [mean(&windows(first)), mean(&windows(second))];
+                sum += statistics(5, 1, &[0, 4], &probes).bias_squares()[0];
+            }
+        }
+        let got = sum / (draws * draws) as f64;
+        assert!(
+            close(got, expected, 1e-12),
+            "batch {batch}: {got} {expected}"
+        );
+    }
+}
+
+#[test]
+fn pure_noise_is_noise_limited() {
+    let mut rng = Pcg64::seed_from_u64(7);
+    let mut limited = 0;
+    for _ in 0..400 {
+        let probes = noisy(&mut rng, &[0.0, 0.0], 5, 50, 1.0);
+        let estimate = statistics(5, 1, &[0, 4], &probes)
+            .estimate(strided(1))
+            .unwrap();
+        limited += usize::from(matches!(
+            estimate.outcome(),
+            DirectOutcome::NoiseLimited { .. }
+        ));
+    }
+    // Ĉ above twice its error by chance alone.
+    assert!(limited >= 388, "{limited} of 400");
+    // The same noise around a gradient that stands out.
+    let probes = noisy(&mut rng, &[8.0, 4.0], 5, 50, 1.0);
+    let estimate = statistics(5, 1, &[0, 4], &probes)
+        .estimate(strided(1))
+        .unwrap();
+    assert_eq!(estimate.outcome(), DirectOutcome::Usable);
+    assert!((estimate.relative_bias(1) - 1.0 / 3.0).abs() < 0.2);
+}
+
+#[test]
+fn two_probes_give_an_estimate_without_an_error() {
+    let probes = noisy(&mut Pcg64::seed_from_u64(1), &[8.0, 4.0], 2, 5, 0.1);
+    let estimate = statistics(5, 1, &[0, 4], &probes)
+        .estimate(strided(1))
+        .unwrap();
+    assert!((estimate.relative_bias(1) - 1.0 / 3.0).abs() < 0.1);
+    assert_eq!(estimate.standard_error(1), f64::INFINITY);
+    let outcome = estimate.outcome();
+    assert!(matches!(
+        outcome,
+        DirectOutcome::NoiseLimited {
+            standard_error: None,
+            ..
+        }
+    ));
+    assert!(outcome.to_string().contains("at least three"), "{outcome}");
+    assert_eq!(estimate.k_interval(0.5, 1.0), (1, 5));
+}
+
+#[test]
+fn refuses_what_no_probe_can_have_measured() {
+    let two = vec![1.0; 4 * 2 * 2];
+    let new = DirectStatistics::new;
+    let cuts = || vec![0, 4];
+    assert_eq!(
+        new(5, 1, cuts(), 1, vec![1.0; 4]).unwrap_err(),
+        EstimateError::TooFewProbes { needed: 2, got: 1 }
+    );
+    assert!(matches!(
+        new(5, 0, cuts(), 2, two.clone()),
+        Err(EstimateError::Zero { .. })
+    ));
+    assert_eq!(
+        new(5, 4, cuts(), 2, two.clone()).unwrap_err(),
+        EstimateError::ShortWindow {
+            window: 5,
+            losses: 4
+        }
+    );
+    for contexts in [vec![], vec![1, 4], vec![0, 0], vec![0, 3, 2], vec![0, 5]] {
+        let got = new(5, 1, contexts, 2, two.clone());
+        assert!(
+            matches!(got, Err(EstimateError::Contexts { .. })),
+            "{got:?}"
+        );
+    }
+    assert!(matches!(
+        new(5, 1, cuts(), 3, two.clone()),
+        Err(EstimateError::Length { expected: 36, .. })
+    ));
+    assert!(matches!(
+        new(5, 1, cuts(), usize::MAX, two.clone()),
+        Err(EstimateError::Length { .. })
+    ));
+    assert!(matches!(
+        new(usize::MAX, 1, cuts(), 2, two.clone()),
+        Err(EstimateError::OutOfRange { .. })
+    ));
+    for (at, value) in [(1, f64::NAN), (1, f64::INFINITY), (0, -1.0), (1, 2.0)] {
+        let mut gram = two.clone();
+        gram[at] = value;
+        let got = new(5, 1, cuts(), 2, gram);
+        assert!(
+            matches!(got, Err(EstimateError::NotProducts { .. })),
+            "{at} {value}: {got:?}"
+        );
+    }
+    let good = new(5, 1, cuts(), 2, two).unwrap();
+    assert!(good.estimate(strided(0)).is_err());
+}
+
+#[test]
+fn numbers_survive_json_and_are_checked_there() {
+    let probes = noisy(&mut Pcg64::seed_from_u64(5), &[8.0, 4.0, 1.0], 4, 6, 0.3);
+    let statistics = statistics(9, 2, &[0, 3], &probes);
+    let both = statistics.clone().merge(statistics.clone()).unwrap();
+    for statistics in [statistics, both] {
+        let text = serde_json::to_string(&statistics).unwrap();
+        assert_eq!(
+            serde_json::from_str::<DirectStatistics>(&text).unwrap(),
+            statistics
+        );
+        let estimate = statistics.estimate(Scheme::Overlapping).unwrap();
+        let text = serde_json::to_string(&estimate).unwrap();
+        assert_eq!(
+            serde_json::from_str::<DirectEstimate>(&text).unwrap(),
+            estimate
+        );
+        for (good, bad) in [
+            ("\"window\":9", "\"window\":0"),
+            ("\"k\":1,", "\"k\":4,"),
+            ("\"losses\":2", "\"losses\":0"),
+        ] {
+            let broken = text.replace(good, bad);
+            assert!(
+                broken != text && serde_json::from_str::<DirectEstimate>(&broken).is_err(),
+                "{bad}"
+            );
+        }
+    }
+    let bad = r#"{"window":5,"losses":1,"contexts":[0,4],"probes":1,"gram":[1,1,1,1]}"#;
+    assert!(serde_json::from_str::<DirectStatistics>(bad).is_err());
+    let bad = r#"{"window":5,"losses":1,"contexts":[0],"probes":2,"gram":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"merged":[{"probes":2,"gram":[]}]}"#;
+    assert!(serde_json::from_str::<DirectStatistics>(bad).is_err());
+}
+
+/// Two workers with two and three probes: means over 2 + 6 ordered pairs; a third of other cuts is refused.
+#[test]
+fn merged_probes_count_the_pairs_that_are_known() {
+    let probes = noisy(&mut Pcg64::seed_from_u64(9), &[2.0, 1.0], 5, 4, 1.0);
+    let whole = |probes: &[Probe]| statistics(5, 1, &[0, 4], probes);
+    let (a, b) = (whole(&probes[..2]), whole(&probes[2..]));
+    let merged = a.clone().merge(b.clone()).unwrap();
+    assert_eq!(merged.probes(), 5);
+    let expected = (2.0 * a.gradient_square() + 6.0 * b.gradient_square()) / 8.0;
+    assert!(close(merged.gradient_square(), expected, 1e-12));
+    // Without a probe of the first group none of its pairs are left: still a value.
+    let estimate = merged.estimate(strided(1)).unwrap();
+    assert!(estimate.gradient_square_error().is_some());
+    let other = statistics(6, 1, &[0, 5], &probes);
+    assert!(matches!(
+        a.merge(other),
+        Err(EstimateError::UnequalProbes { .. })
+    ));
+}
+
+/// Squared biases 1, 9, 4 at K = 1, 2, 4 of a gradient of 100: the maximum from the right is 9, 9, 4; half way between K = 2
+/// and 4 lies the geometric mean; towards the window's end, where nothing is dropped, a straight line.
+#[test]
+fn the_curve_is_the_running_maximum_joined_in_the_logarithm() {
+    // One dimension per piece sum: d(c) = 1, 3, 2, 0 times the direction; pieces are the differences.
+    let pieces = [9.0, -2.0, 1.0, 2.0];
+    let probe: Probe = pieces.iter().map(|p| vec![*p]).collect();
+    let estimate = statistics(8, 1, &[0, 1, 3, 7], &vec![probe; 4])
+        .estimate(strided(1))
+        .unwrap();
+    let expected = [
+        0.3,
+        0.3,
+        0.3 * (2.0f64 / 3.0).sqrt(),
+        0.2,
+        0.15,
+        0.1,
+        0.05,
+        0.0,
+    ];
+    for (k, expected) in (1..=8).zip(expected) {
+        let got = estimate.relative_bias(k);
+        assert!((got - expected).abs() < 1e-12, "K = {k}: {got} {expected}");
+    }
+    assert_eq!(estimate.relative_bias(100), 0.0);
+    assert_eq!(estimate.relative_bias(0), estimate.relative_bias(1));
+    for (delta, k) in [
+        (0.31, 1),
+        (0.3, 1),
+        (0.25, 3),
+        (0.2, 4),
+        (0.12, 6),
+        (1e-9, 8),
+    ] {
+        assert_eq!(estimate.smallest_k(delta), Some(k), "delta {delta}");
+    }
+    assert_eq!(estimate.smallest_k(f64::NAN), None);
+    // No noise: every probe says the same, and nothing else is consistent.
+    assert_eq!(estimate.k_interval(0.2, 2.0), (4, 4));
+}
+
+/// d(c) = β^c beyond a window of 40 steps: what it shows is β^c − β^39, and the fit finds the rest.
+#[test]
+fn the_tail_beyond_the_window_is_found_and_named() {
+    let contexts = [0, 2, 5, 9, 14, 20, 27, 33, 39];
+    let estimate = |beta: f64| {
+        let shown = |c: usize| beta.powi(c as i32) - beta.powi(39);
+        let dropped: Vec<f64> = contexts.iter().map(|c| shown(*c)).collect();
+        // The window's gradient is d(0) and one unit of what no truncation drops.
+        let mut pieces = vec![1.0];
+        pieces.extend(dropped.windows(2).map(|pair| pair[0] - pair[1]));
+        let mut rng = Pcg64::seed_from_u64(11);
+        let probes = noisy(&mut rng, &pieces, 10, 1, 1e-4);
+        statistics(40, 1, &contexts, &probes)
+            .estimate(strided(1))
+            .unwrap()
+    };
+    let long = estimate(0.95);
+    let size = 2.0 - 0.95f64.powi(39);
+    for k in [3, 10, 21, 40, 60] {
+        let expected = 0.95f64.powi(k as i32 - 1) / size;
+        let got = long.relative_bias(k);
+        assert!(
+            (got / expected - 1.0).abs() < 0.05,
+            "K = {k}: {got} {expected}"
+        );
+    }
+    // 0.95^39 = 0.135 of 1.865: 7 % of the gradient.
+    assert_eq!(long.outcome(), DirectOutcome::Usable);
+    let outcome = long.outcome_for(0.5);
+    assert!(matches!(
+        outcome,
+        DirectOutcome::WindowTooShort {
+            window: 40,
+            share: Some(_)
+        }
+    ));
+    assert!(
+        outcome.to_string().contains("about 7 % of the gradient"),
+        "{outcome}"
+    );
+    assert_eq!(long.smallest_k(0.05), None);
+    let endless = estimate(0.9999);
+    let outcome = endless.outcome();
+    assert!(
+        matches!(outcome, DirectOutcome::WindowTooShort { share: None, .. }),
+        "{outcome}"
+    );
+    assert!(outcome.to_string().contains("no decay"), "{outcome}");
+    let short = estimate(0.7);
+    assert_eq!(short.outcome_for(0.01), DirectOutcome::Usable);
+    assert!(short.relative_bias(40) < 1e-3);
+}
+
+/// Squared bias that the noise turned negative: estimate 0, limit above it.
+#[test]
+fn a_negative_square_is_zero_with_a_limit() {
+    let probes: Vec<Probe> = [[1.0, 0.5], [-1.0, 0.5], [0.1, -0.8]]
+        .map(|d| vec![vec![0.0, 0.0, 9.0], vec![d[0], d[1], 0.0]])
+        .to_vec();
+    let estimate = statistics(5, 1, &[0, 4], &probes)
+        .estimate(strided(1))
+        .unwrap();
+    assert!(estimate.bias_squares()[0] < 0.0);
+    assert_eq!(estimate.relative_bias(1), 0.0);
+    let upper = estimate.upper_limit(1);
+    assert!(upper > 0.0 && upper < 0.2, "{upper}");
+    assert!(
+        estimate.describe(1).contains("bias at most 0."),
+        "{}",
+        estimate.describe(1)
+    );
+    assert_eq!(
+        estimate.updates_until_bias_outweighs_noise(1),
+        f64::INFINITY
+    );
+    // A tolerance that the limit encloses is not told from K = 1.
+    assert_eq!(estimate.k_interval(upper / 2.0, 2.0).0, 1);
+}
+
+#[test]
+fn a_gradient_below_zero_compares_with_nothing() {
+    let probes: Vec<Probe> = [[1.0, 0.0], [-1.0, 0.1], [0.0, 0.0]]
+        .map(|g| vec![g.to_vec(), vec![0.0, 0.0]])
+        .to_vec();
+    let statistics = statistics(5, 1, &[0, 4], &probes);
+    assert_eq!(statistics.relative_biases(), [None, None]);
+    let estimate = statistics.estimate(strided(1)).unwrap();
+    assert_eq!(estimate.relative_bias(1), f64::INFINITY);
+    assert_eq!(estimate.smallest_k(0.9), None);
+    assert_eq!(estimate.noise_scale(), f64::INFINITY);
+    assert!(matches!(
+        estimate.outcome(),
+        DirectOutcome::NoiseLimited { .. }
+    ));
+    assert!(estimate.describe(3).contains("noise-limited"));
+}
+
+/// Ĉ = 100, tr V = 12, bias ½ at K = 1: N/S = 0.12, n* = 0.12/0.25. With √(0.12/3) = 0.2 per epoch of three updates.
+#[test]
+fn noise_sets_a_floor_for_the_tolerance() {
+    // Whole gradients (10, ±a) with a² · 3/2 … four probes of signs +, −, +, −: within 100 + a², between 100 − a²/3.
+    let a = 3.0;
+    let probes: Vec<Probe> = [a, -a, a, -a]
+        .map(|noise| vec![vec![5.0, noise], vec![5.0, 0.0]])
+        .to_vec();
+    let statistics = statistics(5, 1, &[0, 4], &probes);
+    assert!(close(statistics.gradient_square(), 97.0, 1e-12));
+    assert!(close(statistics.noise_trace(), 12.0, 1e-12));
+    let estimate = statistics.estimate(strided(1)).unwrap();
+    let scale = 12.0 / 97.0;
+    assert!(close(estimate.noise_scale(), scale, 1e-12));
+    assert!(close(
+        estimate.updates_until_bias_outweighs_noise(1),
+        12.0 / 25.0,
+        1e-12
+    ));
+    assert!(close(
+        estimate.effective_tolerance(0.1, 3.0),
+        (scale / 3.0).sqrt(),
+        1e-12
+    ));
+    assert_eq!(estimate.effective_tolerance(0.5, 3.0), 0.5);
+    // An update of twice the losses has half the noise.
+    let twice = statistics.estimate(strided(2)).unwrap();
+    let bias = twice.relative_bias(1);
+    let expected = scale / 2.0 / (bias * bias);
+    assert!(close(
+        twice.updates_until_bias_outweighs_noise(1),
+        expected,
+        1e-12
+    ));
+}
+
+/// b(j) = 2^−j at j kept lags: the means of BPTT(2K−1; K), of chunks and of strided windows, from probes of m = 2.
+#[test]
+fn every_scheme_has_its_own_mean_of_the_bias() {
+    let window = 40;
+    let b = |j: usize| 0.5f64.powi(j as i32);
+    let d = |c: usize| (b(c + 1) + b(c + 2)) / 2.0;
+    let contexts: Vec<usize> = (0..window).collect();
+    let mut pieces = vec![1.0];
+    pieces.extend((1..window).map(|c| d(c - 1) - d(c)));
+    let probe: Probe = pieces.iter().map(|p| vec![*p]).collect();
+    let statistics = statistics(window, 2, &contexts, &vec![probe; 3]);
+    let size = 1.0 + d(0);
+    let mean = |lags: std::ops::RangeInclusive<usize>| {
+        let count = lags.clone().count() as f64;
+        lags.map(b).sum::<f64>() / count / size
+    };
+    for k in [2, 4, 6] {
+        for (scheme, expected) in [
+            (Scheme::Overlapping, mean(k..=2 * k - 1)),
+            (Scheme::Chunked, mean(1..=k)),
+            (strided(2), mean(k..=k + 1)),
+            (strided(6), mean(k..=k + 5)),
+        ] {
+            let got = statistics.estimate(scheme).unwrap().relative_bias(k);
+            assert!(
+                (got - expected).abs() < 1e-9,
+                "{scheme:?} K = {k}: {got} {expected}"
+            );
+        }
+    }
+}
+
+/// Â and Ĉ average apart: 0.5 · (4/16) + 0.5 · (1/4) is not what counts, but (4 + 1)/(16 + 4).
+#[test]
+fn smoothing_averages_numerator_and_denominator_apart() {
+    let of = |d: f64, g: f64| {
+        let probe: Probe = vec![vec![g - d], vec![d]];
+        statistics(5, 1, &[0, 4], &vec![probe; 3])
+            .estimate(strided(1))
+            .unwrap()
+    };
+    let (new, old) = (of(1.0, 2.0), of(2.0, 4.0));
+    let both = new.smoothed(&old, 0.5).unwrap();
+    assert!(close(both.relative_bias(1), 0.5, 1e-12));
+    let both = of(0.0, 2.0).smoothed(&old, 0.75).unwrap();
+    assert!(close(both.relative_bias(1), (3.0 / 13.0f64).sqrt(), 1e-12));
+    assert_eq!(new.smoothed(&old, 0.0).unwrap(), new);
+    assert!(new.smoothed(&old, 1.0).is_err() && new.smoothed(&old, f64::NAN).is_err());
+    let probe: Probe = vec![vec![1.0], vec![1.0]];
+    let longer = statistics(6, 1, &[0, 5], &vec![probe; 3])
+        .estimate(strided(1))
+        .unwrap();
+    assert!(matches!(
+        new.smoothed(&longer, 0.5),
+        Err(EstimateError::UnequalProbes { .. })
+    ));
+}
+
+/// Independent errors of two updates: variances add with the squares of their weights.
+#[test]
+fn smoothing_shrinks_the_error() {
+    let mut rng = Pcg64::seed_from_u64(4);
+    let mut one = || {
+        let probes = noisy(&mut rng, &[8.0, 4.0], 6, 20, 1.0);
+        statistics(5, 1, &[0, 4], &probes)
+            .estimate(strided(1))
+            .unwrap()
+    };
+    let (a, b) = (one(), one());
+    let both = a.smoothed(&b, 0.5).unwrap();
+    let larger = a.standard_error(1).max(b.standard_error(1));
+    assert!(both.standard_error(1) < 0.85 * larger);
+    let error = |e: &DirectEstimate| e.gradient_square_error().unwrap();
+    assert!(close(error(&both), 0.5 * error(&a).hypot(error(&b)), 1e-12));
+}
+
+#[test]
+fn default_cuts_are_about_a_dozen_and_end_at_the_window() {
+    assert_eq!(default_contexts(0), Vec::<usize>::new());
+    assert_eq!(default_contexts(1), [0]);
+    assert_eq!(default_contexts(9), [0, 1, 2, 4, 7, 8]);
+    assert_eq!(default_contexts(17), [0, 1, 2, 4, 7, 11, 16]);
+    assert_eq!(
+        default_contexts(100),
+        [0, 1, 2, 4, 7, 11, 16, 23, 33, 48, 69, 99]
+    );
+    assert_eq!(
+        default_contexts(400),
+        [0, 1, 2, 4, 7, 11, 16, 30, 58, 110, 210, 399]
+    );
+    for window in 1..3000 {
+        let contexts = default_contexts(window);
+        assert!(contexts.len() <= 12 && contexts.last() == Some(&(window - 1)));
+        assert!(
+            contexts.windows(2).all(|pair| pair[0] < pair[1]),
+            "{contexts:?}"
+        );
+    }
+}
+
+proptest! {
+    /// The scale of the loss cancels, and the order of probes does not matter.
+    #[test]
+    fn prop_relative_biases_know_neither_scale_nor_order(
+        seed in any::<u64>(), scale in 1e-6f64..1e6, probes in 3usize..6,
+    ) {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let mut all = noisy(&mut rng, &[2.0, 1.0, 0.5], probes, 4, 0.3);
+        let before = statistics(12, 2, &[0, 4], &all).estimate(Scheme::Overlapping).unwrap();
+        let turn = rng.random_range(0..probes);
+        all.rotate_left(turn);
+        all.swap(0, 1);
+        all.iter_mut().flatten().flatten().for_each(|x| *x *= scale);
+        let after = statistics(12, 2, &[0, 4], &all).estimate(Scheme::Overlapping).unwrap();
+        for k in 1..=12 {
+            let (a, b) = (before.relative_bias(k), after.relative_bias(k));
+            prop_assert!(a == b || close(a, b, 1e-6), "K = {}: {} {}", k, a, b);
+            let (a, b) = (before.upper_limit(k), after.upper_limit(k));
+            prop_assert!(a == b || close(a, b, 1e-6), "K = {}: {} {}", k, a, b);
+        }
+        prop_assert_eq!(before.smallest_k(0.3), after.smallest_k(0.3));
+    }
+
+    /// Whatever the noise: no NaN, no growth with K, K(δ) within the tolerance and its interval.
+    #[test]
+    fn prop_answers_are_ordered(
+        seed in any::<u64>(), noise in 0.0f64..3.0, delta in 0.01f64..1.0, probes in 2usize..7,
+    ) {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let all = noisy(&mut rng, &[2.0, 1.0, 0.5, 0.1], probes, 4, noise);
+        for scheme in [strided(2), Scheme::Overlapping, Scheme::Chunked] {
+            let estimate = statistics(20, 2, &[0, 4, 9], &all).estimate(scheme).unwrap();
+            let curve: Vec<f64> = (1..=25).map(|k| estimate.relative_bias(k)).collect();
+            prop_assert!(curve.iter().all(|x| !x.is_nan()));
+            prop_assert!(curve.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)), "{:?}", curve);
+            for k in 1..=20 {
+                prop_assert!(!estimate.standard_error(k).is_nan() && estimate.standard_error(k) >= 0.0);
+                prop_assert!(estimate.upper_limit(k) >= estimate.relative_bias(k) * (1.0 - 1e-12));
+            }
+            let (first, last) = estimate.k_interval(delta, 1.0);
+            let k = estimate.smallest_k(delta);
+            prop_assert!(1 <= first && first <= last && last <= 20);
+            prop_assert!((first..=last).contains(&k.unwrap_or(20)));
+            if let Some(k) = k {
+                prop_assert!(estimate.relative_bias(k) <= delta);
+                prop_assert!(k == 1 || estimate.relative_bias(k - 1) > delta);
+            }
+        }
+    }
+}
