@@ -75,8 +75,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The shortest K whose gradient bias is at most a tenth of the gradient.
     let policy = AdaptiveConfig::new(0.1).with_k0(15).with_k_max(40).init()?;
     let config = TbpttConfig {
-        step_scaling: StepScaling::None,
-        clip: Clip::Norm(1.0),
         probe: ProbeConfig::new(60),
         ..TbpttConfig::default()
     };

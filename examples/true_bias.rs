@@ -198,7 +198,7 @@ where
     let config = TbpttConfig {
         probe: probe_config,
         seed: cli.seed,
-        ..TbpttConfig::default()
+        ..TbpttConfig::paper()
     };
     let strategy = AdaptiveTbptt::new(FixedK::new(cli.train_k)?, config)?;
     let handle = strategy.handle();

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use atbptt::core::FixedK;
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, FusedSgd, NamedDevice, ProbeConfig,
-    StepScaling, TbpttConfig, TrainError, TrainingObserver, device_by_name,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, FusedSgd, NamedDevice, ProbeConfig, TbpttConfig,
+    TrainError, TrainingObserver, device_by_name,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -36,12 +36,10 @@ fn gpu() -> Option<NamedDevice> {
 
 fn config() -> TbpttConfig {
     TbpttConfig {
-        step_scaling: StepScaling::SqrtK,
-        clip: Clip::PerK(1.0),
         probe: ProbeConfig::new(20),
         eval_chunk: 20,
         seed: 7,
-        ..TbpttConfig::default()
+        ..TbpttConfig::paper()
     }
 }
 

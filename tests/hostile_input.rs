@@ -286,11 +286,11 @@ proptest! {
     fn prop_any_settings_of_the_loop_are_checked_before_a_run(
         (clip, per_k, norm) in (any::<bool>(), any::<bool>(), number()),
         (window, burn_in, eval_chunk, k) in (length(), length(), length(), length()),
-        steps in length(),
+        (losses, steps) in (prop_oneof![length().prop_map(Some), Just(None)], length()),
         seed in any::<u64>(),
     ) {
         let config = TbpttConfig {
-            scheme: Scheme::Overlapping,
+            scheme: losses.map_or(Scheme::Overlapping, |losses| Scheme::Strided { losses }),
             step_scaling: StepScaling::SqrtK,
             clip: match (clip, per_k) {
                 (false, _) => Clip::None,
@@ -301,7 +301,7 @@ proptest! {
             seed,
             eval_chunk,
         };
-        let sound = (!clip || norm > 0.0) && window >= 2 && eval_chunk > 0;
+        let sound = (!clip || norm > 0.0) && window >= 2 && eval_chunk > 0 && losses != Some(0);
         let Ok(policy) = FixedK::new(k) else {
             prop_assert_eq!(k, 0);
             return Ok(());
@@ -309,7 +309,8 @@ proptest! {
         match AdaptiveTbptt::new(policy, config) {
             Ok(strategy) => {
                 prop_assert!(sound);
-                prop_assert_eq!(strategy.check_stream(steps).is_ok(), k <= steps);
+                let fits = k <= steps && losses.is_none_or(|losses| losses <= steps);
+                prop_assert_eq!(strategy.check_stream(steps).is_ok(), fits);
             }
             Err(error) => prop_assert!(!sound && matches!(error, TrainError::Config { .. }), "{}", error),
         }
@@ -320,9 +321,14 @@ proptest! {
     fn prop_any_cursor_gives_a_window_inside_the_stream_or_none(
         (start, next_loss) in (length(), length()),
         (k, next_k, steps) in (length(), length(), length()),
+        losses in prop_oneof![length().prop_map(Some), Just(None)],
         chunked in any::<bool>(),
     ) {
-        let scheme = if chunked { Scheme::Chunked } else { Scheme::Overlapping };
+        let scheme = match losses {
+            Some(losses) => Scheme::Strided { losses },
+            None if chunked => Scheme::Chunked,
+            None => Scheme::Overlapping,
+        };
         let cursor = Cursor { start, next_loss };
         match cursor.window(scheme, k, next_k, steps) {
             Some(span) => prop_assert!(span_fits(&span, cursor, steps), "{:?}", span),

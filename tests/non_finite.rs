@@ -16,8 +16,8 @@ use atbptt::models::{
 };
 use atbptt::train::data::{Corpus, Split, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, Clip, EpochReport, OnNonFinite, ProbeConfig, QuietRenderer,
-    SequenceSource, StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError,
+    AdaptiveTbptt, Checkpoint, EpochReport, OnNonFinite, ProbeConfig, QuietRenderer, Scheme,
+    SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError,
 };
 use burn::module::Module;
 use burn::nn;
@@ -118,8 +118,7 @@ fn run(
     .with_application_logger(None)
     .num_epochs(epochs);
     let config = TbpttConfig {
-        step_scaling: StepScaling::None,
-        clip: Clip::Norm(1.0),
+        scheme: Scheme::Overlapping,
         probe: ProbeConfig::new(20),
         ..TbpttConfig::default()
     };
@@ -384,8 +383,7 @@ fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
             decoder: nn::LinearConfig::new(8, 1).init(&device),
         };
         let config = TbpttConfig {
-            step_scaling: StepScaling::None,
-            clip: Clip::Norm(1.0),
+            scheme: Scheme::Overlapping,
             probe: ProbeConfig::new(60),
             ..TbpttConfig::default()
         };

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use atbptt::core::{AdaptiveConfig, Decision, UpdateEvery};
-use atbptt::train::metrics::PerplexityMetric;
+use atbptt::train::metrics::{ClippedShareMetric, PerplexityMetric};
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, Identity, ProbeConfig,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, Identity, ProbeConfig, Scheme,
     StepScaling, Tbptt, TbpttConfig, TbpttHandle, TrainingObserver,
 };
 use burn::module::Module;
@@ -27,20 +27,31 @@ use rand_pcg::Pcg64;
 
 use common::{Model, bits, copy_folder, corpus, model, timeless, training, turn};
 
-fn config() -> TbpttConfig {
+/// Windows of 6 losses, most of them clipped.
+fn strided() -> TbpttConfig {
     TbpttConfig {
-        step_scaling: StepScaling::SqrtK,
-        clip: Clip::PerK(1.0),
+        clip: Clip::Norm(0.5),
         probe: ProbeConfig::new(20),
         eval_chunk: 20,
         seed: 7,
-        ..TbpttConfig::default()
+        ..TbpttConfig::default().with_losses(6)
+    }
+}
+
+/// Windows, steps and clip that move with K.
+fn by_k() -> TbpttConfig {
+    TbpttConfig {
+        scheme: Scheme::Overlapping,
+        step_scaling: StepScaling::SqrtK,
+        clip: Clip::PerK(1.0),
+        ..strided()
     }
 }
 
 /// A run with everything that has memory: dropout, adaptive K decided every few windows, Adam's moments, a moving learning
 /// rate, accumulated gradients, Burn's metrics and early stopping.
 struct Setup {
+    config: TbpttConfig,
     epochs: usize,
     every: u64,
     accumulate: Option<usize>,
@@ -51,6 +62,7 @@ struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            config: strided(),
             epochs: 3,
             every: 5,
             accumulate: None,
@@ -82,6 +94,7 @@ impl Setup {
         let seen = Seen::default();
         let mut training = training(&corpus, folder)
             .metrics((LossMetric::new(), PerplexityMetric::new()))
+            .metric_train_numeric(ClippedShareMetric::new())
             .early_stopping(Both {
                 seen: seen.clone(),
                 stop: MetricEarlyStoppingStrategy::new(
@@ -105,7 +118,7 @@ impl Setup {
         let checkpoints = CheckpointConfig::new(folder)
             .every(self.every)
             .with_identity(identity);
-        let mut strategy = AdaptiveTbptt::new(policy, config())
+        let mut strategy = AdaptiveTbptt::new(policy, self.config.clone())
             .unwrap()
             .with_checkpoints(checkpoints);
         if let Some(checkpoint) = resume {
@@ -128,8 +141,8 @@ impl Setup {
     }
 }
 
-/// Burn's epoch values of its metrics, by epoch: training loss, validation loss, training perplexity.
-type Rows = Vec<(usize, [Option<f64>; 3])>;
+/// Burn's epoch values of its metrics, by epoch: training loss, validation loss, training perplexity, share of clipped windows.
+type Rows = Vec<(usize, [Option<f64>; 4])>;
 
 /// What the spy below has seen.
 #[derive(Clone, Default)]
@@ -152,6 +165,7 @@ impl EarlyStoppingStrategy for Both {
                 read(&loss, Part::Train),
                 read(&loss, Part::Valid),
                 read(&perplexity, Part::Train),
+                read(&ClippedShareMetric::new().name(), Part::Train),
             ],
         ));
         self.stop.should_stop(epoch, store)
@@ -185,7 +199,7 @@ struct Snapshots {
 }
 
 impl TrainingObserver for Snapshots {
-    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _loss: f64) {
+    fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, _loss: f64) {
         let mut windows = self.windows.lock().unwrap();
         *windows += 1;
         if self.at.contains(&windows) {
@@ -243,11 +257,12 @@ fn a_run_killed_anywhere_ends_with_the_bits_of_one_that_was_not() {
     println!("{} kill points of {windows} windows", at.len());
 }
 
-/// Gradients accumulated over three windows: checkpoints fall between optimiser steps.
+/// Gradients accumulated over three windows, each with a factor of its own: checkpoints fall between updates.
 #[test]
 fn accumulated_gradients_are_not_lost() {
     let _turn = turn();
     let setup = Setup {
+        config: by_k(),
         accumulate: Some(3),
         every: 4,
         epochs: 2,

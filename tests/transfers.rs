@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use atbptt::core::FixedK;
 use atbptt::train::{
-    AdaptiveTbptt, Clip, FusedSgd, ProbeConfig, TbpttConfig, TrainingObserver, device_by_name,
+    AdaptiveTbptt, FusedSgd, ProbeConfig, TbpttConfig, TrainingObserver, device_by_name,
 };
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -93,10 +93,9 @@ fn reads_per_window(device: &Device, k: usize) -> Vec<usize> {
     let corpus = corpus(1_004, 101);
     let reads = Arc::new(AfterWindows::default());
     let config = TbpttConfig {
-        clip: Clip::PerK(1.0),
         probe: ProbeConfig::new(20),
         eval_chunk: 20,
-        ..TbpttConfig::default()
+        ..TbpttConfig::paper()
     };
     let strategy = AdaptiveTbptt::new(FixedK::new(k).unwrap(), config)
         .unwrap()

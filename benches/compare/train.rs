@@ -7,8 +7,8 @@ use atbptt::core::{FixedK, TruncationPolicy};
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
 use atbptt::train::data::{MemoryTokens, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, Clip, EpochReport, FusedSgd, ProbeConfig, QuietRenderer, StepScaling,
-    StreamLoader, Tbptt, TbpttConfig, TrainingObserver, device_from_env,
+    AdaptiveTbptt, EpochReport, FusedSgd, QuietRenderer, Scheme, StreamLoader, Tbptt, TbpttConfig,
+    TrainingObserver, device_from_env,
 };
 use burn::train::{Learner, SupervisedTraining};
 use rand::{RngExt, SeedableRng};
@@ -63,9 +63,7 @@ pub fn run_watched(
         watch: Box::new(watch),
     });
     let config = TbpttConfig {
-        step_scaling: StepScaling::None,
-        clip: Clip::Norm(1.0),
-        probe: ProbeConfig::new(400),
+        scheme: Scheme::Overlapping,
         ..TbpttConfig::default()
     };
     let strategy = AdaptiveTbptt::new(policy, config)?.with_observer(clock.clone());

@@ -83,11 +83,10 @@ fn preset(adaptive: bool) -> Settings<BookOrder> {
                 true => StepScaling::SqrtK,
                 false => StepScaling::None,
             },
-            clip: Clip::PerK(1.0),
             probe: ProbeConfig::new(200),
             seed: 1,
             eval_chunk: 100,
-            ..TbpttConfig::default()
+            ..TbpttConfig::paper()
         },
         batch: 64,
         epochs: 50,

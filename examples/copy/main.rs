@@ -107,12 +107,10 @@ fn preset() -> Settings<Copy> {
             .with_tau(Tau::Fraction(0.8))
             .with_gradient_size(GradientSize::NormOfMeanStateSum),
         training: TbpttConfig {
-            step_scaling: StepScaling::SqrtK,
-            clip: Clip::PerK(1.0),
             probe: ProbeConfig::new(100).with_burn_in(20),
             seed: 1,
             eval_chunk: 100,
-            ..TbpttConfig::default()
+            ..TbpttConfig::paper()
         },
         batch: 64,
         epochs: 50,

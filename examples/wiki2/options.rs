@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atbptt::core::BiasEstimator;
 use atbptt::models::{LanguageModelConfig, Precision};
 use atbptt::train::data::Corpus;
-use atbptt::train::{Clip, Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::{Identity, OnNonFinite, ProbeConfig, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -158,15 +158,12 @@ impl Cli {
             probes: 5,
             estimator: BiasEstimator::default(),
             training: TbpttConfig {
-                scheme: Scheme::Overlapping,
                 step_scaling: match self.paper {
                     true => preset.scaling,
                     false => StepScaling::SqrtK,
                 },
-                clip: Clip::PerK(1.0),
-                probe: ProbeConfig::new(400),
                 seed: 1,
-                eval_chunk: 100,
+                ..TbpttConfig::paper()
             },
             batch: preset.batch,
             epochs: pick(6, 50),

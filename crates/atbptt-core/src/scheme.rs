@@ -23,7 +23,22 @@ pub enum Scheme {
     Chunked,
 }
 
+impl Default for Scheme {
+    /// Strided windows of [`Scheme::DEFAULT_LOSSES`] losses.
+    fn default() -> Self {
+        Self::Strided {
+            losses: Self::DEFAULT_LOSSES,
+        }
+    }
+}
+
 impl Scheme {
+    /// Losses per update of strided windows, in steps, unless the user says otherwise.
+    ///
+    /// Not small: the later losses of a window reach back K − 1 + m steps whatever K is, so that a model whose gradient does
+    /// not reach far *yet* can still learn what will make it reach.
+    pub const DEFAULT_LOSSES: usize = 20;
+
     /// Losses per window at truncation length `k`, in steps.
     pub fn losses(self, k: usize) -> usize {
         match self {
@@ -37,6 +52,35 @@ impl Scheme {
         match self {
             Self::Strided { .. } | Self::Overlapping => k.saturating_sub(1),
             Self::Chunked => 0,
+        }
+    }
+
+    /// Steps of a whole window at truncation length `k`, context and losses: K − 1 + m, 2K − 1 or K.
+    pub fn window(self, k: usize) -> usize {
+        self.context(k).saturating_add(self.losses(k))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BPTT(K−1+m; m) at K = 5 with m = 3; BPTT(2K−1; K); BPTT(K; K).
+    #[test]
+    fn windows_are_as_long_as_their_names_say() {
+        let parts = |scheme: Scheme| (scheme.context(5), scheme.losses(5), scheme.window(5));
+        assert_eq!(parts(Scheme::Strided { losses: 3 }), (4, 3, 7));
+        assert_eq!(parts(Scheme::Overlapping), (4, 5, 9));
+        assert_eq!(parts(Scheme::Chunked), (0, 5, 5));
+    }
+
+    /// m = K is BPTT(2K−1; K), and K = 1 leaves chunks of m.
+    #[test]
+    fn strided_windows_contain_the_other_schemes() {
+        for k in 1..10 {
+            let strided = Scheme::Strided { losses: k };
+            assert_eq!(strided.window(k), Scheme::Overlapping.window(k));
+            assert_eq!(strided.window(1), Scheme::Chunked.window(k));
         }
     }
 }

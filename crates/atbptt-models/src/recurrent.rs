@@ -12,7 +12,7 @@ use crate::batch::SequenceBatch;
 use crate::probe::{self, StateGradients};
 use crate::state::RecurrentState;
 
-/// A model that reads a window step after step and pays a loss.
+/// A model that reads a window step after step and has a loss.
 ///
 /// Implement [`forward`](Self::forward) and [`loss`](Self::loss); the law they must keep is that running a window in
 /// pieces, the state handed on, gives the features of one run. `examples/plug_in.rs` shows it for Burn's `nn::Lstm`.
@@ -57,7 +57,7 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
         window_in_pieces(self, batch, state, plan)
     }
 
-    /// Runs a training window that pays a loss at every step, with the state gradient multiplied on its way back: over
+    /// Runs a training window with a loss at every step, with the state gradient multiplied on its way back: over
     /// the boundary after step i (from zero) by `factors[i]`, where there is one. Values do not change.
     ///
     /// What unbiased random truncation asks for (Tallec & Ollivier 2017). The default runs step by step, so that it costs
@@ -118,8 +118,15 @@ impl StepLoss {
 
 /// Which steps of a window carry a loss, and where the next window begins. Steps count from the window's start.
 ///
-/// BPTT(2K−1; K) of METHOD §4 is `loss_from = K − 1`, `carry = K` on 2K − 1 steps; plain BPTT(K; K) is
-/// `loss_from = 0`, `carry = K` on K steps.
+/// | windows | steps | `loss_from` | `carry` |
+/// |---|---|---|---|
+/// | strided, BPTT(K−1+m; m): m losses per update, each with at least K steps of gradient | K − 1 + m | K − 1 | m |
+/// | overlapping, BPTT(2K−1; K): the same with m = K | 2K − 1 | K − 1 | K |
+/// | chunked, BPTT(K; K): windows end to end | K | 0 | K |
+///
+/// Where K has just grown or shrunk, and at the start of a stream, a window has the context that the last one left: a part of
+/// it that is longer than K − 1 is `warm_up`. In the first strided windows `carry` may be 0: the next window begins at the
+/// start of the stream too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct WindowPlan {
     /// Steps run first without gradient: they only bring the state up to where backpropagation begins.

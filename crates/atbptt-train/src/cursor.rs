@@ -1,7 +1,7 @@
-//! Which steps the next window reads: BPTT(2K−1; K) and BPTT(K; K) of METHOD §4.
+//! Which steps the next window reads, by the [`Scheme`]: BPTT(K−1+m; m), BPTT(2K−1; K) or BPTT(K; K).
 //!
-//! Symbols: `start` = step the carried state stands before; `next_loss` = first step whose loss has not been paid.
-//! `burn-in` of a window = `start..next_loss`, run but not decoded.
+//! Symbols: `start` = step the carried state stands before; `next_loss` = first step whose loss has not been counted.
+//! `context` of a window = `start..next_loss`, run but not decoded.
 
 use atbptt_core::Scheme;
 use atbptt_models::WindowPlan;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Cursor {
     /// Step that the carried state stands before.
     pub start: usize,
-    /// First step whose loss has not been paid.
+    /// First step whose loss has not been counted.
     pub next_loss: usize,
 }
 
@@ -37,13 +37,13 @@ impl WindowSpan {
 }
 
 impl Cursor {
-    /// The next window over a stream of `steps` steps: losses of the next `k` steps (fewer at the end of the stream), or
-    /// `None` at the end.
+    /// The next window over a stream of `steps` steps: the losses of the next m steps (strided) or K steps, fewer at the end
+    /// of the stream; `None` at the end.
     ///
     /// `next_k` is the truncation length expected after this one; it decides which state is carried. Where K changes
-    /// between windows, the rules stay: no loss is backpropagated through more than 2K − 1 steps (a longer burn-in, left
-    /// over from a longer K, runs without gradient), nor through fewer than K, as far as the carried state reaches back:
-    /// right after K has grown, the burn-in is as long as the last window left it.
+    /// between windows, the rules stay: no gradient reaches further back than [`Scheme::window`] (a longer context, left
+    /// over from a longer K, runs without gradient), and every loss reaches back K steps or more, as far as the carried state
+    /// allows: right after K has grown, the context is as long as the last window left it.
     pub fn window(
         self,
         scheme: Scheme,
@@ -59,10 +59,10 @@ impl Cursor {
         }
         let losses = scheme.losses(k).max(1);
         let end = self.next_loss.saturating_add(losses).min(steps);
-        let (burn_in, next_burn_in) = (scheme.context(k), scheme.context(next_k));
-        let gradient_from = self.next_loss.saturating_sub(burn_in).max(from);
+        let (context, next_context) = (scheme.context(k), scheme.context(next_k));
+        let gradient_from = self.next_loss.saturating_sub(context).max(from);
         let next = Cursor {
-            start: end.saturating_sub(next_burn_in).max(from),
+            start: end.saturating_sub(next_context).max(from),
             next_loss: end,
         };
         Some(WindowSpan {
@@ -107,8 +107,8 @@ mod tests {
         (start, len, plan)
     }
 
-    /// METHOD §4 with K = 3 on 10 steps: the first window has no burn-in and the next starts at step 1; then 2K − 1 = 5
-    /// steps with the loss on the last 3, moved on by 3. The last window pays the one step that is left.
+    /// K = 3 on 10 steps: the first window has no context and the next starts at step 1; then 2K − 1 = 5 steps with the
+    /// loss on the last 3, moved on by 3. The last window counts the one step that is left.
     #[test]
     fn overlapping_windows_follow_the_method() {
         let got: Vec<_> = windows(Scheme::Overlapping, 3, 10)
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_k_runs_the_left_over_burn_in_without_gradient() {
+    fn a_shorter_k_runs_the_left_over_context_without_gradient() {
         let cursor = Cursor {
             start: 10,
             next_loss: 19,
@@ -178,37 +178,100 @@ mod tests {
         );
     }
 
+    /// m = 2 and K = 4 on 9 steps: K − 1 + m = 5 steps with the loss on the last 2, moved on by 2. The first windows reach
+    /// back to the start of the stream, which is all there is: the state there is none.
+    #[test]
+    fn strided_windows_follow_the_method() {
+        let got: Vec<_> = windows(Scheme::Strided { losses: 2 }, 4, 9)
+            .iter()
+            .map(|w| (w.start, w.len, w.plan))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                span(0, 2, 0, 0),
+                span(0, 4, 2, 1),
+                span(1, 5, 3, 2),
+                span(3, 5, 3, 2),
+                span(5, 4, 3, 1),
+            ]
+        );
+    }
+
+    /// 100 steps by m = 8 are 13 updates, whatever K: K is the reach of the gradient and nothing else.
+    #[test]
+    fn the_number_of_strided_updates_does_not_depend_on_k() {
+        for k in [1, 2, 7, 8, 9, 50, 100, 1000] {
+            let all = windows(Scheme::Strided { losses: 8 }, k, 100);
+            let losses: Vec<usize> = all.iter().map(WindowSpan::loss_steps).collect();
+            assert_eq!(losses, [&[8; 12][..], &[4]].concat(), "K = {k}");
+        }
+    }
+
+    fn scheme() -> impl Strategy<Value = Scheme> {
+        prop_oneof![
+            (1usize..40).prop_map(|losses| Scheme::Strided { losses }),
+            Just(Scheme::Overlapping),
+            Just(Scheme::Chunked),
+        ]
+    }
+
     proptest! {
-        /// Every step's loss is paid once, whatever K does, and no state is carried backwards.
+        /// Every step's loss is counted once, whatever K does, and no state is carried backwards.
         #[test]
-        fn prop_every_loss_is_paid_once(
+        fn prop_every_loss_is_counted_once(
             ks in proptest::collection::vec(1usize..40, 1..20),
             steps in 1usize..400,
-            chunked in any::<bool>(),
+            scheme in scheme(),
         ) {
-            let scheme = if chunked { Scheme::Chunked } else { Scheme::Overlapping };
             let mut cursor = Cursor::default();
-            let mut paid = 0;
+            let mut counted = 0;
             for i in 0.. {
                 let (k, next_k) = (ks[i % ks.len()], ks[(i + 1) % ks.len()]);
                 let Some(w) = cursor.window(scheme, k, next_k, steps) else { break };
-                prop_assert_eq!(w.start + w.plan.loss_from, paid);
+                prop_assert_eq!(w.start + w.plan.loss_from, counted);
                 prop_assert!(w.plan.warm_up <= w.plan.loss_from && w.plan.carry <= w.len);
-                prop_assert!(w.loss_steps() <= k && w.loss_steps() > 0);
-                prop_assert!(w.len - w.plan.warm_up < 2 * k);
+                prop_assert!(w.loss_steps() <= scheme.losses(k) && w.loss_steps() > 0);
+                prop_assert!(w.len - w.plan.warm_up <= scheme.window(k));
                 prop_assert!(w.next.start >= w.start);
-                paid += w.loss_steps();
+                counted += w.loss_steps();
                 cursor = w.next;
             }
-            prop_assert_eq!(paid, steps);
+            prop_assert_eq!(counted, steps);
         }
 
-        /// With a constant K, every loss after the first window's is backpropagated through at least K steps.
+        /// With a constant K, every loss is backpropagated through at least K steps, or to the start of the stream.
         #[test]
-        fn prop_overlapping_windows_reach_back_k_steps(k in 1usize..40, steps in 1usize..400) {
-            for w in windows(Scheme::Overlapping, k, steps).iter().skip(1) {
-                prop_assert_eq!(w.plan.loss_from - w.plan.warm_up, k - 1);
+        fn prop_every_loss_reaches_back_k_steps(
+            k in 1usize..60,
+            steps in 1usize..400,
+            losses in prop_oneof![(1usize..40).prop_map(Some), Just(None)],
+        ) {
+            let scheme = losses.map_or(Scheme::Overlapping, |losses| Scheme::Strided { losses });
+            for w in windows(scheme, k, steps) {
+                let first_loss = w.start + w.plan.loss_from;
+                prop_assert_eq!(w.plan.loss_from - w.plan.warm_up, (k - 1).min(first_loss));
             }
+        }
+
+        /// The number of strided windows is that of the strides, whatever K does between them.
+        #[test]
+        fn prop_strided_updates_are_as_many_whatever_k_does(
+            ks in proptest::collection::vec(1usize..80, 1..20),
+            steps in 1usize..400,
+            losses in 1usize..40,
+        ) {
+            let (mut cursor, mut updates) = (Cursor::default(), 0);
+            while let Some(w) = cursor.window(
+                Scheme::Strided { losses },
+                ks[updates % ks.len()],
+                ks[(updates + 1) % ks.len()],
+                steps,
+            ) {
+                updates += 1;
+                cursor = w.next;
+            }
+            prop_assert_eq!(updates, steps.div_ceil(losses));
         }
     }
 }

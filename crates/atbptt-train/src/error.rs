@@ -59,6 +59,17 @@ pub enum TrainError {
         /// Steps of the stream.
         steps: usize,
     },
+    /// An update is to have more losses than there are.
+    #[error(
+        "an update is to have the losses of {losses} steps, but the training stream has {steps} steps per sequence; take fewer \
+         losses per update, a smaller batch or more data"
+    )]
+    StrideTooLong {
+        /// Losses per update, in steps.
+        losses: usize,
+        /// Steps of the stream.
+        steps: usize,
+    },
     /// The loss or the gradient became NaN or infinite.
     #[error(
         "the {what} became {value} in epoch {epoch}, at optimiser step {step} (K = {k}); the weights of the step before \

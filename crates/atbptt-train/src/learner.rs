@@ -19,7 +19,7 @@ use burn::train::metric::{Adaptor, LossInput};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::TrainError;
-use crate::metrics::{EstimateInput, SummedLoss, ThroughputInput, TruncationInput};
+use crate::metrics::{ClipInput, EstimateInput, SummedLoss, ThroughputInput, TruncationInput};
 use crate::source::SequenceSource;
 
 /// A [`RecurrentModel`] that Burn's `Learner` can train.
@@ -45,7 +45,7 @@ impl<M: Module + ModuleDisplay> ModuleDisplay for Tbptt<M> {
     }
 }
 
-/// Factor on the learning rate, set by the strategy before each optimiser step and shared by all copies of a model.
+/// Factor on the learning rate, set by the strategy before each update and shared by all copies of a model.
 ///
 /// Scaling the gradient instead would leave weight decay unscaled, and do nothing under Adam.
 #[derive(Clone)]
@@ -134,6 +134,8 @@ pub struct StepReport {
     pub relative_bias: Option<f64>,
     /// Decay β of the lag profile per step; `None` while unknown.
     pub decay: Option<f64>,
+    /// Whether the gradient was longer than [`Clip`](crate::Clip) allows; never in evaluation.
+    pub clipped: bool,
     /// Time the window took, in seconds.
     pub seconds: f64,
 }
@@ -313,6 +315,14 @@ impl<M: RecurrentModel> Adaptor<SummedLoss> for TbpttOutput<M> {
 impl<M: RecurrentModel> Adaptor<TruncationInput> for TbpttOutput<M> {
     fn adapt(&self) -> TruncationInput {
         TruncationInput { k: self.report.k }
+    }
+}
+
+impl<M: RecurrentModel> Adaptor<ClipInput> for TbpttOutput<M> {
+    fn adapt(&self) -> ClipInput {
+        ClipInput {
+            clipped: self.report.clipped,
+        }
     }
 }
 

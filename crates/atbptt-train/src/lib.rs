@@ -6,9 +6,9 @@
 //! ```text
 //! data ──► SequenceSource ──► StreamLoader ──► Burn's SupervisedTraining ──► AdaptiveTbptt
 //!                                                                               │
-//!              ┌────────────────────────────────────────────────────────────────┤ per optimiser step
+//!              ┌────────────────────────────────────────────────────────────────┤ per window
 //!              ▼                                                                ▼
-//!    probe ──► policy ──► K ──► Cursor ──► window ──► Tbptt<model> ──► clip, scale by K ──► optimiser
+//!    probe ──► policy ──► K ──► Cursor ──► window ──► Tbptt<model> ──► clip ──► update
 //! ```
 //!
 //! - [`data`]: corpora, vocabularies, batchified streams; [`TokenSource`]: a stream as a source of windows;
@@ -18,7 +18,7 @@
 //! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run; [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
-//! - [`metrics`]: perplexity, truncation length, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
+//! - [`metrics`]: perplexity, truncation length, clipped windows, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
 //!   PNG figures;
 //! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
 //!

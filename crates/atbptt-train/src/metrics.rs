@@ -1,4 +1,5 @@
-//! Metrics for Burn's event processor: perplexity, truncation length, relative bias, decay, tokens per second.
+//! Metrics for Burn's event processor: perplexity, truncation length, share of clipped windows, relative bias, decay, tokens
+//! per second.
 //!
 //! All read the output of [`Tbptt`](crate::Tbptt); register them with `SupervisedTraining::metric_train_numeric` and
 //! `metric_valid_numeric`.
@@ -34,6 +35,13 @@ pub struct EstimateInput {
     pub relative_bias: Option<f64>,
     /// β per step; `None` while unknown.
     pub decay: Option<f64>,
+}
+
+/// Whether a window's gradient was clipped.
+#[derive(Clone, Copy, Debug)]
+pub struct ClipInput {
+    /// Whether it was longer than allowed.
+    pub clipped: bool,
 }
 
 /// Tokens and the time they took.
@@ -197,6 +205,13 @@ ratio_metric! {
     /// Truncation length K in use, in steps.
     TruncationMetric, "Truncation length", Some("steps"), true, TruncationInput,
     |input| Some((input.k as f64, 1.0)), |mean| mean
+}
+
+ratio_metric! {
+    /// Share of windows whose gradient was longer than the clip allows, in `[0, 1]`. Near one, the length of an update is set by
+    /// clip and step size alone.
+    ClippedShareMetric, "Clipped windows", None, false, ClipInput,
+    |input| Some((f64::from(u8::from(input.clipped)), 1.0)), |mean| mean
 }
 
 ratio_metric! {

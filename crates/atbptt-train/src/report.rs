@@ -14,7 +14,7 @@ use crate::checkpoint::Difference;
 pub struct EpochReport {
     /// Counted from one.
     pub epoch: usize,
-    /// Optimiser steps taken since the start of the run.
+    /// Windows since the start of the run: updates, unless gradients are accumulated or windows were left out.
     pub step: u64,
     /// Mean training loss per token, in nats, while the weights moved.
     pub train_loss: f64,
@@ -36,6 +36,12 @@ pub struct EpochReport {
     pub reason: Option<String>,
     /// Losses counted in training.
     pub tokens: usize,
+    /// Windows trained on.
+    #[serde(default)]
+    pub windows: usize,
+    /// Of these, windows whose gradient was longer than [`Clip`](crate::Clip) allows.
+    #[serde(default)]
+    pub clipped: usize,
     /// Windows left out because they were not finite ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
     #[serde(default)]
     pub skipped: usize,
@@ -66,6 +72,12 @@ impl EpochReport {
         }
     }
 
+    /// Share of windows in which the clip bound, in `[0, 1]`. Near one, the length of an update is set by clip and step size
+    /// alone, and a step size that grows with K makes every update longer.
+    pub fn clipped_share(&self) -> f64 {
+        self.clipped as f64 / self.windows.max(1) as f64
+    }
+
     /// Share of the epoch's training time that went into probes, in `[0, 1]`.
     pub fn probe_share(&self) -> f64 {
         let total = self.train_seconds + self.probe_seconds;
@@ -89,6 +101,10 @@ impl fmt::Display for EpochReport {
         }
         let reason = self.reason.as_deref().unwrap_or("as configured");
         write!(f, ", K = {}: {reason}", self.k)?;
+        if self.clipped > 0 {
+            let share = 100.0 * self.clipped_share();
+            write!(f, ", gradient clipped in {share:.0} % of windows")?;
+        }
         if self.skipped > 0 {
             write!(f, ", {} windows skipped", self.skipped)?;
         }
@@ -120,8 +136,8 @@ pub trait TrainingObserver: Send + Sync {
     /// A decision about K was taken.
     fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
 
-    /// A training window is done: losses counted so far out of all in this epoch, and the running training loss per token in nats.
-    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {}
+    /// A training window is done: losses counted of all in this epoch, and the running training loss per token in nats.
+    fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, _running_loss: f64) {}
 
     /// An epoch is done.
     fn on_epoch(&self, _report: &EpochReport) {}

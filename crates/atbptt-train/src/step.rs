@@ -1,8 +1,11 @@
-//! One optimiser step around K: how long it is and how hard the gradient is clipped (METHOD §3).
+//! One update: how long it is, how hard its gradient is clipped, and how the gradients of several windows make one.
+//!
+//! By default neither depends on K. The paper's experiments scale both with it, [`StepScaling::SqrtK`] and [`Clip::PerK`]
+//! (Aicher et al. 2019, section 5 and released scripts).
 
 use atbptt_models::ops;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +13,9 @@ use crate::TrainError;
 
 /// How the step size grows with the truncation length.
 ///
-/// A window of K losses gives a mean over K times as many terms as a window of one: its noise is smaller, so that a longer
-/// step is safe.
+/// For schemes whose windows have K losses: their mean has K times as many terms as that of one loss, so that its noise is
+/// smaller and a longer step is safe. Strided windows have as many losses whatever K is, and want [`StepScaling::None`].
+/// Where a random policy draws K, its typical length counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepScaling {
     /// The scheduler's learning rate as it is.
@@ -34,7 +38,7 @@ impl StepScaling {
     }
 }
 
-/// Clipping of the gradient's global L2 norm, before the optimiser sees it.
+/// Clipping of the gradient's global L2 norm, window by window, before the optimiser sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Clip {
     /// No clipping.
@@ -42,7 +46,8 @@ pub enum Clip {
     None,
     /// To this norm.
     Norm(f64),
-    /// To this norm divided by K; `PerK(1.0)` in the paper.
+    /// To this norm divided by K; `PerK(1.0)` in the paper. Where a random policy draws K, its typical length counts: a clip
+    /// by the drawn length would undo the policy's weights.
     PerK(f64),
 }
 
@@ -105,8 +110,8 @@ pub(crate) fn read_loss_and_norm<M: Module>(
     Ok((loss, all.sum::<f64>().sqrt()))
 }
 
-/// Scales all gradients so that a global norm of `norm` becomes at most `limit`.
-pub(crate) fn clip<M: Module>(module: &M, grads: &mut GradientsParams, norm: f64, limit: f64) {
+/// Multiplies all gradients by `factor`.
+fn scale<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
     struct Scale<'a> {
         grads: &'a mut GradientsParams,
         factor: f64,
@@ -119,9 +124,91 @@ pub(crate) fn clip<M: Module>(module: &M, grads: &mut GradientsParams, norm: f64
             }
         }
     }
-    if norm > limit {
-        let factor = limit / norm;
+    if factor != 1.0 {
         module.visit(&mut Scale { grads, factor });
+    }
+}
+
+/// Scales all gradients so that a global norm of `norm` becomes at most `limit`; whether that was needed.
+pub(crate) fn clip<M: Module>(
+    module: &M,
+    grads: &mut GradientsParams,
+    norm: f64,
+    limit: f64,
+) -> bool {
+    let binds = norm > limit;
+    if binds {
+        scale(module, grads, limit / norm);
+    }
+    binds
+}
+
+/// The gradients of the windows of one update, summed, each with its own factor on the step size.
+///
+/// The factors go where they belong: their mean scales the step size, and with it the optimiser's weight decay and the step
+/// of an optimiser that does not look at the gradient's size; what a window's own differs from that scales its gradient.
+pub(crate) struct Accumulation<M> {
+    sum: GradientsAccumulator<M>,
+    windows: usize,
+    /// Factor of the first window, to which the others are relative.
+    first: f64,
+    /// Sum of the relative factors.
+    factors: f64,
+    /// Sum of the norms of what was added: no less than the norm of the sum.
+    norm: f64,
+}
+
+/// A gradient ready for the optimiser.
+pub(crate) struct Update {
+    pub grads: GradientsParams,
+    /// Factor on the scheduler's learning rate.
+    pub factor: f64,
+    /// A bound of the gradient's global norm.
+    pub norm: f64,
+}
+
+impl<M: Module> Accumulation<M> {
+    pub(crate) fn new() -> Self {
+        Self {
+            sum: GradientsAccumulator::new(),
+            windows: 0,
+            first: 1.0,
+            factors: 0.0,
+            norm: 0.0,
+        }
+    }
+
+    /// Windows added since the last update.
+    pub(crate) fn windows(&self) -> usize {
+        self.windows
+    }
+
+    /// Adds a window's gradient, of at most `norm`, whose step is to be `factor` times the scheduler's; `factor` is above
+    /// zero.
+    pub(crate) fn add(&mut self, module: &M, mut grads: GradientsParams, norm: f64, factor: f64) {
+        if self.windows == 0 {
+            self.first = factor;
+        }
+        let relative = factor / self.first;
+        scale(module, &mut grads, relative);
+        self.sum.accumulate(module, grads);
+        self.windows += 1;
+        self.factors += relative;
+        self.norm += norm * relative;
+    }
+
+    /// What was added, as one update; starts afresh.
+    pub(crate) fn take(&mut self, module: &M) -> Update {
+        let mut grads = self.sum.grads();
+        let mean = self.factors / self.windows.max(1) as f64;
+        scale(module, &mut grads, 1.0 / mean);
+        let update = Update {
+            grads,
+            factor: self.first * mean,
+            norm: self.norm / mean,
+        };
+        *self = Self::new();
+        update
     }
 }
 
@@ -162,5 +249,51 @@ mod tests {
         for (got, expected) in weight.iter().zip([3.0 / norm, 4.0 / norm]) {
             assert!((got - expected).abs() < 1e-6);
         }
+    }
+
+    fn gradient(module: &burn::nn::Linear, input: [f32; 2]) -> GradientsParams {
+        let x = Tensor::<2>::from_data([input], &Device::flex().autodiff());
+        GradientsParams::from_grads(module.forward(x).sum().backward(), module)
+    }
+
+    /// Windows with factors 2 and 0.5 and gradients [1, 0] and [0, 1]: lr (2 [1, 0] + 0.5 [0, 1]), whatever the order; the
+    /// step size itself takes the mean factor, 1.25, which is what weight decay sees.
+    #[test]
+    fn accumulated_windows_keep_their_own_factors() {
+        let module = LinearConfig::new(2, 1).init(&Device::flex().autodiff());
+        for flipped in [false, true] {
+            let mut windows = vec![([1.0, 0.0], 2.0), ([0.0, 1.0], 0.5)];
+            if flipped {
+                windows.reverse();
+            }
+            let mut sum = Accumulation::new();
+            for &(input, factor) in &windows {
+                sum.add(&module, gradient(&module, input), 2f64.sqrt(), factor);
+            }
+            assert_eq!(sum.windows(), 2);
+            let update = sum.take(&module);
+            assert_eq!((update.factor, sum.windows()), (1.25, 0));
+            let weight = update.grads.get::<2>(module.weight.id).unwrap();
+            let step: Vec<f64> = weight.into_data().iter::<f64>().collect();
+            for (got, expected) in step.iter().zip([2.0, 0.5]) {
+                assert!((got * update.factor - expected).abs() < 1e-6, "{step:?}");
+            }
+            assert!((update.norm * update.factor - 2.5 * 2f64.sqrt()).abs() < 1e-9);
+        }
+    }
+
+    /// Equal factors leave the gradient as it is, to the bit.
+    #[test]
+    fn windows_of_equal_factors_are_summed_as_they_are() {
+        let module = LinearConfig::new(2, 1).init(&Device::flex().autodiff());
+        let mut sum = Accumulation::new();
+        for input in [[0.1, 0.7], [0.3, 0.9]] {
+            sum.add(&module, gradient(&module, input), 1.0, 0.3);
+        }
+        let update = sum.take(&module);
+        let weight = update.grads.get::<2>(module.weight.id).unwrap();
+        let got: Vec<f32> = weight.into_data().iter::<f32>().collect();
+        assert_eq!(got, [0.1f32 + 0.3, 0.7f32 + 0.9]);
+        assert_eq!(update.factor, 0.3);
     }
 }

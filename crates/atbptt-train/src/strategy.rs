@@ -1,8 +1,8 @@
 //! [`AdaptiveTbptt`]: truncated backpropagation with a policy for K, as a training strategy of Burn's.
 //!
 //! Place in the flow: Burn's `SupervisedTraining` is built as always, with its metrics, renderer, checkpointers, scheduler,
-//! early stopping and interrupter; the strategy runs the loop. Per optimiser step: probes if the policy wants them, a
-//! window by the current K with the carried state, backward pass, clipping, a step scaled with K.
+//! early stopping and interrupter; the strategy runs the loop. Per window: probes if the policy wants them, the steps that
+//! scheme and K ask for with the carried state, backward pass, clipping; then an update, or one for several windows.
 
 mod capture;
 mod run;
@@ -30,33 +30,60 @@ use crate::step::{Clip, StepScaling};
 use atbptt_core::Scheme;
 
 /// Settings of the training loop, apart from the policy for K.
+///
+/// By default K is the reach of the gradient and nothing else: windows with a fixed number of losses, a step size and a clip
+/// that do not depend on K. [`TbpttConfig::paper`] has the settings of Aicher et al. 2019, where all of these move with K.
+///
+/// The mean over the losses of a window is what an update descends. The last window of an epoch, where it has fewer losses than
+/// the others, takes its share of a step. With Burn's `grads_accumulation` the gradients of several windows make one update:
+/// their sum, each with its own factor on the step size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TbpttConfig {
-    /// How windows follow each other.
+    /// How windows follow each other, and with that how many losses an update has.
     pub scheme: Scheme,
-    /// How the step size grows with K.
+    /// How the step size grows with K; for strided windows, not at all.
     pub step_scaling: StepScaling,
     /// Clipping of the global gradient norm.
     pub clip: Clip,
     /// Length of a probe.
     pub probe: ProbeConfig,
-    /// Seed of probe windows and dropout. Together with the step number it fixes every draw of the run.
+    /// Seed of probe windows and dropout. Together with the number of windows before it fixes every draw of the run.
     pub seed: u64,
     /// Steps of a validation chunk: memory and speed, not the result.
     pub eval_chunk: usize,
 }
 
 impl Default for TbpttConfig {
-    /// The paper's PTB settings: BPTT(2K−1; K), √K, clip 1/K, W = 400 with a burn-in of 40.
+    /// Strided windows of [`Scheme::DEFAULT_LOSSES`] losses, the scheduler's step size as it is, clip 1, W = 400 with a burn-in
+    /// of 40.
     fn default() -> Self {
         Self {
-            scheme: Scheme::Overlapping,
-            step_scaling: StepScaling::SqrtK,
-            clip: Clip::PerK(1.0),
+            scheme: Scheme::default(),
+            step_scaling: StepScaling::None,
+            clip: Clip::Norm(1.0),
             probe: ProbeConfig::new(400),
             seed: 0,
             eval_chunk: 100,
         }
+    }
+}
+
+impl TbpttConfig {
+    /// The settings of Aicher et al. 2019 for Penn Treebank: BPTT(2K−1; K), step size times √K, clip 1/K, W = 400 with a burn-in
+    /// of 40. The other tasks differ in W and, WikiText-2, in [`StepScaling::LinearK`].
+    pub fn paper() -> Self {
+        Self {
+            scheme: Scheme::Overlapping,
+            step_scaling: StepScaling::SqrtK,
+            clip: Clip::PerK(1.0),
+            ..Self::default()
+        }
+    }
+
+    /// Strided windows of `losses` losses per update, in steps.
+    pub fn with_losses(mut self, losses: usize) -> Self {
+        self.scheme = Scheme::Strided { losses };
+        self
     }
 }
 
@@ -161,6 +188,14 @@ impl AdaptiveTbptt {
         config: TbpttConfig,
     ) -> Result<Self, TrainError> {
         config.clip.validate()?;
+        if config.scheme == (Scheme::Strided { losses: 0 }) {
+            return Err(TrainError::Config {
+                field: "losses",
+                rule: "at least 1 step per update",
+                got: "0".into(),
+                remedy: "20 is a good choice; few losses make noisy updates that look less far",
+            });
+        }
         config.probe.check(usize::MAX)?;
         if config.eval_chunk == 0 {
             return Err(TrainError::Config {
@@ -195,17 +230,21 @@ impl AdaptiveTbptt {
         })
     }
 
-    /// Refuses a training stream of `steps` steps per sequence that is too short for the policy's longest window or for a
-    /// probe. Training checks the same before it starts.
+    /// Refuses a training stream of `steps` steps per sequence that is too short for the policy's longest K, for the losses of
+    /// one strided window or for a probe. Training checks the same before it starts.
     ///
     /// # Errors
     ///
-    /// [`TrainError::StreamTooShort`], [`TrainError::ProbeTooLong`].
+    /// [`TrainError::StreamTooShort`], [`TrainError::StrideTooLong`], [`TrainError::ProbeTooLong`].
     pub fn check_stream(&self, steps: usize) -> Result<(), TrainError> {
         let policy = lock(&self.shared.policy);
         let k_max = policy.k_max();
         if k_max > steps {
             return Err(TrainError::StreamTooShort { k_max, steps });
+        }
+        let losses = self.config.scheme.losses(k_max);
+        if losses > steps {
+            return Err(TrainError::StrideTooLong { losses, steps });
         }
         let at_the_end = Position {
             epoch: usize::MAX,

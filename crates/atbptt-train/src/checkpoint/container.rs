@@ -13,7 +13,7 @@ use super::CheckpointFault;
 
 const MAGIC: [u8; 8] = *b"atbpttCK";
 /// Version of the format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const HEADER: usize = 24;
 const ENTRY: usize = 16;
 const NAME: usize = 8;

@@ -58,6 +58,8 @@ pub(crate) struct EpochSums {
     pub k: f64,
     /// Number of windows.
     pub windows: usize,
+    /// Windows whose gradient was clipped.
+    pub clipped: usize,
     /// Windows left out because they were not finite.
     pub skipped: usize,
     /// Times the epoch went back to a checkpoint because a value was not finite.
@@ -97,6 +99,7 @@ impl LoopState {
             self.cursor.next_loss as u64,
             self.sums.tokens as u64,
             self.sums.windows as u64,
+            self.sums.clipped as u64,
             self.sums.skipped as u64,
             self.sums.restored as u64,
         ];

@@ -17,8 +17,8 @@ pub(crate) struct WindowRow {
     pub counted: usize,
 }
 
-/// Numbers of a row: eight of eight bytes.
-const ROW: usize = 8;
+/// Numbers of a row, of eight bytes each.
+const ROW: usize = 9;
 
 pub(super) fn windows_to(rows: &[WindowRow]) -> Vec<u8> {
     let number = |value: Option<f64>| value.unwrap_or(f64::NAN).to_le_bytes();
@@ -34,6 +34,7 @@ pub(super) fn windows_to(rows: &[WindowRow]) -> Vec<u8> {
             report.seconds.to_le_bytes(),
             row.lr.to_le_bytes(),
             count(row.counted),
+            count(usize::from(report.clipped)),
         ]
     };
     rows.iter().flat_map(row).flatten().collect()
@@ -44,7 +45,11 @@ pub(super) fn windows_from(bytes: &[u8]) -> Result<Vec<WindowRow>, CheckpointFau
     let (rows, left) = words.as_chunks::<ROW>();
     if !(rest.is_empty() && left.is_empty()) {
         return Err(CheckpointFault::Malformed {
-            reason: format!("the windows take {} bytes, no multiple of 64", bytes.len()),
+            reason: format!(
+                "the windows take {} bytes, no multiple of {}",
+                bytes.len(),
+                8 * ROW
+            ),
         });
     }
     let finite = |word: [u8; 8]| Some(f64::from_le_bytes(word)).filter(|value| value.is_finite());
@@ -56,21 +61,31 @@ pub(super) fn windows_from(bytes: &[u8]) -> Result<Vec<WindowRow>, CheckpointFau
                 reason: "a window's counter is beyond any run".into(),
             })
     };
+    let flag = |word: [u8; 8]| match u64::from_le_bytes(word) {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(CheckpointFault::Malformed {
+            reason: "whether a window was clipped is neither 0 nor 1".into(),
+        }),
+    };
     rows.iter()
-        .map(|&[loss, tokens, k, bias, decay, seconds, lr, counted]| {
-            Ok(WindowRow {
-                report: StepReport {
-                    loss_sum: f64::from_le_bytes(loss),
-                    count: count(tokens)?,
-                    k: count(k)?,
-                    relative_bias: finite(bias),
-                    decay: finite(decay),
-                    seconds: f64::from_le_bytes(seconds),
-                },
-                lr: f64::from_le_bytes(lr),
-                counted: count(counted)?,
-            })
-        })
+        .map(
+            |&[loss, tokens, k, bias, decay, seconds, lr, counted, clipped]| {
+                Ok(WindowRow {
+                    report: StepReport {
+                        loss_sum: f64::from_le_bytes(loss),
+                        count: count(tokens)?,
+                        k: count(k)?,
+                        relative_bias: finite(bias),
+                        decay: finite(decay),
+                        clipped: flag(clipped)?,
+                        seconds: f64::from_le_bytes(seconds),
+                    },
+                    lr: f64::from_le_bytes(lr),
+                    counted: count(counted)?,
+                })
+            },
+        )
         .collect()
 }
 

@@ -14,6 +14,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         k: 5,
         relative_bias: None,
         decay: Some(0.9),
+        clipped: true,
         seconds: 0.25,
     };
     let row = WindowRow {
@@ -211,11 +212,11 @@ fn another_programs_file_and_a_newer_version_are_told_apart() {
     );
     checkpoint(20).write(&path).unwrap();
     let mut newer = fs::read(&path).unwrap();
-    newer[8] = 2;
+    newer[8] = 3;
     fs::write(&path, &newer).unwrap();
     let error = Checkpoint::open(&path).unwrap_err().to_string();
     assert!(
-        error.contains("format version 2") && error.contains("or a newer one"),
+        error.contains("format version 3") && error.contains("or a newer one"),
         "{error}"
     );
     fs::remove_file(&path).unwrap();
@@ -265,8 +266,10 @@ fn contents_that_make_no_sense_are_refused_although_the_checksum_matches() {
         );
     }
     assert!(refused("loop", b"{}".to_vec()) && refused("loop", b"[[[[".repeat(10_000)));
-    assert!(refused("settings", b"\xff".to_vec()) && refused("windows", vec![0; 63]));
-    assert!(refused("windows", vec![255; 64]), "a counter of 2^64");
+    assert!(refused("settings", b"\xff".to_vec()) && refused("windows", vec![0; 71]));
+    assert!(refused("windows", vec![255; 72]), "a counter of 2^64");
+    let unclear = [vec![0; 64], vec![2; 8]].concat();
+    assert!(refused("windows", unclear), "neither clipped nor not");
     // Shapes that claim more than there is, or wrap around.
     for (rows, columns, width) in [
         (1, 3, 4),

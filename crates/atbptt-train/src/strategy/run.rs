@@ -12,8 +12,8 @@ use atbptt_core::{EstimateError, LagNorms, Position};
 use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use burn::train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader,
@@ -29,7 +29,7 @@ use crate::cursor::{Cursor, WindowSpan};
 use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 use crate::probe::probe;
 use crate::source::SequenceSource;
-use crate::step;
+use crate::step::{self, Accumulation, Update};
 
 type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
 
@@ -39,7 +39,7 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     parts: TrainingComponents<Tbptt<M>>,
     learner: Learner<Tbptt<M>>,
     device: Device,
-    /// Optimiser steps since the start of the run.
+    /// Windows since the start of the run.
     step: u64,
     cursor: Cursor,
     state: Option<M::State>,
@@ -157,8 +157,12 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             total_items: steps,
         });
         self.replay_windows(steps);
-        let mut accumulator = GradientsAccumulator::new();
-        let mut accumulated = 0;
+        let (scheme, scaling) = (
+            self.strategy.config.scheme,
+            self.strategy.config.step_scaling,
+        );
+        let every = self.parts.grad_accumulation.unwrap_or(1);
+        let mut accumulated = Accumulation::new();
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
             let (k, typical_k, step_scale, compensation) = {
@@ -167,10 +171,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 let compensation = policy.compensation().to_vec();
                 (k, policy.k(), policy.step_scale(), compensation)
             };
-            let Some(span) = self
-                .cursor
-                .window(self.strategy.config.scheme, k, typical_k, steps)
-            else {
+            let Some(span) = self.cursor.window(scheme, k, typical_k, steps) else {
                 break;
             };
             let started = Instant::now();
@@ -186,37 +187,37 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 drop(model);
                 self.handle_non_finite(found, epoch, k, &span, source)?;
                 if self.strategy.on_non_finite == OnNonFinite::Restore {
-                    (accumulator, accumulated) = (GradientsAccumulator::new(), 0);
+                    accumulated = Accumulation::new();
                 }
                 continue;
             }
-            step::clip(&model, &mut grads, norm, self.strategy.config.clip.limit(k));
-            let scaling = self.strategy.config.step_scaling;
-            let factor = scaling.factor(typical_k) * step_scale * self.shrink;
-            model.step_scale().set(factor);
-
+            let limit = self.strategy.config.clip.limit(typical_k);
+            let clipped = step::clip(&model, &mut grads, norm, limit);
+            // The mean over fewer losses, at the end of the stream, is worth a shorter step.
+            let share = span.loss_steps() as f64 / scheme.losses(k).max(1) as f64;
+            let factor = scaling.factor(typical_k) * step_scale * share * self.shrink;
+            accumulated.add(&model, grads, norm.min(limit), factor);
             let last = span.next.next_loss >= steps;
-            let grads = match self.parts.grad_accumulation {
-                Some(every) => {
-                    accumulator.accumulate(&model, grads);
-                    accumulated += 1;
-                    (accumulated >= every || last).then(|| accumulator.grads())
-                }
-                None => Some(grads),
-            };
+            let update = (accumulated.windows() >= every || last).then(|| accumulated.take(&model));
             drop(model);
-            if let Some(grads) = grads {
-                accumulated = 0;
-                if !self.optimizer_step(grads, norm) {
-                    let found = NonFinite::weights();
-                    self.handle_non_finite(found, epoch, k, &span, source)?;
-                    continue;
-                }
+            if let Some(update) = update
+                && !self.update(update)
+            {
+                let found = NonFinite::weights();
+                self.handle_non_finite(found, epoch, k, &span, source)?;
+                continue;
             }
             let seconds = started.elapsed().as_secs_f64();
             self.step += 1;
             self.cursor = span.next;
-            output.report = self.account(k, loss, count, seconds);
+            output.report = self.account(StepReport {
+                loss_sum: loss,
+                count,
+                k,
+                clipped,
+                seconds,
+                ..StepReport::default()
+            });
             if let Some(observer) = &self.strategy.observer {
                 let running = self.sums.loss / self.sums.tokens as f64;
                 let sequences = source.sequences();
@@ -237,8 +238,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let lr = Some(ModuleLearningRate::from(lr));
             let item = TrainingItem::new(output, progress, Some(self.windows.len()), lr);
             self.train_event(LearnerEvent::ProcessedItem(item));
-            // Between optimiser steps, so that accumulated gradients are not lost.
-            if accumulated == 0 {
+            // Between updates, so that accumulated gradients are not lost.
+            if accumulated.windows() == 0 {
                 if self.parts.interrupter.should_stop() {
                     break;
                 }
@@ -248,9 +249,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             }
         }
         // The window that should have completed them was left out.
-        if accumulated > 0 {
-            let grads = accumulator.grads();
-            let taken = self.optimizer_step(grads, f64::INFINITY);
+        if accumulated.windows() > 0 {
+            let update = accumulated.take(&self.learner.model());
+            let taken = self.update(update);
             self.sums.skipped += usize::from(!taken);
         }
         self.train_event(LearnerEvent::EndSplit(epoch));
@@ -281,21 +282,19 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         Ok((output, window.loss, out.grads))
     }
 
-    /// Adds a window to the epoch's sums.
-    fn account(&mut self, k: usize, loss: f64, tokens: usize, seconds: f64) -> StepReport {
-        self.sums.loss += loss;
-        self.sums.tokens += tokens;
-        self.sums.k += k as f64;
+    /// Adds a window to the epoch's sums, and to its report what the last estimate says of it.
+    fn account(&mut self, window: StepReport) -> StepReport {
+        self.sums.loss += window.loss_sum;
+        self.sums.tokens += window.count;
+        self.sums.k += window.k as f64;
         self.sums.windows += 1;
-        self.sums.train_seconds += seconds;
-        let (relative_bias, decay) = self.estimate(k);
+        self.sums.clipped += usize::from(window.clipped);
+        self.sums.train_seconds += window.seconds;
+        let (relative_bias, decay) = self.estimate(window.k);
         StepReport {
-            loss_sum: loss,
-            count: tokens,
-            k,
             relative_bias,
             decay,
-            seconds,
+            ..window
         }
     }
 

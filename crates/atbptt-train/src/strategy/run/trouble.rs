@@ -2,10 +2,9 @@
 
 use atbptt_models::{RecurrentModel, RecurrentState};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-use super::{Run, Source};
+use super::{Run, Source, Update};
 use crate::TrainError;
 use crate::checkpoint::Checkpoint;
 use crate::cursor::WindowSpan;
@@ -42,12 +41,17 @@ impl NonFinite {
 }
 
 impl<M: RecurrentModel> Run<'_, M> {
-    /// An optimiser step; `false` when it would have brought a value into the weights that is not finite. Learner and weights
-    /// are then those before it.
-    pub(super) fn optimizer_step(&mut self, grads: GradientsParams, norm: f64) -> bool {
+    /// An update; `false` when it would have brought a value into the weights that is not finite. Learner and weights are then
+    /// those before it.
+    pub(super) fn update(&mut self, update: Update) -> bool {
+        let Update {
+            grads,
+            factor,
+            norm,
+        } = update;
+        self.learner.model().step_scale().set(factor);
         self.learner.lr_step();
-        let scale = self.learner.model().step_scale().get();
-        let reach = self.learner.lr_current().base() * scale * norm.max(1.0);
+        let reach = self.learner.lr_current().base() * factor * norm.max(1.0);
         let before = (!(reach.abs() < SAFE && norm < SAFE)).then(|| self.learner.clone());
         self.learner.optimizer_step(grads);
         match before {

@@ -146,6 +146,8 @@ impl<M: RecurrentModel> Run<'_, M> {
             decay,
             reason,
             tokens: sums.tokens,
+            windows: sums.windows,
+            clipped: sums.clipped,
             skipped: sums.skipped,
             restored: sums.restored,
             train_seconds: sums.train_seconds,
