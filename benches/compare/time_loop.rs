@@ -1,6 +1,6 @@
 //! Where the loop over time is faster, on the host or on the device: what [`TimeLoop::Auto`] should go by.
 
-use atbptt::models::ops::{TimeLoop, set_time_loop};
+use atbptt::models::ops::internals::{TimeLoop, set_time_loop};
 use atbptt::train::device_from_env;
 use clap::Args;
 

@@ -120,7 +120,7 @@ impl StackModel for EventModel {
 
     fn stack_input(&self, batch: &EventBatch) -> Result<Tensor<3>, ModelError> {
         let rows = self.encoder.val() + self.encoder_bias.val().unsqueeze();
-        let marks = ops::step::embedding(rows, batch.marks.clone())?;
+        let marks = ops::embedding(rows, batch.marks.clone())?;
         Ok(Tensor::cat(vec![marks, batch.timing.clone()], 2))
     }
 

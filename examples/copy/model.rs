@@ -59,7 +59,7 @@ impl StackModel for CopyModel {
         let symbols = batch.inputs().clone().transpose();
         // The bias goes into every row of the weight first: symbols are fewer than steps.
         let rows = self.encoder.val() + self.encoder_bias.val().unsqueeze();
-        ops::step::embedding(rows, symbols)
+        ops::embedding(rows, symbols)
     }
 }
 

@@ -195,7 +195,7 @@ impl<L: RecurrentLayer> LanguageModel<L> {
         impl ModuleMapper for Narrow {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 let (id, weight) = (param.id, param.val());
-                Param::initialized(id, ops::step::recast(weight, self.0, self.1))
+                Param::initialized(id, ops::recast(weight, self.0, self.1))
             }
         }
         let dtype = self.precision.dtype()?;
@@ -213,7 +213,7 @@ impl<L: RecurrentLayer> LanguageModel<L> {
     /// A tensor on its way into the window; its gradient leaves it without the loss scale.
     fn enter<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
         match self.narrow {
-            Some(dtype) => ops::step::recast(tensor, dtype, 1.0 / self.precision.loss_scale()),
+            Some(dtype) => ops::recast(tensor, dtype, 1.0 / self.precision.loss_scale()),
             None => tensor,
         }
     }
@@ -232,8 +232,8 @@ impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
         let device = self.embedding.weight.val().device();
         ops::checks::same_device("tokens", &batch.inputs().device(), &device)?;
         let tokens = batch.inputs().clone().transpose();
-        let embedded = ops::step::embedding(self.embedding.weight.val(), tokens)?;
-        Ok(self.enter(ops::step::dropout(&self.dropout, embedded)))
+        let embedded = ops::embedding(self.embedding.weight.val(), tokens)?;
+        Ok(self.enter(ops::dropout(&self.dropout, embedded)))
     }
 
     fn stack_reset(&self, batch: &TokenBatch) -> Option<Tensor<2, Bool>> {
@@ -265,7 +265,7 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
             ));
         }
         batch.check(self.vocabulary())?;
-        let rows = ops::step::dropout(&self.dropout, features).reshape([time * sequences, hidden]);
+        let rows = ops::dropout(&self.dropout, features).reshape([time * sequences, hidden]);
         let targets = batch
             .targets()
             .clone()
@@ -278,7 +278,7 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         let (weight, bias) = (self.enter(weight), self.enter(self.softmax_bias.val()));
         let sum = ops::linear_nll(rows, weight, Some(bias), targets)?;
         let sum = match self.narrow {
-            Some(_) => ops::step::recast(sum, FloatDType::F32, self.precision.loss_scale()),
+            Some(_) => ops::recast(sum, FloatDType::F32, self.precision.loss_scale()),
             None => sum,
         };
         Ok(StepLoss {

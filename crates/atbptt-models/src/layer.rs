@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
 use crate::init::WeightInit;
-use crate::ops::{self, GruWeights, LstmWeights, RnnWeights, SequenceOptions};
+use crate::ops::{self, Cell, SequenceOptions, Weights};
 use crate::state::{LstmState, RecurrentState};
 
 /// Sizes and options of one layer.
@@ -29,23 +29,22 @@ pub struct LayerConfig {
     pub weights: WeightInit,
 }
 
-/// A recurrent layer that runs a window as one operation.
+/// A recurrent layer that runs a window as one operation: the weights of a [`Cell`].
 pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
     /// State of this layer.
     type State: RecurrentState + Sync + Debug;
+    /// The cell whose weights the layer holds.
+    const CELL: Cell;
     /// Name in messages and summaries.
-    const NAME: &'static str;
+    const NAME: &'static str = Self::CELL.name();
     /// Number of parts of the state: 2 for hidden and cell.
-    const PARTS: usize;
+    const PARTS: usize = Self::CELL.state_parts();
 
     /// A new layer.
     fn init(config: &LayerConfig, device: &Device) -> Self;
 
-    /// Number of hidden units.
-    fn d_hidden(&self) -> usize;
-
-    /// Number of input features.
-    fn d_input(&self) -> usize;
+    /// The weights, as the sequence operation takes them.
+    fn weights(&self) -> Weights;
 
     /// State → packed `[batch, S]`.
     ///
@@ -56,6 +55,16 @@ pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
 
     /// Packed `[batch, S]` → state.
     fn unpack(packed: Tensor<2>) -> Self::State;
+
+    /// Number of hidden units.
+    fn d_hidden(&self) -> usize {
+        self.weights().input.dims()[1] / Self::CELL.gates()
+    }
+
+    /// Number of input features.
+    fn d_input(&self) -> usize {
+        self.weights().input.dims()[0]
+    }
 
     /// Runs a window, time-major: `input` `[time, batch, input]`, packed `state` `[batch, S]` → every step's packed
     /// state `[time, batch, S]`. The first `d_hidden` features are the output.
@@ -68,19 +77,17 @@ pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
         input: Tensor<3>,
         state: Tensor<2>,
         options: SequenceOptions,
-    ) -> Result<Tensor<3>, ModelError>;
+    ) -> Result<Tensor<3>, ModelError> {
+        ops::sequence(Self::CELL, input, self.weights(), state, options)
+    }
 }
 
 fn bias_param(size: usize, present: bool, device: &Device) -> Option<Param<Tensor<1>>> {
     present.then(|| Initializer::Zeros.init([size], device))
 }
 
-/// The bias, or untracked zeros in its place.
-fn bias_or_zeros(bias: &Option<Param<Tensor<1>>>, weight: &Tensor<2>, size: usize) -> Tensor<1> {
-    match bias {
-        Some(bias) => bias.val(),
-        None => Tensor::zeros([size], (&weight.device(), weight.dtype())),
-    }
+fn value<const D: usize>(param: &Option<Param<Tensor<D>>>) -> Option<Tensor<D>> {
+    param.as_ref().map(Param::val)
 }
 
 /// One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gate).
@@ -96,8 +103,7 @@ pub struct LstmLayer {
 
 impl RecurrentLayer for LstmLayer {
     type State = LstmState;
-    const NAME: &'static str = "LSTM";
-    const PARTS: usize = 2;
+    const CELL: Cell = Cell::Lstm;
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
@@ -114,12 +120,13 @@ impl RecurrentLayer for LstmLayer {
         }
     }
 
-    fn d_hidden(&self) -> usize {
-        self.recurrent_weight.dims()[0]
-    }
-
-    fn d_input(&self) -> usize {
-        self.input_weight.dims()[0]
+    fn weights(&self) -> Weights {
+        Weights {
+            input: self.input_weight.val(),
+            recurrent: Some(self.recurrent_weight.val()),
+            bias: value(&self.bias),
+            recurrent_bias: None,
+        }
     }
 
     fn pack(state: LstmState) -> Result<Tensor<2>, ModelError> {
@@ -143,21 +150,6 @@ impl RecurrentLayer for LstmLayer {
             cell: packed.slice([0..batch, size / 2..size]),
         }
     }
-
-    fn sequence(
-        &self,
-        input: Tensor<3>,
-        state: Tensor<2>,
-        options: SequenceOptions,
-    ) -> Result<Tensor<3>, ModelError> {
-        let recurrent = self.recurrent_weight.val();
-        let weights = LstmWeights {
-            input: self.input_weight.val(),
-            bias: bias_or_zeros(&self.bias, &recurrent, 4 * self.d_hidden()),
-            recurrent,
-        };
-        ops::lstm_sequence(input, weights, state, options)
-    }
 }
 
 /// One GRU layer (Cho et al. 2014; reset gate after the recurrent product, as in PyTorch and cuDNN).
@@ -175,8 +167,7 @@ pub struct GruLayer {
 
 impl RecurrentLayer for GruLayer {
     type State = Tensor<2>;
-    const NAME: &'static str = "GRU";
-    const PARTS: usize = 1;
+    const CELL: Cell = Cell::Gru;
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
@@ -188,12 +179,13 @@ impl RecurrentLayer for GruLayer {
         }
     }
 
-    fn d_hidden(&self) -> usize {
-        self.recurrent_weight.dims()[0]
-    }
-
-    fn d_input(&self) -> usize {
-        self.input_weight.dims()[0]
+    fn weights(&self) -> Weights {
+        Weights {
+            input: self.input_weight.val(),
+            recurrent: Some(self.recurrent_weight.val()),
+            bias: value(&self.bias),
+            recurrent_bias: value(&self.recurrent_bias),
+        }
     }
 
     fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
@@ -202,22 +194,6 @@ impl RecurrentLayer for GruLayer {
 
     fn unpack(packed: Tensor<2>) -> Tensor<2> {
         packed
-    }
-
-    fn sequence(
-        &self,
-        input: Tensor<3>,
-        state: Tensor<2>,
-        options: SequenceOptions,
-    ) -> Result<Tensor<3>, ModelError> {
-        let recurrent = self.recurrent_weight.val();
-        let weights = GruWeights {
-            input: self.input_weight.val(),
-            bias: bias_or_zeros(&self.bias, &recurrent, 3 * self.d_hidden()),
-            recurrent_bias: bias_or_zeros(&self.recurrent_bias, &recurrent, self.d_hidden()),
-            recurrent,
-        };
-        ops::gru_sequence(input, weights, state, options)
     }
 }
 
@@ -234,8 +210,7 @@ pub struct RnnLayer {
 
 impl RecurrentLayer for RnnLayer {
     type State = Tensor<2>;
-    const NAME: &'static str = "RNN";
-    const PARTS: usize = 1;
+    const CELL: Cell = Cell::Rnn;
 
     fn init(config: &LayerConfig, device: &Device) -> Self {
         let (i, h) = (config.d_input, config.d_hidden);
@@ -246,12 +221,13 @@ impl RecurrentLayer for RnnLayer {
         }
     }
 
-    fn d_hidden(&self) -> usize {
-        self.recurrent_weight.dims()[0]
-    }
-
-    fn d_input(&self) -> usize {
-        self.input_weight.dims()[0]
+    fn weights(&self) -> Weights {
+        Weights {
+            input: self.input_weight.val(),
+            recurrent: Some(self.recurrent_weight.val()),
+            bias: value(&self.bias),
+            recurrent_bias: None,
+        }
     }
 
     fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
@@ -260,20 +236,5 @@ impl RecurrentLayer for RnnLayer {
 
     fn unpack(packed: Tensor<2>) -> Tensor<2> {
         packed
-    }
-
-    fn sequence(
-        &self,
-        input: Tensor<3>,
-        state: Tensor<2>,
-        options: SequenceOptions,
-    ) -> Result<Tensor<3>, ModelError> {
-        let recurrent = self.recurrent_weight.val();
-        let weights = RnnWeights {
-            input: self.input_weight.val(),
-            bias: bias_or_zeros(&self.bias, &recurrent, self.d_hidden()),
-            recurrent,
-        };
-        ops::rnn_sequence(input, weights, state, options)
     }
 }

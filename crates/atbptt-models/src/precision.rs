@@ -1,6 +1,6 @@
 //! Mixed precision: which type a training window computes in, beside f32 weights.
 //!
-//! Place in the flow: a model that offers it casts weights and features on the way into a window ([`recast`](crate::ops::step::recast)),
+//! Place in the flow: a model that offers it casts weights and features on the way into a window ([`recast`](crate::ops::recast)),
 //! so that products and what the window keeps take half the memory; weights, gradients of weights, losses and the optimiser stay
 //! in f32, and so do probes: state gradients of distant lags are smaller than a half type can hold.
 

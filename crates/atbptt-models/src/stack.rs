@@ -138,7 +138,7 @@ impl<L: RecurrentLayer> StackConfig<L> {
                 });
             }
         }
-        if self.layers > MOST_LAYERS {
+        if self.layers > MAX_LAYERS {
             return Err(ModelError::Config {
                 field: "layers",
                 rule: "at most 1024",
@@ -184,7 +184,7 @@ impl<L: RecurrentLayer> StackConfig<L> {
 }
 
 /// Most layers of a stack: more is a mistake, and would only be noticed when memory runs out.
-const MOST_LAYERS: usize = 1024;
+const MAX_LAYERS: usize = 1024;
 
 /// Refuses a weight matrix of more than 2^40 values, which no device holds: the product of `sizes`.
 pub(crate) fn check_size<const N: usize>(
@@ -448,10 +448,10 @@ impl<L: RecurrentLayer> Stack<L> {
         if let Some(reset) = &options.reset {
             ops::checks::same_device("reset mask", &reset.device(), &input.device())?;
         }
-        let keep = match options.reset {
+        let mask = match options.reset {
             Some(reset) if reset.dims() == [batch, time] => {
-                let keep = reset.bool_not().float().cast(input.dtype());
-                Some(keep.transpose().reshape([time, batch, 1]))
+                let mask = reset.bool_not().float().cast(input.dtype());
+                Some(mask.transpose().reshape([time, batch, 1]))
             }
             Some(reset) => {
                 return Err(ModelError::shape(
@@ -469,14 +469,14 @@ impl<L: RecurrentLayer> Stack<L> {
         let mut states = Vec::with_capacity(count);
         for (index, (layer, state)) in self.layers.iter().zip(state).enumerate() {
             if index > 0 {
-                output = ops::step::dropout(&self.dropout, output);
+                output = ops::dropout(&self.dropout, output);
             }
             let options = SequenceOptions {
                 taps: taps.as_mut().and_then(Iterator::next),
-                keep: keep.clone(),
+                reset_mask: mask.clone(),
             };
             let packed = layer.sequence(output, state, options)?;
-            output = ops::step::hidden_part(packed.clone(), layer.d_hidden());
+            output = ops::hidden_part(packed.clone(), layer.d_hidden());
             states.push(packed);
         }
         Ok(Unrolled {

@@ -34,7 +34,7 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///     type Layer = LstmLayer;
 ///     fn stack(&self) -> &Stack<LstmLayer> { &self.layers }
 ///     fn stack_input(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
-///         ops::step::embedding(self.embedding.weight.val(), batch.inputs().clone().transpose())
+///         ops::embedding(self.embedding.weight.val(), batch.inputs().clone().transpose())
 ///     }
 /// }
 ///

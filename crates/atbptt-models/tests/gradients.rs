@@ -6,11 +6,8 @@
 mod common;
 
 use atbptt_models::interop::TorchCompatible;
-use atbptt_models::ops::kernels::{GruInput, LstmInput, RnnInput};
-use atbptt_models::ops::{
-    GruWeights, LstmWeights, RecurrentKernels, RnnWeights, SequenceOptions, gru_sequence,
-    linear_nll, linear_nll_rows, lstm_sequence, rnn_sequence,
-};
+use atbptt_models::ops::backend::{Arguments, RecurrentKernels};
+use atbptt_models::ops::{Cell, SequenceOptions, Weights, linear_nll, linear_nll_rows, sequence};
 use atbptt_models::{LayerConfig, LstmLayer, RecurrentLayer, RecurrentState, WeightInit};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -23,36 +20,28 @@ const B: usize = 3;
 const I: usize = 4;
 const H: usize = 3;
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Kind {
-    Lstm,
-    Gru,
-    Rnn,
+const CELLS: [Cell; 3] = [Cell::Lstm, Cell::Gru, Cell::Rnn];
+
+/// Shapes of input, input weight, recurrent weight, bias, recurrent bias, state, taps.
+fn sizes(cell: Cell) -> [Vec<usize>; 7] {
+    let (g, s) = (cell.gates() * H, cell.state_parts() * H);
+    [
+        vec![T, B, I],
+        vec![I, g],
+        vec![H, cell.recurrent_gates() * H],
+        vec![g],
+        vec![H],
+        vec![B, s],
+        vec![T, B, s],
+    ]
 }
 
-impl Kind {
-    fn gates(self) -> usize {
-        match self {
-            Kind::Lstm => 4,
-            Kind::Gru => 3,
-            Kind::Rnn => 1,
-        }
-    }
-    fn size(self) -> usize {
-        if self == Kind::Lstm { 2 * H } else { H }
-    }
-    /// Shapes of input, input weight, recurrent weight, bias, recurrent bias, state, taps.
-    fn sizes(self) -> [Vec<usize>; 7] {
-        let (g, s) = (self.gates() * H, self.size());
-        [
-            vec![T, B, I],
-            vec![I, g],
-            vec![H, g],
-            vec![g],
-            vec![H],
-            vec![B, s],
-            vec![T, B, s],
-        ]
+/// Whether the cell has the weight at this place of [`sizes`].
+fn has(cell: Cell, index: usize) -> bool {
+    match index {
+        2 => cell.recurrent_gates() > 0,
+        4 => cell.has_recurrent_bias(),
+        _ => true,
     }
 }
 
@@ -64,9 +53,8 @@ fn at<const D: usize>(data: &[f64], dims: &[usize], device: &Device) -> Tensor<D
 }
 
 /// Every inputs of the operation as flat f64 vectors.
-fn inputs(kind: Kind) -> Vec<Vec<f64>> {
-    let sizes = kind.sizes();
-    sizes
+fn inputs(cell: Cell) -> Vec<Vec<f64>> {
+    sizes(cell)
         .iter()
         .enumerate()
         .map(|(seed, dims)| {
@@ -78,13 +66,13 @@ fn inputs(kind: Kind) -> Vec<Vec<f64>> {
         .collect()
 }
 
-fn keep(device: &Device) -> Tensor<3> {
+fn reset_mask(device: &Device) -> Tensor<3> {
     // Sequence 1 restarts at step 2, sequence 2 at step 0 and 4.
-    let mut keep = vec![1.0; T * B];
+    let mut mask = vec![1.0; T * B];
     for (step, sequence) in [(2, 1), (0, 2), (4, 2)] {
-        keep[step * B + sequence] = 0.0;
+        mask[step * B + sequence] = 0.0;
     }
-    at::<3>(&keep, &[T, B, 1], device)
+    at::<3>(&mask, &[T, B, 1], device)
 }
 
 struct Tracked {
@@ -98,8 +86,8 @@ struct Tracked {
 }
 
 impl Tracked {
-    fn new(kind: Kind, data: &[Vec<f64>], device: &Device) -> Self {
-        let d = kind.sizes();
+    fn new(cell: Cell, data: &[Vec<f64>], device: &Device) -> Self {
+        let d = sizes(cell);
         Self {
             x: at::<3>(&data[0], &d[0], device).require_grad(),
             w: at::<2>(&data[1], &d[1], device).require_grad(),
@@ -111,110 +99,57 @@ impl Tracked {
         }
     }
 
-    fn grads(&self, kind: Kind, loss: Tensor<1>) -> Vec<Vec<f64>> {
+    /// The gradients of all that the cell has, in the order of [`sizes`].
+    fn grads(&self, cell: Cell, loss: Tensor<1>) -> Vec<Vec<f64>> {
         let g = loss.backward();
-        let mut all = vec![
-            values(self.x.grad(&g).unwrap()),
-            values(self.w.grad(&g).unwrap()),
-            values(self.r.grad(&g).unwrap()),
-            values(self.b.grad(&g).unwrap()),
+        let all = [
+            self.x.grad(&g).map(values),
+            self.w.grad(&g).map(values),
+            self.r.grad(&g).map(values),
+            self.b.grad(&g).map(values),
+            self.rb.grad(&g).map(values),
+            self.s.grad(&g).map(values),
+            self.taps.grad(&g).map(values),
         ];
-        if kind == Kind::Gru {
-            all.push(values(self.rb.grad(&g).unwrap()));
-        }
-        all.push(values(self.s.grad(&g).unwrap()));
-        all.push(values(self.taps.grad(&g).unwrap()));
-        all
+        let all = all.into_iter().enumerate().filter_map(|(index, grad)| {
+            assert_eq!(
+                grad.is_some(),
+                has(cell, index),
+                "{cell:?}, gradient {index}"
+            );
+            grad
+        });
+        all.collect()
     }
 }
 
-fn fused(kind: Kind, t: &Tracked, keep: Option<Tensor<3>>) -> Tensor<3> {
+fn fused(cell: Cell, t: &Tracked, reset_mask: Option<Tensor<3>>) -> Tensor<3> {
     let options = SequenceOptions {
         taps: Some(t.taps.clone()),
-        keep,
+        reset_mask,
     };
-    let (input, recurrent, bias) = (t.w.clone(), t.r.clone(), t.b.clone());
-    match kind {
-        Kind::Lstm => {
-            let weights = LstmWeights {
-                input,
-                recurrent,
-                bias,
-            };
-            lstm_sequence(t.x.clone(), weights, t.s.clone(), options)
-        }
-        Kind::Gru => {
-            let recurrent_bias = t.rb.clone();
-            let weights = GruWeights {
-                input,
-                recurrent,
-                bias,
-                recurrent_bias,
-            };
-            gru_sequence(t.x.clone(), weights, t.s.clone(), options)
-        }
-        Kind::Rnn => {
-            let weights = RnnWeights {
-                input,
-                recurrent,
-                bias,
-            };
-            rnn_sequence(t.x.clone(), weights, t.s.clone(), options)
-        }
-    }
-    .unwrap()
+    let weights = Weights {
+        input: t.w.clone(),
+        recurrent: has(cell, 2).then(|| t.r.clone()),
+        bias: Some(t.b.clone()),
+        recurrent_bias: has(cell, 4).then(|| t.rb.clone()),
+    };
+    sequence(cell, t.x.clone(), weights, t.s.clone(), options).unwrap()
 }
 
 /// The default forward bodies run through `Dispatch` on an autodiff device: Burn differentiates every primitive.
-fn unfused(kind: Kind, t: &Tracked, keep: Option<Tensor<3>>) -> Tensor<3> {
-    let input = t.x.clone().into_dispatch();
-    let input_weight = t.w.clone().into_dispatch();
-    let recurrent_weight = t.r.clone().into_dispatch();
-    let bias = t.b.clone().into_dispatch();
-    let state = t.s.clone().into_dispatch();
-    let taps = Some(t.taps.clone().into_dispatch());
-    let keep = keep.map(Tensor::into_dispatch);
-    let states = match kind {
-        Kind::Lstm => {
-            Dispatch::lstm_forward(LstmInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                state,
-                taps,
-                keep,
-            })
-            .states
-        }
-        Kind::Gru => {
-            let recurrent_bias = t.rb.clone().into_dispatch();
-            Dispatch::gru_forward(GruInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                recurrent_bias,
-                state,
-                taps,
-                keep,
-            })
-            .states
-        }
-        Kind::Rnn => {
-            Dispatch::rnn_forward(RnnInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                state,
-                taps,
-                keep,
-            })
-            .states
-        }
+fn unfused(cell: Cell, t: &Tracked, reset_mask: Option<Tensor<3>>) -> Tensor<3> {
+    let args = Arguments::<Dispatch> {
+        input: t.x.clone().into_dispatch(),
+        input_weight: t.w.clone().into_dispatch(),
+        recurrent_weight: has(cell, 2).then(|| t.r.clone().into_dispatch()).into(),
+        bias: t.b.clone().into_dispatch(),
+        recurrent_bias: has(cell, 4).then(|| t.rb.clone().into_dispatch()).into(),
+        state: t.s.clone().into_dispatch(),
+        taps: Some(t.taps.clone().into_dispatch()).into(),
+        reset_mask: reset_mask.map(Tensor::into_dispatch).into(),
     };
-    Tensor::from_dispatch(states)
+    Tensor::from_dispatch(Dispatch::sequence_forward(cell, args).states)
 }
 
 /// A loss that touches every output with another weight.
@@ -226,12 +161,12 @@ fn loss(states: Tensor<3>) -> Tensor<1> {
 
 fn each(
     devices: Vec<(&'static str, Device)>,
-    mut check: impl FnMut(Kind, &'static str, Device, bool),
+    mut check: impl FnMut(Cell, &'static str, Device, bool),
 ) {
-    for kind in [Kind::Lstm, Kind::Gru, Kind::Rnn] {
+    for cell in CELLS {
         for (backend, device) in devices.clone() {
             for reset in [false, true] {
-                check(kind, backend, device.clone().autodiff(), reset);
+                check(cell, backend, device.clone().autodiff(), reset);
             }
         }
     }
@@ -240,22 +175,22 @@ fn each(
 /// Same formula, other order of sums: 1e-11 in f64, and as many roundings, 1e-5, in f32 on a GPU.
 #[test]
 fn fused_gradients_equal_autodiff_of_the_unfused_formula() {
-    each(all_devices(), |kind, backend, device, reset| {
-        let data = inputs(kind);
-        let keep = reset.then(|| keep(&device));
+    each(all_devices(), |cell, backend, device, reset| {
+        let data = inputs(cell);
+        let mask = reset.then(|| reset_mask(&device));
         let (a, b) = (
-            Tracked::new(kind, &data, &device),
-            Tracked::new(kind, &data, &device),
+            Tracked::new(cell, &data, &device),
+            Tracked::new(cell, &data, &device),
         );
-        let (out_a, out_b) = (fused(kind, &a, keep.clone()), unfused(kind, &b, keep));
-        let label = format!("{kind:?} on {backend}, reset {reset}");
+        let (out_a, out_b) = (fused(cell, &a, mask.clone()), unfused(cell, &b, mask));
+        let label = format!("{cell:?} on {backend}, reset {reset}");
         assert_close(
             &label,
             &values(out_a.clone()),
             &values(out_b.clone()),
             by_precision(&device, 1e-12, 1e-6),
         );
-        let (grads_a, grads_b) = (a.grads(kind, loss(out_a)), b.grads(kind, loss(out_b)));
+        let (grads_a, grads_b) = (a.grads(cell, loss(out_a)), b.grads(cell, loss(out_b)));
         for (which, (a, b)) in grads_a.iter().zip(&grads_b).enumerate() {
             assert_close(
                 &format!("{label}, gradient {which}"),
@@ -270,16 +205,16 @@ fn fused_gradients_equal_autodiff_of_the_unfused_formula() {
 /// Step 1e-5: the truncation error of a central difference is about 1e-10, its rounding error about 1e-10.
 #[test]
 fn fused_gradients_equal_central_differences() {
-    each(devices(), |kind, backend, device, reset| {
-        let data = inputs(kind);
-        let keep = reset.then(|| keep(&device));
-        let tracked = Tracked::new(kind, &data, &device);
-        let grads = tracked.grads(kind, loss(fused(kind, &tracked, keep.clone())));
+    each(devices(), |cell, backend, device, reset| {
+        let data = inputs(cell);
+        let mask = reset.then(|| reset_mask(&device));
+        let tracked = Tracked::new(cell, &data, &device);
+        let grads = tracked.grads(cell, loss(fused(cell, &tracked, mask.clone())));
         let value = |data: &[Vec<f64>]| {
-            let tracked = Tracked::new(kind, data, &device);
-            values(loss(fused(kind, &tracked, keep.clone())))[0]
+            let tracked = Tracked::new(cell, data, &device);
+            values(loss(fused(cell, &tracked, mask.clone())))[0]
         };
-        let which: Vec<usize> = (0..7).filter(|&i| i != 4 || kind == Kind::Gru).collect();
+        let which: Vec<usize> = (0..7).filter(|&index| has(cell, index)).collect();
         for (grad, index) in grads.iter().zip(which) {
             for at in 0..data[index].len() {
                 let h = 1e-5;
@@ -287,7 +222,7 @@ fn fused_gradients_equal_central_differences() {
                 up[index][at] += h;
                 down[index][at] -= h;
                 let difference = (value(&up) - value(&down)) / (2.0 * h);
-                let label = format!("{kind:?} on {backend}, reset {reset}, input {index}[{at}]");
+                let label = format!("{cell:?} on {backend}, reset {reset}, input {index}[{at}]");
                 assert_close(&label, &[grad[at]], &[difference], 1e-8);
             }
         }
@@ -296,15 +231,15 @@ fn fused_gradients_equal_central_differences() {
 
 #[test]
 fn only_tracked_parents_get_gradients() {
-    each(all_devices(), |kind, _, device, _| {
-        let data = inputs(kind);
-        let mut t = Tracked::new(kind, &data, &device);
+    each(all_devices(), |cell, _, device, _| {
+        let data = inputs(cell);
+        let mut t = Tracked::new(cell, &data, &device);
         t.w = t.w.set_require_grad(false);
         t.r = t.r.set_require_grad(false);
         t.b = t.b.set_require_grad(false);
         t.rb = t.rb.set_require_grad(false);
         t.x = t.x.set_require_grad(false);
-        let grads = loss(fused(kind, &t, None)).backward();
+        let grads = loss(fused(cell, &t, None)).backward();
         assert!(t.taps.grad(&grads).is_some() && t.s.grad(&grads).is_some());
         assert!(t.w.grad(&grads).is_none() && t.r.grad(&grads).is_none());
         assert!(t.b.grad(&grads).is_none() && t.x.grad(&grads).is_none());

@@ -5,7 +5,7 @@
 #![allow(deprecated)] // Burn deprecates NdArray, which stays supported here.
 
 use atbptt_models::interop::{TorchCompatible, TorchLayer};
-use atbptt_models::ops::{self, LstmWeights, SequenceOptions, step};
+use atbptt_models::ops::{self, Cell, SequenceOptions, Weights};
 use atbptt_models::{
     GruConfig, GruLayer, LanguageModelConfig, LstmConfig, LstmLayer, LstmState, ModelError,
     Precision, RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig, TokenBatch,
@@ -33,24 +33,25 @@ fn blamed<T>(found: Result<T, ModelError>) -> (&'static str, &'static str) {
     }
 }
 
-fn lstm_weights(device: &Device) -> LstmWeights {
-    LstmWeights {
+fn lstm_weights(device: &Device) -> Weights {
+    Weights {
         input: Tensor::zeros([3, 8], device),
-        recurrent: Tensor::zeros([2, 8], device),
-        bias: Tensor::zeros([8], device),
+        recurrent: Some(Tensor::zeros([2, 8], device)),
+        bias: Some(Tensor::zeros([8], device)),
+        recurrent_bias: None,
     }
 }
 
 /// Each tensor of a sequence operation in turn on another device, and of another type.
 #[test]
 fn tensors_on_another_device_or_of_another_type_are_named() {
-    let run = |change: &dyn Fn(&mut LstmWeights, &mut Tensor<2>, &mut SequenceOptions)| {
+    let run = |change: &dyn Fn(&mut Weights, &mut Tensor<2>, &mut SequenceOptions)| {
         let input = Tensor::zeros([5, 4, 3], &here());
         let mut weights = lstm_weights(&here());
         let mut state = Tensor::zeros([4, 4], &here());
         let mut options = SequenceOptions::default();
         change(&mut weights, &mut state, &mut options);
-        ops::lstm_sequence(input, weights, state, options)
+        ops::sequence(Cell::Lstm, input, weights, state, options)
     };
     assert!(run(&|_, _, _| {}).is_ok());
     let there = elsewhere();
@@ -64,11 +65,11 @@ fn tensors_on_another_device_or_of_another_type_are_named() {
             (kind, "input weight")
         );
         assert_eq!(
-            blamed(run(&|w, _, _| w.recurrent = Tensor::zeros([2, 8], at))),
+            blamed(run(&|w, _, _| w.recurrent = Some(Tensor::zeros([2, 8], at)))),
             (kind, "recurrent weight")
         );
         assert_eq!(
-            blamed(run(&|w, _, _| w.bias = Tensor::zeros([8], at))),
+            blamed(run(&|w, _, _| w.bias = Some(Tensor::zeros([8], at)))),
             (kind, "bias")
         );
         assert_eq!(
@@ -80,10 +81,42 @@ fn tensors_on_another_device_or_of_another_type_are_named() {
             (kind, "taps")
         );
         assert_eq!(
-            blamed(run(&|_, _, o| o.keep = Some(zeros([5, 4, 1])))),
+            blamed(run(&|_, _, o| o.reset_mask = Some(zeros([5, 4, 1])))),
             (kind, "reset mask")
         );
     }
+}
+
+/// A weight that the cell does not have, and one that it lacks, are named.
+#[test]
+fn weights_that_a_cell_has_no_use_for_or_lacks_are_refused() {
+    let run = |weights: Weights| {
+        let (input, state) = (
+            Tensor::zeros([5, 4, 3], &here()),
+            Tensor::zeros([4, 4], &here()),
+        );
+        let options = SequenceOptions::default();
+        match ops::sequence(Cell::Lstm, input, weights, state, options) {
+            Err(ModelError::Shape { what, .. }) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    let recurrent_bias = Some(Tensor::zeros([2], &here()));
+    let whole = lstm_weights(&here());
+    assert_eq!(
+        run(Weights {
+            recurrent_bias,
+            ..whole.clone()
+        }),
+        "recurrent bias"
+    );
+    assert_eq!(
+        run(Weights {
+            recurrent: None,
+            ..whole
+        }),
+        "recurrent weight"
+    );
 }
 
 /// With and without autodiff a device is the same, and its tensors meet.
@@ -93,7 +126,8 @@ fn tracked_and_untracked_tensors_meet() {
     for (input, weights) in [(here(), tracked.clone()), (tracked.clone(), here())] {
         let input = Tensor::zeros([5, 4, 3], &input);
         let state = Tensor::zeros([4, 4], &tracked);
-        let out = ops::lstm_sequence(
+        let out = ops::sequence(
+            Cell::Lstm,
             input,
             lstm_weights(&weights),
             state,
@@ -123,14 +157,14 @@ fn classes_and_tokens_that_do_not_exist_are_refused_where_looking_costs_no_wait(
             assert_eq!(found.unwrap_err(), token);
             let found = ops::linear_nll_rows(hidden(), weight(), None, targets.clone());
             assert_eq!(found.unwrap_err(), token);
-            let found = step::embedding(weight(), targets.reshape([1, 2]));
+            let found = ops::embedding(weight(), targets.reshape([1, 2]));
             assert_eq!(found.unwrap_err(), token);
         }
     }
     let tokens = Tensor::<2, Int>::zeros([1, 2], &elsewhere());
-    let found = step::embedding(Tensor::zeros([4, 3], &here()), tokens);
+    let found = ops::embedding(Tensor::zeros([4, 3], &here()), tokens);
     assert_eq!(blamed(found), ("device", "tokens"));
-    let none = step::embedding(
+    let none = ops::embedding(
         Tensor::zeros([4, 3], &here()),
         Tensor::<2, Int>::zeros([0, 2], &here()),
     );
@@ -140,15 +174,15 @@ fn classes_and_tokens_that_do_not_exist_are_refused_where_looking_costs_no_wait(
 #[test]
 fn optimiser_steps_and_dropout_take_only_what_fits() {
     let weight = || Tensor::<1>::ones([3], &here());
-    let found = step::descend(weight(), Tensor::ones([3], &elsewhere()), 0.1, 0.0);
+    let found = ops::sgd_step(weight(), Tensor::ones([3], &elsewhere()), 0.1, 0.0);
     assert_eq!(blamed(found), ("device", "gradient"));
-    let found = step::descend(weight(), Tensor::ones([3], (&here(), DType::F64)), 0.1, 0.0);
+    let found = ops::sgd_step(weight(), Tensor::ones([3], (&here(), DType::F64)), 0.1, 0.0);
     assert_eq!(blamed(found), ("type", "gradient"));
     // The field is open, so its range is checked again where it is used.
     for prob in [1.0, 2.0, -1.0, f64::NAN, f64::INFINITY] {
         let mut dropout = DropoutConfig::new(0.5).init();
         dropout.prob = prob;
-        let kept = step::dropout(&dropout, Tensor::<1>::ones([3], &here().autodiff()));
+        let kept = ops::dropout(&dropout, Tensor::<1>::ones([3], &here().autodiff()));
         assert_eq!(kept.into_data().iter::<f32>().collect::<Vec<_>>(), [1.0; 3]);
     }
 }

@@ -6,22 +6,16 @@
 
 mod common;
 
-use atbptt_models::ops::kernels::{
-    Grads, GruInput, LstmInput, Needs, NllInput, NllNeeds, RnnInput, Trace,
+use atbptt_models::ops::Cell;
+use atbptt_models::ops::backend::{
+    Arguments, NeedsGrad, NllArguments, NllNeedsGrad, Optional, RecurrentKernels,
 };
-use atbptt_models::ops::{RecurrentKernels, reference};
+use atbptt_models::ops::internals::reference;
 use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
 use burn::backend::{Backend, Flex, NdArray, tensor::FloatTensor};
 use burn::tensor::{DType, TensorData};
 use common::noise;
 use proptest::prelude::*;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Cell {
-    Lstm,
-    Gru,
-    Rnn,
-}
 
 /// Shape and options of a random window.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +26,8 @@ struct Case {
     inputs: usize,
     hidden: usize,
     taps: bool,
-    keep: bool,
-    needs: Needs,
+    reset_mask: bool,
+    needs: NeedsGrad,
     seed: u64,
 }
 
@@ -58,18 +52,14 @@ impl<B: Backend> Tensors<B> {
 
 impl Case {
     fn gates(&self) -> usize {
-        match self.cell {
-            Cell::Lstm => 4,
-            Cell::Gru => 3,
-            Cell::Rnn => 1,
-        }
+        self.cell.gates()
     }
 
     fn size(&self) -> usize {
-        self.hidden * if self.cell == Cell::Lstm { 2 } else { 1 }
+        self.hidden * self.cell.state_parts()
     }
 
-    /// Input, input weight, recurrent weight, bias, recurrent bias, state, taps, gradient of the states, keep.
+    /// Input, input weight, recurrent weight, bias, recurrent bias, state, taps, gradient of the states, reset mask.
     fn data(&self) -> Vec<(Vec<f64>, Vec<usize>)> {
         let (t, b, i, h) = (self.time, self.batch, self.inputs, self.hidden);
         let (g, s) = (self.gates() * h, self.size());
@@ -77,7 +67,7 @@ impl Case {
         let mut all: Vec<_> = [
             (vec![t, b, i], 1.0),
             (vec![i, g], 1.0 / (i as f64).sqrt()),
-            (vec![h, g], scale),
+            (vec![h, self.cell.recurrent_gates() * h], scale),
             (vec![g], 0.5),
             (vec![h], 0.5),
             (vec![b, s], 1.0),
@@ -91,9 +81,9 @@ impl Case {
             (data.iter().map(|x| x * scale).collect(), dims)
         })
         .collect();
-        let keep = noise(self.seed + 100, t * b);
-        let keep = keep.iter().map(|&x| if x > -0.8 { 1.0 } else { 0.0 });
-        all.push((keep.collect(), vec![t, b, 1]));
+        let mask = noise(self.seed + 100, t * b);
+        let mask = mask.iter().map(|&x| if x > -0.8 { 1.0 } else { 0.0 });
+        all.push((mask.collect(), vec![t, b, 1]));
         all
     }
 
@@ -102,96 +92,50 @@ impl Case {
         Tensors(data.map(|(x, dims)| float::<B>(x, &dims, dtype)).collect())
     }
 
+    fn args<B: Backend>(&self, x: &Tensors<B>) -> Arguments<B> {
+        let given = |index: usize, given: bool| given.then(|| x.get(index)).into();
+        Arguments {
+            input: x.get(0),
+            input_weight: x.get(1),
+            recurrent_weight: given(2, self.cell.recurrent_gates() > 0),
+            bias: x.get(3),
+            recurrent_bias: given(4, self.cell.has_recurrent_bias()),
+            state: x.get(5),
+            taps: given(6, self.taps),
+            reset_mask: given(8, self.reset_mask),
+        }
+    }
+
     /// Forward and backward pass: states, gates, then the gradients that were asked for.
     fn run<B: RecurrentKernels>(&self, x: &Tensors<B>, kernels: bool) -> Vec<FloatTensor<B>> {
-        let taps = self.taps.then(|| x.get(6));
-        let keep = self.keep.then(|| x.get(8));
-        let grad = x.get(7);
-        let (trace, grads): (Trace<B>, Grads<B>) = match self.cell {
-            Cell::Lstm => {
-                let args = LstmInput::<B> {
-                    input: x.get(0),
-                    input_weight: x.get(1),
-                    recurrent_weight: x.get(2),
-                    bias: x.get(3),
-                    state: x.get(5),
-                    taps,
-                    keep,
-                };
-                if kernels {
-                    let trace = B::lstm_forward(args.clone());
-                    (
-                        trace.clone(),
-                        B::lstm_backward(args, trace, grad, self.needs),
-                    )
-                } else {
-                    let trace = reference::lstm_forward::<B>(args.clone());
-                    let grads =
-                        reference::lstm_backward::<B>(args, trace.clone(), grad, self.needs);
-                    (trace, grads)
-                }
-            }
-            Cell::Gru => {
-                let args = GruInput::<B> {
-                    input: x.get(0),
-                    input_weight: x.get(1),
-                    recurrent_weight: x.get(2),
-                    bias: x.get(3),
-                    recurrent_bias: x.get(4),
-                    state: x.get(5),
-                    taps,
-                    keep,
-                };
-                if kernels {
-                    let trace = B::gru_forward(args.clone());
-                    (
-                        trace.clone(),
-                        B::gru_backward(args, trace, grad, self.needs),
-                    )
-                } else {
-                    let trace = reference::gru_forward::<B>(args.clone());
-                    let grads = reference::gru_backward::<B>(args, trace.clone(), grad, self.needs);
-                    (trace, grads)
-                }
-            }
-            Cell::Rnn => {
-                let args = RnnInput::<B> {
-                    input: x.get(0),
-                    input_weight: x.get(1),
-                    recurrent_weight: x.get(2),
-                    bias: x.get(3),
-                    state: x.get(5),
-                    taps,
-                    keep,
-                };
-                if kernels {
-                    let trace = B::rnn_forward(args.clone());
-                    (
-                        trace.clone(),
-                        B::rnn_backward(args, trace, grad, self.needs),
-                    )
-                } else {
-                    let trace = reference::rnn_forward::<B>(args.clone());
-                    let grads = reference::rnn_backward::<B>(args, trace.clone(), grad, self.needs);
-                    (trace, grads)
-                }
-            }
+        let (args, grad, cell, needs) = (self.args(x), x.get(7), self.cell, self.needs);
+        let (saved, grads) = if kernels {
+            let saved = B::sequence_forward(cell, args.clone());
+            let grads = B::sequence_backward(cell, args, saved.clone(), grad, needs);
+            (saved, grads)
+        } else {
+            let saved = reference::forward::<B>(cell, args.clone());
+            let grads = reference::backward::<B>(cell, args, saved.clone(), grad, needs);
+            (saved, grads)
         };
         let wanted = [
             (&grads.input, self.needs.input),
             (&grads.input_weight, self.needs.input_weight),
-            (&grads.recurrent_weight, self.needs.recurrent_weight),
+            (
+                &grads.recurrent_weight,
+                needs.recurrent_weight && cell.recurrent_gates() > 0,
+            ),
             (&grads.bias, self.needs.bias),
             (
                 &grads.recurrent_bias,
-                self.needs.bias && self.cell == Cell::Gru,
+                needs.bias && cell.has_recurrent_bias(),
             ),
             (&grads.taps, self.needs.taps),
         ];
         for (grad, wanted) in wanted {
             assert_eq!(grad.is_some(), wanted, "only what was asked for: {self:?}");
         }
-        [Some(trace.states), Some(trace.gates), Some(grads.state)]
+        [Some(saved.states), Some(saved.gates), Some(grads.state)]
             .into_iter()
             .chain([
                 grads.input,
@@ -246,8 +190,8 @@ fn cases() -> impl Strategy<Value = Case> {
         inputs: sizes.2,
         hidden: sizes.3,
         taps: flags[0],
-        keep: flags[1],
-        needs: Needs {
+        reset_mask: flags[1],
+        needs: NeedsGrad {
             input: flags[2],
             input_weight: flags[3],
             recurrent_weight: flags[4],
@@ -274,7 +218,7 @@ proptest! {
     }
 }
 
-const ALL: Needs = Needs {
+const ALL: NeedsGrad = NeedsGrad {
     input: true,
     input_weight: true,
     recurrent_weight: true,
@@ -290,7 +234,7 @@ fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> 
         inputs,
         hidden,
         taps: true,
-        keep: true,
+        reset_mask: true,
         needs: ALL,
         seed: 7,
     }
@@ -301,7 +245,7 @@ fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> 
 #[cfg(feature = "wgpu")]
 mod gpu {
     use super::*;
-    use atbptt_models::ops::kernels::LogitBlock;
+    use atbptt_models::ops::backend::LogitBlock;
     use burn::backend::Cube;
     use common::{gpu, with_each_time_loop};
 
@@ -395,7 +339,7 @@ mod gpu {
                         .then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
                 };
                 let got = Cube::softmax_block(block(), flag(2));
-                let expected = reference::softmax_block::<Cube>(block(), flag(2));
+                let expected = reference::nll::softmax_block::<Cube>(block(), flag(2));
                 let what = format!("{rows} rows of {classes}, flags {flags:03b}");
                 common::assert_close(
                     &what,
@@ -577,7 +521,7 @@ fn softmax_loss_equals_the_reference() {
         let device = Default::default();
         for flags in 0..32u8 {
             let flag = |bit: u8| flags >> bit & 1 == 1;
-            let needs = NllNeeds {
+            let needs = NllNeedsGrad {
                 hidden: flag(0),
                 weight: flag(1),
                 bias: flag(2) && flag(3),
@@ -585,15 +529,19 @@ fn softmax_loss_equals_the_reference() {
             let targets: Vec<i64> = (0..rows as i64)
                 .map(|r| (r * 7 + 3) % classes as i64)
                 .collect();
-            let args = || NllInput::<B> {
+            let args = || NllArguments::<B> {
                 hidden: float::<B>(noise(1, rows * features), &[rows, features], dtype),
                 weight: float::<B>(noise(2, classes * features), &[classes, features], dtype),
-                bias: flag(3).then(|| float::<B>(noise(3, classes), &[classes], dtype)),
+                bias: flag(3)
+                    .then(|| float::<B>(noise(3, classes), &[classes], dtype))
+                    .into(),
                 targets: B::int_from_data(TensorData::new(targets.clone(), [rows]), &device),
-                row_weights: flag(4).then(|| float::<B>(noise(4, rows), &[rows], dtype)),
+                row_weights: flag(4)
+                    .then(|| float::<B>(noise(4, rows), &[rows], dtype))
+                    .into(),
             };
             let got = B::linear_nll_forward(args(), needs);
-            let expected = reference::linear_nll::<B>(args(), needs);
+            let expected = reference::nll::linear_nll::<B>(args(), needs);
             let pairs = [
                 (Some(got.loss), Some(expected.loss)),
                 (Some(got.rows), Some(expected.rows)),
@@ -635,18 +583,18 @@ fn softmax_loss_bits_do_not_depend_on_the_number_of_threads() {
         pool.install(|| {
             let targets: Vec<i64> = (0..rows as i64).map(|row| row * 7 % 3001).collect();
             let targets = TensorData::new(targets, [rows]);
-            let args = NllInput::<Flex> {
+            let args = NllArguments::<Flex> {
                 hidden: float::<Flex>(noise(1, rows * features), &[rows, features], DType::F32),
                 weight: float::<Flex>(
                     noise(2, classes * features),
                     &[classes, features],
                     DType::F32,
                 ),
-                bias: Some(float::<Flex>(noise(3, classes), &[classes], DType::F32)),
+                bias: Optional::Given(float::<Flex>(noise(3, classes), &[classes], DType::F32)),
                 targets: Flex::int_from_data(targets, &Default::default()),
-                row_weights: None,
+                row_weights: Optional::Absent,
             };
-            let needs = NllNeeds {
+            let needs = NllNeedsGrad {
                 hidden: true,
                 weight: true,
                 bias: true,

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use atbptt_models::interop::TorchCompatible;
-use atbptt_models::ops::kernels::{GruInput, LstmInput, Needs, RnnInput, Trace};
-use atbptt_models::ops::{TimeLoop, reference, set_time_loop};
+use atbptt_models::ops::Cell;
+use atbptt_models::ops::backend::{Arguments, NeedsGrad, Optional};
+use atbptt_models::ops::internals::{TimeLoop, reference, set_time_loop};
 use atbptt_models::{
     GruLayer, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack, StackConfig,
     TokenBatch, UnrollOptions, WindowPlan,
@@ -83,75 +84,33 @@ fn float(seed: u64, dims: &[usize]) -> FloatTensor<Cube> {
 }
 
 /// The same by the default bodies, made of Burn's operations.
-fn composed(cell: &str, device: &Device, time: usize) -> [usize; 2] {
-    let needs = Needs {
+fn composed(cell: Cell, device: &Device, time: usize) -> [usize; 2] {
+    let needs = NeedsGrad {
         input: true,
         input_weight: true,
         recurrent_weight: true,
         bias: true,
         taps: false,
     };
-    let (gates, parts) = match cell {
-        "LSTM" => (4, 2),
-        "GRU" => (3, 1),
-        _ => (1, 1),
+    let (gates, size) = (cell.gates() * HIDDEN, cell.state_parts() * HIDDEN);
+    let recurrent = [HIDDEN, cell.recurrent_gates() * HIDDEN];
+    let given = |given: bool, seed: u64, dims: &[usize]| given.then(|| float(seed, dims)).into();
+    let args = Arguments::<Cube> {
+        input: float(1, &[time, BATCH, HIDDEN]),
+        input_weight: float(2, &[HIDDEN, gates]),
+        recurrent_weight: given(recurrent[1] > 0, 3, &recurrent),
+        bias: float(4, &[gates]),
+        recurrent_bias: given(cell.has_recurrent_bias(), 7, &[HIDDEN]),
+        state: float(5, &[BATCH, size]),
+        taps: Optional::Absent,
+        reset_mask: Optional::Absent,
     };
-    let input = || float(1, &[time, BATCH, HIDDEN]);
-    let input_weight = || float(2, &[HIDDEN, gates * HIDDEN]);
-    let recurrent_weight = || float(3, &[HIDDEN, gates * HIDDEN]);
-    let bias = || float(4, &[gates * HIDDEN]);
-    let state = || float(5, &[BATCH, parts * HIDDEN]);
-    let grad = float(6, &[time, BATCH, parts * HIDDEN]);
-    let two = |forward: &dyn Fn() -> Trace<Cube>, backward: &dyn Fn(Trace<Cube>)| {
-        let (there, trace) = launches(device, forward);
-        let (back, ()) = launches(device, || backward(trace));
-        [there, back]
-    };
-    match cell {
-        "LSTM" => {
-            let args = LstmInput::<Cube> {
-                input: input(),
-                input_weight: input_weight(),
-                recurrent_weight: recurrent_weight(),
-                bias: bias(),
-                state: state(),
-                taps: None,
-                keep: None,
-            };
-            two(&|| reference::lstm_forward(args.clone()), &|trace| {
-                reference::lstm_backward(args.clone(), trace, grad.clone(), needs);
-            })
-        }
-        "GRU" => {
-            let args = GruInput::<Cube> {
-                input: input(),
-                input_weight: input_weight(),
-                recurrent_weight: recurrent_weight(),
-                bias: bias(),
-                recurrent_bias: float(7, &[HIDDEN]),
-                state: state(),
-                taps: None,
-                keep: None,
-            };
-            two(&|| reference::gru_forward(args.clone()), &|trace| {
-                reference::gru_backward(args.clone(), trace, grad.clone(), needs);
-            })
-        }
-        _ => {
-            let args = RnnInput::<Cube> {
-                input: input(),
-                input_weight: input_weight(),
-                recurrent_weight: recurrent_weight(),
-                bias: bias(),
-                state: state(),
-                taps: None,
-                keep: None,
-            };
-            two(&|| reference::rnn_forward(args.clone()), &|trace| {
-                reference::rnn_backward(args.clone(), trace, grad.clone(), needs);
-            })
-        }
-    }
+    let grad = float(6, &[time, BATCH, size]);
+    let (there, saved) = launches(device, || reference::forward(cell, args.clone()));
+    let (back, _) = launches(device, || {
+        reference::backward(cell, args, saved, grad, needs)
+    });
+    [there, back]
 }
 
 /// Burn's own layer, differentiated operation by operation.
@@ -167,18 +126,18 @@ fn burns(device: &Device, time: usize) -> [usize; 2] {
 }
 
 /// Launches per step of every cell.
-fn cells(device: &Device, hidden: usize) -> [(&'static str, [f64; 2]); 3] {
+fn cells(device: &Device, hidden: usize) -> [(Cell, [f64; 2]); 3] {
     [
         (
-            "LSTM",
+            Cell::Lstm,
             per_step(|time| layer::<LstmLayer>(device, hidden, time)),
         ),
         (
-            "GRU",
+            Cell::Gru,
             per_step(|time| layer::<GruLayer>(device, hidden, time)),
         ),
         (
-            "tanh RNN",
+            Cell::Rnn,
             per_step(|time| layer::<RnnLayer>(device, hidden, time)),
         ),
     ]
@@ -193,10 +152,13 @@ fn a_step_is_one_product_and_one_kernel() {
     set_time_loop(TimeLoop::OnHost);
     for (cell, kernels) in cells(&device, HIDDEN) {
         let bodies = per_step(|time| composed(cell, &device, time));
-        println!("{cell}: kernels {kernels:?}, operations of Burn {bodies:?}");
-        assert_eq!(kernels, [2.0, 2.0], "{cell}");
+        println!(
+            "{}: kernels {kernels:?}, operations of Burn {bodies:?}",
+            cell.name()
+        );
+        assert_eq!(kernels, [2.0, 2.0], "{cell:?}");
         if cfg!(not(feature = "fusion")) {
-            assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell}: {bodies:?}");
+            assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell:?}: {bodies:?}");
         }
     }
     set_time_loop(TimeLoop::Auto);
@@ -212,12 +174,12 @@ fn the_time_loop_runs_on_the_device_where_the_weights_are_few() {
     let Some(device) = gpu() else { return };
     let _turn = TURN.lock();
     for (cell, kernels) in cells(&device, HIDDEN) {
-        assert_eq!(kernels, [0.0, 0.0], "{cell}");
+        assert_eq!(kernels, [0.0, 0.0], "{cell:?}");
     }
     let whole = layer::<LstmLayer>(&device, HIDDEN, 8);
     println!("LSTM of {HIDDEN} units: {whole:?} launches per window");
     for (cell, kernels) in cells(&device, 400) {
-        assert_eq!(kernels, [2.0, 2.0], "{cell}");
+        assert_eq!(kernels, [2.0, 2.0], "{cell:?}");
     }
 }
 

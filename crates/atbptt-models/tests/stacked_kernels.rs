@@ -4,22 +4,12 @@
 
 mod common;
 
-use atbptt_models::ops::kernels::{GruInput, LstmInput, RnnInput};
-use atbptt_models::ops::{
-    GruWeights, LstmWeights, RecurrentKernels, RnnWeights, SequenceOptions, gru_sequence,
-    lstm_sequence, rnn_sequence,
-};
+use atbptt_models::ops::backend::{Arguments, Optional, RecurrentKernels};
+use atbptt_models::ops::{Cell, SequenceOptions, Weights, sequence};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{noise, values};
 use proptest::prelude::*;
-
-#[derive(Clone, Copy, Debug)]
-enum Cell {
-    Lstm,
-    Gru,
-    Rnn,
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -55,97 +45,48 @@ impl Case {
     }
 
     fn layer(&self, index: usize, to: (&Device, DType)) -> Layer {
-        let (gates, parts) = match self.cell {
-            Cell::Lstm => (4, 2),
-            Cell::Gru => (3, 1),
-            Cell::Rnn => (1, 1),
-        };
         let inputs = if index == 0 { self.inputs } else { self.hidden };
-        let (width, seed) = (gates * self.hidden, 10 * (index + 1));
+        let (width, seed) = (self.cell.gates() * self.hidden, 10 * (index + 1));
+        let recurrent = [self.hidden, self.cell.recurrent_gates() * self.hidden];
+        let state = [self.batch, self.cell.state_parts() * self.hidden];
         let scale = |fan: usize| 1.5 / (fan as f64).sqrt();
         Layer {
             input: self.leaf(seed, [inputs, width], scale(inputs), to),
-            recurrent: self.leaf(seed + 1, [self.hidden, width], scale(self.hidden), to),
+            recurrent: self.leaf(seed + 1, recurrent, scale(self.hidden), to),
             bias: self.leaf(seed + 2, [width], 0.5, to),
             recurrent_bias: self.leaf(seed + 3, [self.hidden], 0.5, to),
-            state: self.leaf(seed + 4, [self.batch, parts * self.hidden], 1.0, to),
+            state: self.leaf(seed + 4, state, 1.0, to),
         }
     }
 
     /// Packed states `[T, B, S]` of one layer, from the kernels or from the reference bodies.
     fn run(&self, kernels: bool, x: Tensor<3>, layer: &Layer) -> Tensor<3> {
-        let (input, recurrent, bias, recurrent_bias, state) = (
-            layer.input.clone(),
-            layer.recurrent.clone(),
-            layer.bias.clone(),
-            layer.recurrent_bias.clone(),
-            layer.state.clone(),
-        );
+        let cell = self.cell;
+        let recurrent = (cell.recurrent_gates() > 0).then(|| layer.recurrent.clone());
+        let recurrent_bias = cell
+            .has_recurrent_bias()
+            .then(|| layer.recurrent_bias.clone());
+        let (input, bias, state) = (layer.input.clone(), layer.bias.clone(), layer.state.clone());
         if kernels {
-            let options = SequenceOptions::default();
-            return match self.cell {
-                Cell::Lstm => {
-                    let weights = LstmWeights {
-                        input,
-                        recurrent,
-                        bias,
-                    };
-                    lstm_sequence(x, weights, state, options)
-                }
-                Cell::Gru => {
-                    let weights = GruWeights {
-                        input,
-                        recurrent,
-                        bias,
-                        recurrent_bias,
-                    };
-                    gru_sequence(x, weights, state, options)
-                }
-                Cell::Rnn => {
-                    let weights = RnnWeights {
-                        input,
-                        recurrent,
-                        bias,
-                    };
-                    rnn_sequence(x, weights, state, options)
-                }
-            }
-            .unwrap();
+            let weights = Weights {
+                input,
+                recurrent,
+                bias: Some(bias),
+                recurrent_bias,
+            };
+            return sequence(cell, x, weights, state, SequenceOptions::default()).unwrap();
         }
-        let (input, input_weight) = (x.into_dispatch(), input.into_dispatch());
-        let (recurrent_weight, bias) = (recurrent.into_dispatch(), bias.into_dispatch());
-        let (state, taps, keep) = (state.into_dispatch(), None, None);
-        let trace = match self.cell {
-            Cell::Lstm => Dispatch::lstm_forward(LstmInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                state,
-                taps,
-                keep,
-            }),
-            Cell::Gru => Dispatch::gru_forward(GruInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                recurrent_bias: recurrent_bias.into_dispatch(),
-                state,
-                taps,
-                keep,
-            }),
-            Cell::Rnn => Dispatch::rnn_forward(RnnInput {
-                input,
-                input_weight,
-                recurrent_weight,
-                bias,
-                state,
-                taps,
-                keep,
-            }),
+        let args = Arguments::<Dispatch> {
+            input: x.into_dispatch(),
+            input_weight: input.into_dispatch(),
+            recurrent_weight: recurrent.map(Tensor::into_dispatch).into(),
+            bias: bias.into_dispatch(),
+            recurrent_bias: recurrent_bias.map(Tensor::into_dispatch).into(),
+            state: state.into_dispatch(),
+            taps: Optional::Absent,
+            reset_mask: Optional::Absent,
         };
-        Tensor::from_dispatch(trace.states)
+        Tensor::from_dispatch(Dispatch::sequence_forward(cell, args).states)
     }
 
     /// The last layer's states, then the gradients of the input and of every layer's weights and initial state.
@@ -168,9 +109,9 @@ impl Case {
         let mut all = vec![values(out), values(x.grad(&grads).unwrap())];
         for layer in &layers {
             all.push(values(layer.input.grad(&grads).unwrap()));
-            all.push(values(layer.recurrent.grad(&grads).unwrap()));
             all.push(values(layer.bias.grad(&grads).unwrap()));
             all.push(values(layer.state.grad(&grads).unwrap()));
+            all.extend(layer.recurrent.grad(&grads).map(values));
             all.extend(layer.recurrent_bias.grad(&grads).map(values));
         }
         all

@@ -8,7 +8,9 @@ mod common;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use atbptt_models::ops::step::{self, DropoutMask, StepKernels, generic};
+use atbptt_models::ops;
+use atbptt_models::ops::backend::{DropoutMask, RecurrentKernels as _, RecurrentOps};
+use atbptt_models::ops::internals::reference::step as reference;
 use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
 use burn::backend::{Backend, Flex, NdArray, tensor::FloatTensor};
 use burn::nn::DropoutConfig;
@@ -32,7 +34,7 @@ fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f64> {
 }
 
 /// Sizes below and above those from which several threads work; tolerances: one rounding, and for sums √n of them.
-fn equal_the_compositions<B: StepKernels>(dtype: DType, int: DType, exact: f64) {
+fn equal_the_compositions<B: RecurrentOps>(dtype: DType, int: DType, exact: f64) {
     let int = |values: Vec<i64>| {
         let count = values.len();
         let values = TensorData::new(values, [count]).convert_dtype(int);
@@ -44,38 +46,46 @@ fn equal_the_compositions<B: StepKernels>(dtype: DType, int: DType, exact: f64) 
         let close = |what: &str, got: FloatTensor<B>, expected: FloatTensor<B>| {
             assert_close(what, &values::<B>(got), &values::<B>(expected), exact);
         };
-        close("scale", B::scale(x(), -0.3), generic::scale::<B>(x(), -0.3));
+        close(
+            "scale",
+            B::scale(x(), -0.3),
+            reference::scale::<B>(x(), -0.3),
+        );
         let factor = || float::<B>(3, &[1], dtype);
         close(
             "scale by",
             B::scale_by(x(), factor()),
-            generic::scale_by::<B>(x(), factor()),
+            reference::scale_by::<B>(x(), factor()),
         );
         for decay in [0.0, 1e-3] {
             close(
-                "descent",
-                B::descent(x(), y(), 0.5, decay),
-                generic::descent::<B>(x(), y(), 0.5, decay),
+                "update",
+                B::sgd_step(x(), y(), 0.5, decay),
+                reference::sgd_step::<B>(x(), y(), 0.5, decay),
             );
         }
-        let [got, expected] = [B::squares(x()), generic::squares::<B>(x())].map(values::<B>);
+        let [got, expected] =
+            [B::sum_of_squares(x()), reference::sum_of_squares::<B>(x())].map(values::<B>);
         let relative = (got[0] - expected[0]).abs() / expected[0];
-        assert!(relative <= 100.0 * exact, "squares: off by {relative:e}");
+        assert!(
+            relative <= 100.0 * exact,
+            "sum of squares: off by {relative:e}"
+        );
 
         let tokens: Vec<i64> = (0..2 * rows as i64).map(|n| n * n % rows as i64).collect();
         let count = tokens.len();
         close(
             "embedding",
-            B::embed_forward(x(), int(tokens.clone())),
-            generic::embed_forward::<B>(x(), int(tokens.clone())),
+            B::embedding_rows_forward(x(), int(tokens.clone())),
+            reference::embedding_rows_forward::<B>(x(), int(tokens.clone())),
         );
         for into in [false, true] {
             let into = || into.then(y);
             let grad = || float::<B>(4, &[count, features], dtype);
             close(
                 "embedding gradient",
-                B::embed_backward(into(), rows, int(tokens.clone()), grad()),
-                generic::embed_backward::<B>(into(), rows, int(tokens.clone()), grad()),
+                B::embedding_rows_backward(into(), rows, int(tokens.clone()), grad()),
+                reference::embedding_rows_backward::<B>(into(), rows, int(tokens.clone()), grad()),
             );
         }
 
@@ -83,13 +93,13 @@ fn equal_the_compositions<B: StepKernels>(dtype: DType, int: DType, exact: f64) 
         close(
             "first features",
             B::first_features_forward(states(), features),
-            generic::first_features_forward::<B>(states(), features),
+            reference::first_features_forward::<B>(states(), features),
         );
         let grad = || float::<B>(6, &[rows, 2, features], dtype);
         close(
             "their gradient",
             B::first_features_backward(grad(), 2 * features),
-            generic::first_features_backward::<B>(grad(), 2 * features),
+            reference::first_features_backward::<B>(grad(), 2 * features),
         );
     }
 }
@@ -118,8 +128,8 @@ fn shared_tensors_are_not_changed() {
     let before = values::<Flex>(held.clone());
     let tokens = Flex::int_from_data(TensorData::new(vec![1i64], [1]), &Default::default());
     Flex::scale(held.clone(), 3.0);
-    Flex::descent(held.clone(), held.clone(), 0.1, 0.0);
-    Flex::embed_backward(
+    Flex::sgd_step(held.clone(), held.clone(), 0.1, 0.0);
+    Flex::embedding_rows_backward(
         Some(held.clone()),
         40,
         tokens,
@@ -142,13 +152,13 @@ fn views_are_read_right() {
     for view in views {
         let got = [
             Flex::scale(view(), 0.7),
-            Flex::squares(view()),
-            Flex::descent(view(), view(), 0.1, 0.01),
+            Flex::sum_of_squares(view()),
+            Flex::sgd_step(view(), view(), 0.1, 0.01),
         ];
         let expected = [
-            generic::scale::<Flex>(view(), 0.7),
-            generic::squares::<Flex>(view()),
-            generic::descent::<Flex>(view(), view(), 0.1, 0.01),
+            reference::scale::<Flex>(view(), 0.7),
+            reference::sum_of_squares::<Flex>(view()),
+            reference::sgd_step::<Flex>(view(), view(), 0.1, 0.01),
         ];
         for (got, expected) in got.into_iter().zip(expected) {
             let (got, expected) = (values::<Flex>(got), values::<Flex>(expected));
@@ -167,16 +177,16 @@ fn special_values_stay_visible() {
     };
     let ones = || Flex::float_from_data(TensorData::new(vec![1f32; 3], [3]), &Default::default());
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        assert!(!values::<Flex>(Flex::squares(with(value)))[0].is_finite());
+        assert!(!values::<Flex>(Flex::sum_of_squares(with(value)))[0].is_finite());
         assert!(!values::<Flex>(Flex::scale(with(value), 0.5))[1].is_finite());
         for moved in [
-            Flex::descent(with(value), ones(), 0.1, 0.0),
-            Flex::descent(ones(), with(value), 0.1, 0.0),
+            Flex::sgd_step(with(value), ones(), 0.1, 0.0),
+            Flex::sgd_step(ones(), with(value), 0.1, 0.0),
         ] {
             let moved = values::<Flex>(moved);
             assert!(!moved[1].is_finite() && moved[0].is_finite() && moved[2].is_finite());
         }
-        let (dropped, _) = Flex::drop_out_forward(with(value), 0.999);
+        let (dropped, _) = Flex::dropout_forward(with(value), 0.999);
         assert!(!values::<Flex>(dropped)[1].is_finite());
     }
 }
@@ -186,13 +196,13 @@ fn special_values_stay_visible() {
 #[test]
 fn dropout_keeps_the_promised_share() {
     let _turn = turn();
-    fn check<B: StepKernels>(dtype: DType) {
+    fn check<B: RecurrentOps>(dtype: DType) {
         let count = 600_000;
         for prob in [0.1, 0.5, 0.8] {
             B::seed(&Default::default(), 5);
             let data = TensorData::new(vec![1f64; count], [3, count / 3]).convert_dtype(dtype);
             let ones = B::float_from_data(data, &Default::default());
-            let (out, mask) = B::drop_out_forward(ones.clone(), prob);
+            let (out, mask) = B::dropout_forward(ones.clone(), prob);
             let out = values::<B>(out);
             let kept = 1.0 / (1.0 - prob);
             assert!(out.iter().all(|&x| x == 0.0 || (x - kept).abs() < 1e-6));
@@ -206,7 +216,7 @@ fn dropout_keeps_the_promised_share() {
             let pairs = out.windows(2).filter(|pair| pair[0] > 0.0 && pair[1] > 0.0);
             let pairs = pairs.count() as f64 / (count - 1) as f64;
             assert!((pairs - (1.0 - prob).powi(2)).abs() < 2.0 * error);
-            assert_eq!(values::<B>(B::drop_out_backward(ones, mask, prob)), out);
+            assert_eq!(values::<B>(B::dropout_backward(ones, mask, prob)), out);
         }
     }
     check::<Flex>(DType::F32);
@@ -223,7 +233,7 @@ fn dropout_is_fixed_by_the_seed_alone() {
         pool.unwrap().install(|| {
             Flex::seed(&Default::default(), 11);
             let x = || float::<Flex>(1, &[500, 400], DType::F32);
-            [(); 2].map(|()| values::<Flex>(Flex::drop_out_forward(x(), 0.3).0))
+            [(); 2].map(|()| values::<Flex>(Flex::dropout_forward(x(), 0.3).0))
         })
     };
     let [first, second] = draw(1);
@@ -240,7 +250,7 @@ fn a_mask_tensor_is_applied_backward() {
     let mask = TensorData::new(vec![1f32, 0.0, 0.0, 1.0], [4]);
     let mask = DropoutMask::Tensor(Flex::float_from_data(mask, &Default::default()));
     let g = values::<Flex>(grad.clone());
-    let got = values::<Flex>(Flex::drop_out_backward(grad, mask, 0.5));
+    let got = values::<Flex>(Flex::dropout_backward(grad, mask, 0.5));
     assert_close("masked", &got, &[2.0 * g[0], 0.0, 0.0, 2.0 * g[3]], 1e-6);
 }
 
@@ -260,7 +270,7 @@ fn the_embedding_adds_to_the_gradient_of_a_tied_weight() {
             let tied = weight.clone().matmul(other.clone()).powi_scalar(2).sum();
             rows.powi_scalar(3).sum() + tied
         };
-        let ours = loss(step::embedding(weight.clone(), tokens.clone()).unwrap());
+        let ours = loss(ops::embedding(weight.clone(), tokens.clone()).unwrap());
         let burns = weight.clone().select(0, tokens.reshape([6]));
         let burns = loss(burns.reshape([2, 3, 4]));
         assert_close(
@@ -281,11 +291,11 @@ fn dropout_is_for_training_only() {
     let device = Device::flex();
     let x = Tensor::<2>::random([20, 30], Distribution::Normal(0.0, 1.0), &device);
     let half = DropoutConfig::new(0.5).init();
-    assert_eq!(numbers(step::dropout(&half, x.clone())), numbers(x.clone()));
+    assert_eq!(numbers(ops::dropout(&half, x.clone())), numbers(x.clone()));
     let tracked = Tensor::<2>::from_data(x.clone().into_data(), &device.autodiff()).require_grad();
     let never = DropoutConfig::new(0.0).init();
-    assert_eq!(numbers(step::dropout(&never, tracked.clone())), numbers(x));
-    let dropped = step::dropout(&half, tracked.clone());
+    assert_eq!(numbers(ops::dropout(&never, tracked.clone())), numbers(x));
+    let dropped = ops::dropout(&half, tracked.clone());
     let grad = numbers(tracked.grad(&dropped.clone().sum().backward()).unwrap());
     for (out, grad) in numbers(dropped).into_iter().zip(grad) {
         assert_eq!(grad, if out == 0.0 { 0.0 } else { 2.0 });

@@ -3,7 +3,7 @@
 //! Place in the flow: an optimiser as Burn's are, for the learner. With a large vocabulary, weights and gradient are tens
 //! of megabytes each, and every pass over them shows in the time of a step.
 
-use atbptt_models::ops::step;
+use atbptt_models::ops;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer, SgdState};
 use burn::tensor::{Device, Tensor};
 
@@ -65,7 +65,7 @@ impl Optimizer for FusedSgd {
         _: Option<SgdState<D>>,
     ) -> (Tensor<D>, Option<SgdState<D>>) {
         // A gradient has its weight's shape; if ever not, the weight stays.
-        let moved = step::descend(tensor.clone(), grad, lr, self.decay).unwrap_or(tensor);
+        let moved = ops::sgd_step(tensor.clone(), grad, lr, self.decay).unwrap_or(tensor);
         (moved, Some(SgdState::new(None)))
     }
 

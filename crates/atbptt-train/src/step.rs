@@ -88,7 +88,7 @@ pub(crate) fn read_loss_and_norm<M: Module>(
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.sums.push(ops::step::sum_of_squares(grad));
+                self.sums.push(ops::sum_of_squares(grad));
             }
         }
     }
@@ -119,8 +119,7 @@ fn scale<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
     impl ModuleVisitor for Scale<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.remove::<D>(param.id) {
-                self.grads
-                    .register(param.id, ops::step::scale(grad, self.factor));
+                self.grads.register(param.id, ops::scale(grad, self.factor));
             }
         }
     }

@@ -3,39 +3,42 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-use super::tensor::SequenceOptions;
+use super::cell::Cell;
+use super::tensor::{SequenceOptions, Weights};
 use crate::ModelError;
 
-/// What a sequence operation is given.
-pub(super) struct Sequence<'a> {
-    pub gates: usize,
-    pub parts: usize,
-    pub input: &'a Tensor<3>,
-    pub input_weight: &'a Tensor<2>,
-    pub recurrent_weight: &'a Tensor<2>,
-    pub bias: &'a Tensor<1>,
-    pub state: &'a Tensor<2>,
-    pub options: &'a SequenceOptions,
-}
-
-pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
-    let [time, batch, inputs] = s.input.dims();
-    let [hidden, _] = s.recurrent_weight.dims();
+/// Refuses what does not fit a layer of `cell`.
+pub(super) fn sequence(
+    cell: Cell,
+    input: &Tensor<3>,
+    weights: &Weights,
+    state: &Tensor<2>,
+    options: &SequenceOptions,
+) -> Result<(), ModelError> {
+    let [time, batch, inputs] = input.dims();
     // The odd one out is the one to name: the input, where the weights agree.
-    match alike("input weight", s.input_weight, s.recurrent_weight) {
-        Ok(()) => alike("input", s.input, s.recurrent_weight)?,
-        Err(_) => {
-            alike("input weight", s.input_weight, s.input)?;
-            alike("recurrent weight", s.recurrent_weight, s.input)?;
-        }
+    match &weights.recurrent {
+        Some(recurrent) => match alike("input weight", &weights.input, recurrent) {
+            Ok(()) => alike("input", input, recurrent)?,
+            Err(_) => {
+                alike("input weight", &weights.input, input)?;
+                alike("recurrent weight", recurrent, input)?;
+            }
+        },
+        None => alike("input weight", &weights.input, input)?,
     }
-    alike("bias", s.bias, s.input)?;
-    alike("state", s.state, s.input)?;
-    if let Some(taps) = &s.options.taps {
-        alike("taps", taps, s.input)?;
+    let recurrent_bias = weights.recurrent_bias.as_ref();
+    for (what, bias) in [
+        ("bias", weights.bias.as_ref()),
+        ("recurrent bias", recurrent_bias),
+    ] {
+        bias.map_or(Ok(()), |bias| alike(what, bias, input))?;
     }
-    if let Some(keep) = &s.options.keep {
-        alike("reset mask", keep, s.input)?;
+    alike("state", state, input)?;
+    for (what, tensor) in [("taps", &options.taps), ("reset mask", &options.reset_mask)] {
+        tensor
+            .as_ref()
+            .map_or(Ok(()), |tensor| alike(what, tensor, input))?;
     }
     for (size, missing) in [(time, "time steps"), (batch, "sequences")] {
         if size == 0 {
@@ -45,45 +48,88 @@ pub(super) fn sequence(s: &Sequence<'_>) -> Result<(), ModelError> {
             });
         }
     }
+    let hidden = match &weights.recurrent {
+        Some(recurrent) => recurrent.dims()[0],
+        None => weights.input.dims()[1] / cell.gates(),
+    };
     if inputs == 0 || hidden == 0 {
         return Err(ModelError::Empty {
             what: "layer",
             missing: "features",
         });
     }
-    let (gates, parts) = (s.gates * hidden, s.parts * hidden);
-    matrix("recurrent weight", s.recurrent_weight, [hidden, gates])?;
-    matrix("input weight", s.input_weight, [inputs, gates])?;
-    vector("bias", s.bias, gates)?;
-    if s.state.dims() != [batch, parts] {
+    let (gates, parts) = (cell.gates() * hidden, cell.state_parts() * hidden);
+    recurrent_weight(cell, weights.recurrent.as_ref(), hidden)?;
+    matrix("input weight", &weights.input, [inputs, gates])?;
+    if let Some(bias) = &weights.bias {
+        vector("bias", bias, gates)?;
+    }
+    match recurrent_bias {
+        Some(bias) if cell.has_recurrent_bias() => vector("recurrent bias", bias, hidden)?,
+        Some(bias) => return Err(unused("recurrent bias", &bias.dims(), cell)),
+        None => {}
+    }
+    if state.dims() != [batch, parts] {
         return Err(ModelError::shape(
             "state",
-            s.state.dims(),
+            state.dims(),
             format!("[{batch}, {parts}]"),
             "pass the state of as many sequences as the input has",
         ));
     }
-    if let Some(taps) = &s.options.taps
-        && taps.dims() != [time, batch, parts]
-    {
-        return Err(ModelError::shape(
+    let per_step = [
+        (
             "taps",
-            taps.dims(),
-            format!("[{time}, {batch}, {parts}]"),
+            &options.taps,
+            parts,
             "give one tap per step and sequence",
-        ));
-    }
-    if let Some(keep) = &s.options.keep
-        && keep.dims() != [time, batch, 1]
-    {
-        return Err(ModelError::shape(
+        ),
+        (
             "reset mask",
-            keep.dims(),
-            format!("[{time}, {batch}, 1]"),
+            &options.reset_mask,
+            1,
             "give one value per step and sequence",
-        ));
+        ),
+    ];
+    for (what, tensor, features, remedy) in per_step {
+        if let Some(tensor) = tensor
+            && tensor.dims() != [time, batch, features]
+        {
+            let expected = format!("[{time}, {batch}, {features}]");
+            return Err(ModelError::shape(what, tensor.dims(), expected, remedy));
+        }
     }
     Ok(())
+}
+
+/// Refuses a recurrent weight of the wrong shape, one that is missing, and one that the cell would not use.
+fn recurrent_weight(
+    cell: Cell,
+    weight: Option<&Tensor<2>>,
+    hidden: usize,
+) -> Result<(), ModelError> {
+    let gates = cell.recurrent_gates() * hidden;
+    match weight {
+        Some(weight) if gates > 0 => matrix("recurrent weight", weight, [hidden, gates]),
+        Some(weight) => Err(unused("recurrent weight", &weight.dims(), cell)),
+        None if gates > 0 => Err(ModelError::shape(
+            "recurrent weight",
+            [0, 0],
+            format!("[{hidden}, {gates}]"),
+            "give the weight of the recurrent product, which this cell has",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A weight that the cell has no use for.
+fn unused(what: &'static str, dims: &[usize], cell: Cell) -> ModelError {
+    ModelError::shape(
+        what,
+        dims,
+        format!("none with the cell {}", cell.name()),
+        "leave it out, or choose the cell that it belongs to",
+    )
 }
 
 /// A device in words, such as `Flex`, gradient tracking left out.

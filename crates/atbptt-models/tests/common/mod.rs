@@ -29,7 +29,7 @@ pub fn all_devices() -> Vec<(&'static str, Device)> {
 pub fn with_each_time_loop(check: impl Fn()) {
     #[cfg(feature = "wgpu")]
     {
-        use atbptt_models::ops::{TimeLoop, set_time_loop};
+        use atbptt_models::ops::internals::{TimeLoop, set_time_loop};
         // The setting is the process's.
         static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _turn = TURN.lock();

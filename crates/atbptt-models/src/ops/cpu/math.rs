@@ -75,6 +75,20 @@ pub(crate) fn tanh<E: Real, S: Simd>(simd: S, x: E::Lanes<S>) -> E::Lanes<S> {
     E::or_nan(simd, E::with_sign(simd, quotient, x), x)
 }
 
+/// Derivative of σ at output `y`, times `d`: d y (1 − y).
+#[inline(always)]
+pub(crate) fn d_sigmoid<E: Real, S: Simd>(simd: S, y: E::Lanes<S>, d: E::Lanes<S>) -> E::Lanes<S> {
+    let rest = E::sub(simd, E::splat(simd, E::ONE), y);
+    E::mul(simd, d, E::mul(simd, y, rest))
+}
+
+/// Derivative of tanh at output `y`, times `d`: d (1 − y²).
+#[inline(always)]
+pub(crate) fn d_tanh<E: Real, S: Simd>(simd: S, y: E::Lanes<S>, d: E::Lanes<S>) -> E::Lanes<S> {
+    let rest = E::sub(simd, E::splat(simd, E::ONE), E::mul(simd, y, y));
+    E::mul(simd, d, rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::simd::Level;

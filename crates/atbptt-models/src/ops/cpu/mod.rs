@@ -1,12 +1,12 @@
 //! Sequence operations on CPU backends whose tensors are plain slices: Flex and NdArray, f32 and f64.
 //!
-//! Place in the flow: [`RecurrentKernels`](super::RecurrentKernels) of those backends call the functions of this
-//! module; other element types take the reference bodies.
+//! Place in the flow: [`RecurrentKernels`] of those backends call the functions of this module; other element types take the
+//! reference bodies.
 //!
 //! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
 //! 2. The recurrence multiplies a few rows with weights packed once per window (`panel`), and the sums meet the
-//!    pointwise part of the cell (`lstm`, `gru`, `rnn`; functions in `math`) while they are in registers. `team` shares
-//!    the steps out over threads.
+//!    pointwise part of the cell (`lstm`, `gru`, `rnn`; functions in `math`) while they are in registers, as the epilogue of
+//!    the product (`sequence`). `team` shares the steps out over threads.
 //! 3. Backward likewise; the gradients of weights and input are large products after the loop.
 //!
 //! Results do not depend on the number of threads: every sum is in one order.
@@ -20,6 +20,7 @@ mod panel;
 mod pool;
 mod product;
 mod rnn;
+mod sequence;
 mod simd;
 pub(crate) mod step;
 mod team;
@@ -28,181 +29,66 @@ mod window;
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn::tensor::DType;
 
-use super::generic;
-use super::kernels::{
-    Grads, GruInput, LstmInput, Needs, NllInput, NllNeeds, NllOutput, RnnInput, Trace,
+use super::cell::Cell;
+use super::contract::RecurrentKernels;
+use super::reference;
+use super::types::{
+    Arguments, NeedsGrad, NllArguments, NllNeedsGrad, NllOutput, Optional, SavedActivations,
+    SequenceGradients, Sizes,
 };
 use host::Host;
 use pool::Buffer;
 use simd::Real;
-use window::{Gradients, Window};
+use window::Window;
 
-/// The tensors of a window, whatever the cell.
-struct Arguments<'a, B: Host> {
-    input: &'a FloatTensor<B>,
-    input_weight: &'a FloatTensor<B>,
-    recurrent_weight: &'a FloatTensor<B>,
-    bias: &'a FloatTensor<B>,
-    recurrent_bias: Option<&'a FloatTensor<B>>,
-    state: &'a FloatTensor<B>,
-    taps: Option<&'a FloatTensor<B>>,
-    keep: Option<&'a FloatTensor<B>>,
-    /// Gates with an input product.
-    gates: usize,
-    /// Parts of the packed state.
-    parts: usize,
-    /// Parts of the trace's gates; 0 where the states are all.
-    traced: usize,
-}
-
-/// What the backward pass reads besides the arguments.
-struct Traced<'a, E> {
-    states: &'a [E],
-    gates: &'a [E],
-    grad: &'a [E],
-}
-
-impl<'a, B: Host> Arguments<'a, B> {
-    fn lstm(args: &'a LstmInput<B>) -> Self {
-        Self {
-            input: &args.input,
-            input_weight: &args.input_weight,
-            recurrent_weight: &args.recurrent_weight,
-            bias: &args.bias,
-            recurrent_bias: None,
-            state: &args.state,
-            taps: args.taps.as_ref(),
-            keep: args.keep.as_ref(),
-            gates: 4,
-            parts: 2,
-            traced: 4,
-        }
+/// Runs `with` on the window's slices. `None` where a tensor is not of type `E`, is empty, or does not have the expected
+/// number of elements: then the reference body decides what that means.
+fn with_window<E: Real, B: Host, R: Send>(
+    cell: Cell,
+    args: &Arguments<B>,
+    with: impl FnOnce(&Window<'_, E>) -> Option<R> + Send,
+) -> Option<R> {
+    let Sizes {
+        time,
+        batch,
+        inputs,
+        hidden,
+    } = args.sizes(cell);
+    let (gates, size) = (cell.gates() * hidden, cell.state_parts() * hidden);
+    let recurrent = [
+        (&args.recurrent_weight, cell.recurrent_gates() * hidden),
+        (&args.recurrent_bias, usize::from(cell.has_recurrent_bias())),
+    ];
+    if recurrent
+        .iter()
+        .any(|(weight, columns)| weight.is_given() != (*columns > 0))
+    {
+        return None;
     }
-
-    fn gru(args: &'a GruInput<B>) -> Self {
-        Self {
-            input: &args.input,
-            input_weight: &args.input_weight,
-            recurrent_weight: &args.recurrent_weight,
-            bias: &args.bias,
-            recurrent_bias: Some(&args.recurrent_bias),
-            state: &args.state,
-            taps: args.taps.as_ref(),
-            keep: args.keep.as_ref(),
-            gates: 3,
-            parts: 1,
-            traced: 4,
-        }
-    }
-
-    fn rnn(args: &'a RnnInput<B>) -> Self {
-        Self {
-            input: &args.input,
-            input_weight: &args.input_weight,
-            recurrent_weight: &args.recurrent_weight,
-            bias: &args.bias,
-            recurrent_bias: None,
-            state: &args.state,
-            taps: args.taps.as_ref(),
-            keep: args.keep.as_ref(),
-            gates: 1,
-            parts: 1,
-            traced: 0,
-        }
-    }
-
-    /// Runs `with` on the window's slices. `None` where a tensor is not of type `E`, is empty, or does not have the
-    /// expected number of elements: then the reference body decides what that means.
-    fn with<E: Real, R: Send>(
-        &self,
-        with: impl FnOnce(&Window<'_, E>) -> Option<R> + Send,
-    ) -> Option<R> {
-        let (shape, units) = (self.input.shape(), self.recurrent_weight.shape());
-        let (time, batch, inputs, hidden) = (shape[0], shape[1], shape[2], units[0]);
-        let input = Held::<B>::new::<E>(self.input, time * batch * inputs)?;
-        let input_weight = Held::<B>::new::<E>(self.input_weight, inputs * self.gates * hidden)?;
-        let recurrent_weight =
-            Held::<B>::new::<E>(self.recurrent_weight, hidden * self.gates * hidden)?;
-        let bias = Held::<B>::new::<E>(self.bias, self.gates * hidden)?;
-        let recurrent_bias = Held::<B>::optional::<E>(self.recurrent_bias, hidden)?;
-        let state = Held::<B>::new::<E>(self.state, batch * self.parts * hidden)?;
-        let taps = Held::<B>::optional::<E>(self.taps, time * batch * self.parts * hidden)?;
-        let keep = Held::<B>::optional::<E>(self.keep, time * batch)?;
-        let window = Window {
-            time,
-            batch,
-            inputs,
-            hidden,
-            input: input.elements()?,
-            input_weight: input_weight.elements()?,
-            recurrent_weight: recurrent_weight.elements()?,
-            bias: bias.elements()?,
-            recurrent_bias: match &recurrent_bias {
-                Some(held) => held.elements()?,
-                None => &[],
-            },
-            state: state.elements()?,
-            taps: match &taps {
-                Some(held) => Some(held.elements()?),
-                None => None,
-            },
-            keep: match &keep {
-                Some(held) => Some(held.elements()?),
-                None => None,
-            },
-        };
-        team::inside(|| with(&window))
-    }
-
-    fn backward<E: Real>(
-        &self,
-        trace: &Trace<B>,
-        grad: &FloatTensor<B>,
-        pass: impl FnOnce(&Window<'_, E>, Traced<'_, E>) -> Gradients<E> + Send,
-    ) -> Option<Grads<B>> {
-        self.with::<E, _>(|window| {
-            let values = window.rows() * window.hidden;
-            let states = Held::<B>::new::<E>(&trace.states, values * self.parts)?;
-            let gates = match self.traced {
-                0 => None,
-                parts => Some(Held::<B>::new::<E>(&trace.gates, values * parts)?),
-            };
-            let grad = Held::<B>::new::<E>(grad, values * self.parts)?;
-            let traced = Traced {
-                states: states.elements()?,
-                gates: match &gates {
-                    Some(gates) => gates.elements()?,
-                    None => &[],
-                },
-                grad: grad.elements()?,
-            };
-            let out = pass(window, traced);
-            let tensor = |data: Option<Buffer<E>>, like: Vec<usize>| {
-                data.map(|data| B::tensor::<E>(data, like))
-            };
-            let shape = |tensor: &FloatTensor<B>| tensor.shape().to_vec();
-            let states = vec![window.time, window.batch, self.parts * window.hidden];
-            Some(Grads {
-                input: tensor(out.input, shape(self.input)),
-                input_weight: tensor(out.input_weight, shape(self.input_weight)),
-                recurrent_weight: tensor(out.recurrent_weight, shape(self.recurrent_weight)),
-                bias: tensor(out.bias, shape(self.bias)),
-                recurrent_bias: tensor(out.recurrent_bias, vec![window.hidden]),
-                state: B::tensor::<E>(out.state, states[1..].to_vec()),
-                taps: tensor(out.taps, states),
-            })
-        })
-    }
-
-    /// `[T, B, parts · H]` from a forward pass.
-    fn output<E: Real>(
-        &self,
-        window: &Window<'_, E>,
-        data: Buffer<E>,
-        parts: usize,
-    ) -> FloatTensor<B> {
-        B::tensor::<E>(data, vec![window.time, window.batch, parts * window.hidden])
-    }
+    let [recurrent_weight, recurrent_bias] =
+        recurrent.map(|(weight, columns)| Held::<B>::optional::<E>(weight, hidden * columns));
+    let (recurrent_weight, recurrent_bias) = (recurrent_weight?, recurrent_bias?);
+    let input = Held::<B>::new::<E>(&args.input, time * batch * inputs)?;
+    let input_weight = Held::<B>::new::<E>(&args.input_weight, inputs * gates)?;
+    let bias = Held::<B>::new::<E>(&args.bias, gates)?;
+    let state = Held::<B>::new::<E>(&args.state, batch * size)?;
+    let taps = Held::<B>::optional::<E>(&args.taps, time * batch * size)?;
+    let reset_mask = Held::<B>::optional::<E>(&args.reset_mask, time * batch)?;
+    let window = Window {
+        time,
+        batch,
+        inputs,
+        hidden,
+        input: input.elements()?,
+        input_weight: input_weight.elements()?,
+        recurrent_weight: elements(&recurrent_weight)?.unwrap_or_default(),
+        bias: bias.elements()?,
+        recurrent_bias: elements(&recurrent_bias)?.unwrap_or_default(),
+        state: state.elements()?,
+        taps: elements(&taps)?,
+        reset_mask: elements(&reset_mask)?,
+    };
+    team::inside(|| with(&window))
 }
 
 /// A contiguous tensor of known type and size.
@@ -215,15 +101,23 @@ impl<B: Host> Held<B> {
     }
 
     /// The outer option says whether a given tensor is acceptable.
-    fn optional<E: Real>(tensor: Option<&FloatTensor<B>>, elements: usize) -> Option<Option<Self>> {
+    fn optional<E: Real>(tensor: &Optional<B>, elements: usize) -> Option<Option<Self>> {
         match tensor {
-            Some(tensor) => Self::new::<E>(tensor, elements).map(Some),
-            None => Some(None),
+            Optional::Given(tensor) => Self::new::<E>(tensor, elements).map(Some),
+            Optional::Absent => Some(None),
         }
     }
 
     fn elements<E: Real>(&self) -> Option<&[E]> {
         B::elements::<E>(&self.0)
+    }
+}
+
+/// The elements of a tensor that may be absent; the outer option is that of [`Held::elements`].
+fn elements<B: Host, E: Real>(held: &Option<Held<B>>) -> Option<Option<&[E]>> {
+    match held {
+        Some(held) => held.elements().map(Some),
+        None => Some(None),
     }
 }
 
@@ -246,96 +140,82 @@ macro_rules! by_type {
 
 use by_type;
 
-pub(crate) fn lstm_forward<B: Host>(input: LstmInput<B>) -> Trace<B> {
-    let args = Arguments::lstm(&input);
-    by_type!(input.input, E => args.with::<E, _>(|window| {
-        let [states, gates] = lstm::forward(window);
-        Some(Trace {
-            states: args.output(window, states, 2),
-            gates: args.output(window, gates, 4),
-        })
-    }))
-    .unwrap_or_else(|| generic::lstm_forward::<B>(input))
-}
-
-pub(crate) fn lstm_backward<B: Host>(
-    input: LstmInput<B>,
-    trace: Trace<B>,
-    grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let args = Arguments::lstm(&input);
-    by_type!(input.input, E => args.backward::<E>(&trace, &grad, |window, traced| {
-        lstm::backward(window, traced.states, traced.gates, traced.grad, needs)
-    }))
-    .unwrap_or_else(|| generic::lstm_backward::<B>(input, trace, grad, needs))
-}
-
-pub(crate) fn gru_forward<B: Host>(input: GruInput<B>) -> Trace<B> {
-    let args = Arguments::gru(&input);
-    by_type!(input.input, E => args.with::<E, _>(|window| {
-        let [states, gates] = gru::forward(window);
-        Some(Trace {
-            states: args.output(window, states, 1),
-            gates: args.output(window, gates, 4),
-        })
-    }))
-    .unwrap_or_else(|| generic::gru_forward::<B>(input))
-}
-
-pub(crate) fn gru_backward<B: Host>(
-    input: GruInput<B>,
-    trace: Trace<B>,
-    grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let args = Arguments::gru(&input);
-    by_type!(input.input, E => args.backward::<E>(&trace, &grad, |window, traced| {
-        gru::backward(window, traced.states, traced.gates, traced.grad, needs)
-    }))
-    .unwrap_or_else(|| generic::gru_backward::<B>(input, trace, grad, needs))
-}
-
-pub(crate) fn rnn_forward<B: Host>(input: RnnInput<B>) -> Trace<B> {
-    let args = Arguments::rnn(&input);
-    by_type!(input.input, E => args.with::<E, _>(|window| {
-        let states = args.output(window, rnn::forward(window), 1);
-        Some(Trace {
-            gates: states.clone(),
+pub(crate) fn sequence_forward<B: Host>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
+    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, |window| {
+        let (states, gates) = sequence::forward(cell, window);
+        let tensor = |data: Buffer<E>, parts: usize| {
+            B::tensor::<E>(data, vec![window.time, window.batch, parts * window.hidden])
+        };
+        let states = tensor(states, cell.state_parts());
+        Some(SavedActivations {
+            gates: match gates {
+                Some(gates) => tensor(gates, cell.saved_gates()),
+                None => states.clone(),
+            },
             states,
         })
     }))
-    .unwrap_or_else(|| generic::rnn_forward::<B>(input))
+    .unwrap_or_else(|| reference::forward::<B>(cell, args))
 }
 
-pub(crate) fn rnn_backward<B: Host>(
-    input: RnnInput<B>,
-    trace: Trace<B>,
+pub(crate) fn sequence_backward<B: Host>(
+    cell: Cell,
+    args: Arguments<B>,
+    saved: SavedActivations<B>,
     grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let args = Arguments::rnn(&input);
-    by_type!(input.input, E => args.backward::<E>(&trace, &grad, |window, traced| {
-        rnn::backward(window, traced.states, traced.grad, needs)
+    needs: NeedsGrad,
+) -> SequenceGradients<B> {
+    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, |window| {
+        let values = window.rows() * window.hidden;
+        let size = cell.state_parts() * window.hidden;
+        let states = Held::<B>::new::<E>(&saved.states, window.rows() * size)?;
+        let gates = match cell.saved_gates() {
+            0 => None,
+            gates => Some(Held::<B>::new::<E>(&saved.gates, values * gates)?),
+        };
+        let grad = Held::<B>::new::<E>(&grad, window.rows() * size)?;
+        let saved = sequence::Saved {
+            states: states.elements()?,
+            gates: elements(&gates)?.unwrap_or_default(),
+            grad: grad.elements()?,
+        };
+        let out = sequence::backward(cell, window, saved, needs);
+        let tensor = |data: Option<Buffer<E>>, shape: &[usize]| {
+            data.map(|data| B::tensor::<E>(data, shape.to_vec()))
+        };
+        let like = |data, tensor_of: &FloatTensor<B>| tensor(data, &tensor_of.shape().to_vec());
+        let width = cell.recurrent_gates() * window.hidden;
+        Some(SequenceGradients {
+            input: like(out.input, &args.input),
+            input_weight: like(out.input_weight, &args.input_weight),
+            recurrent_weight: tensor(out.recurrent_weight, &[window.hidden, width]),
+            bias: like(out.bias, &args.bias),
+            recurrent_bias: tensor(out.recurrent_bias, &[window.hidden]),
+            state: B::tensor::<E>(out.state, vec![window.batch, size]),
+            taps: tensor(out.taps, &[window.time, window.batch, size]),
+        })
     }))
-    .unwrap_or_else(|| generic::rnn_backward::<B>(input, trace, grad, needs))
+    .unwrap_or_else(|| reference::backward::<B>(cell, args, saved, grad, needs))
 }
 
-pub(crate) fn linear_nll<B: Host + super::RecurrentKernels>(
-    input: NllInput<B>,
-    needs: NllNeeds,
+pub(crate) fn linear_nll<B: Host + RecurrentKernels>(
+    input: NllArguments<B>,
+    needs: NllNeedsGrad,
 ) -> NllOutput<B> {
     by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs))
-        .unwrap_or_else(|| super::nll::linear_nll::<B>(input, needs))
+        .unwrap_or_else(|| reference::nll::linear_nll::<B>(input, needs))
 }
 
-fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Option<NllOutput<B>> {
+fn linear_nll_of<E: Real, B: Host>(
+    input: &NllArguments<B>,
+    needs: NllNeedsGrad,
+) -> Option<NllOutput<B>> {
     let (rows, classes) = (input.hidden.shape()[0], input.weight.shape()[0]);
     let features = input.hidden.shape()[1];
     let hidden = Held::<B>::new::<E>(&input.hidden, rows * features)?;
     let weight = Held::<B>::new::<E>(&input.weight, classes * features)?;
-    let bias = Held::<B>::optional::<E>(input.bias.as_ref(), classes)?;
-    let row_weights = Held::<B>::optional::<E>(input.row_weights.as_ref(), rows)?;
+    let bias = Held::<B>::optional::<E>(&input.bias, classes)?;
+    let row_weights = Held::<B>::optional::<E>(&input.row_weights, rows)?;
     let targets = B::indices(&input.targets, classes).filter(|targets| targets.len() == rows)?;
     let args = nll::Arguments {
         rows,
@@ -343,15 +223,9 @@ fn linear_nll_of<E: Real, B: Host>(input: &NllInput<B>, needs: NllNeeds) -> Opti
         classes,
         hidden: hidden.elements::<E>()?,
         weight: weight.elements()?,
-        bias: match &bias {
-            Some(held) => Some(held.elements()?),
-            None => None,
-        },
+        bias: elements(&bias)?,
         targets: &targets,
-        row_weights: match &row_weights {
-            Some(held) => Some(held.elements()?),
-            None => None,
-        },
+        row_weights: elements(&row_weights)?,
     };
     let out = team::inside(|| nll::linear_nll(&args, needs));
     Some(NllOutput {

@@ -7,10 +7,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp_of_negative;
-use super::pool::{Buffer, Room};
+use super::pool::{Buffer, UninitBuffer};
 use super::product::{Matrix, product, sum_rows};
 use super::simd::{Level, Real};
-use crate::ops::kernels::NllNeeds;
+use crate::ops::types::NllNeedsGrad;
 
 /// Largest number of logits that exist at once: 128 MiB in f32. The products of a block pack all weights, which larger
 /// blocks do less often.
@@ -38,7 +38,7 @@ pub(crate) struct Output<E> {
     pub bias: Option<Buffer<E>>,
 }
 
-pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeeds) -> Output<E> {
+pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeedsGrad) -> Output<E> {
     let most = (BLOCK_LOGITS / args.classes).max(16);
     // Blocks of nearly equal size.
     let block = args.rows.div_ceil(args.rows.div_ceil(most));
@@ -47,7 +47,7 @@ pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeeds) -> O
 
 fn linear_nll_in_blocks<E: Real>(
     args: &Arguments<'_, E>,
-    needs: NllNeeds,
+    needs: NllNeedsGrad,
     block: usize,
 ) -> Output<E> {
     let &Arguments {
@@ -56,7 +56,7 @@ fn linear_nll_in_blocks<E: Real>(
         classes,
         ..
     } = args;
-    let gradient = needs != NllNeeds::default();
+    let gradient = needs != NllNeedsGrad::default();
     let weight = Matrix::new(args.weight, classes, features);
     let mut d_hidden = needs.hidden.then(|| Buffer::zeros(rows * features));
     let mut d_weight: Option<Buffer<E>> = None;
@@ -69,10 +69,10 @@ fn linear_nll_in_blocks<E: Real>(
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         let hidden = Matrix::new(&args.hidden[first * features..], count, features);
-        let mut z = Room::new(count * classes);
+        let mut z = UninitBuffer::new(count * classes);
         product(z.target(), classes, false, hidden, weight.transposed());
         // SAFETY: the product wrote all of it.
-        let mut z = unsafe { z.full() };
+        let mut z = unsafe { z.assume_init() };
         z.par_chunks_mut(classes)
             .zip(&args.targets[first..first + count])
             .zip(&mut row_losses[first..first + count])
@@ -102,10 +102,10 @@ fn linear_nll_in_blocks<E: Real>(
             match &mut d_weight {
                 Some(out) => product((&mut out[..]).into(), features, true, d_z, hidden),
                 None => {
-                    let mut out = Room::new(classes * features);
+                    let mut out = UninitBuffer::new(classes * features);
                     product(out.target(), features, false, d_z, hidden);
                     // SAFETY: the product wrote all of it.
-                    d_weight = Some(unsafe { out.full() });
+                    d_weight = Some(unsafe { out.assume_init() });
                 }
             }
         }
@@ -247,7 +247,7 @@ mod tests {
             row_weights: None,
         };
         let run = |block: usize| {
-            let needs = NllNeeds {
+            let needs = NllNeedsGrad {
                 hidden: true,
                 weight: true,
                 bias: true,

@@ -3,7 +3,7 @@
 //! A *panel* is `V` registers of weight columns for all K rows, stored in the order in which the product reads it:
 //! row by row, zeros where the matrix ends. Which columns make a panel is up to the cell: for the forward pass of a
 //! gated cell they are the same hidden units of every gate, so that the gates meet in registers. A tile multiplies a
-//! panel with up to `24 / V` rows of the batch, and hands the sums to [`Finish`], which does the pointwise part.
+//! panel with up to `24 / V` rows of the batch, and hands the sums to [`Epilogue`], which does the pointwise part.
 //!
 //! Every sum runs over k = 0, 1, … in order, whatever the tile: results do not depend on how rows and panels are
 //! split over threads.
@@ -45,7 +45,7 @@ impl<E> Shared<E> {
         Self(buffer.as_mut_ptr())
     }
     /// Memory that is not initialised: to be written first.
-    pub(crate) fn room(at: *mut E) -> Self {
+    pub(crate) fn uninit(at: *mut E) -> Self {
         Self(at)
     }
     /// For reading only.
@@ -89,28 +89,18 @@ impl<E: Real, const V: usize> Packed<E, V> {
         Self { data, rows, panels }
     }
 
-    /// Panels of the same hidden units of all `V` gates; `weight` `[rows, V · units]`.
-    pub(crate) fn gates(weight: &[E], rows: usize, units: usize) -> Self {
+    /// Panels of the same hidden units of all `gates`, as many registers of units as `V` has room for; `weight`
+    /// `[rows, gates · units]`. Of no gates there is no weight: the panels are empty, and only count the units.
+    pub(crate) fn gates(weight: &[E], rows: usize, units: usize, gates: usize) -> Self {
         let lanes = E::native_lanes();
-        Self::pack(rows, units.div_ceil(lanes), |panel, v, out| {
-            let first = panel * lanes;
-            let count = lanes.min(units - first);
+        let vectors = V / gates.max(1);
+        let panels = units.div_ceil(vectors * lanes);
+        Self::pack(rows, panels, |panel, v, out| {
+            let (vector, gate) = (v / gates, v % gates);
+            let first = (panel * vectors + vector) * lanes;
+            let count = lanes.min(units.saturating_sub(first));
             for row in 0..rows {
-                let from = row * V * units + v * units + first;
-                let to = (row * V + v) * lanes;
-                out[to..to + count].copy_from_slice(&weight[from..from + count]);
-            }
-        })
-    }
-
-    /// Panels of successive columns; `weight` `[rows, columns]`.
-    pub(crate) fn columns(weight: &[E], rows: usize, columns: usize) -> Self {
-        let lanes = E::native_lanes();
-        Self::pack(rows, columns.div_ceil(V * lanes), |panel, v, out| {
-            let first = (panel * V + v) * lanes;
-            let count = lanes.min(columns.saturating_sub(first));
-            for row in 0..rows {
-                let (from, to) = (row * columns + first, (row * V + v) * lanes);
+                let (from, to) = ((row * gates + gate) * units + first, (row * V + v) * lanes);
                 if count > 0 {
                     out[to..to + count].copy_from_slice(&weight[from..from + count]);
                 }
@@ -151,7 +141,7 @@ impl<E: Real, const V: usize> Packed<E, V> {
 }
 
 /// The pointwise part of a step.
-pub(crate) trait Finish<E: Real, const V: usize>: Sync {
+pub(crate) trait Epilogue<E: Real, const V: usize>: Sync {
     /// First row of the left factor of `step` and the distance between its rows; `None` where the product is zero.
     fn left(&self, step: usize) -> Option<(*const E, usize)>;
 
@@ -159,7 +149,7 @@ pub(crate) trait Finish<E: Real, const V: usize>: Sync {
     ///
     /// # Safety
     /// The rows exist, and nobody else works on the same step, rows and panel.
-    unsafe fn finish<S: Simd>(
+    unsafe fn apply<S: Simd>(
         &self,
         simd: S,
         step: usize,
@@ -171,14 +161,14 @@ pub(crate) trait Finish<E: Real, const V: usize>: Sync {
 
 /// One panel of one step, for some rows of the batch.
 pub(crate) struct Run<'a, E: Real, F, const V: usize> {
-    pub finish: &'a F,
+    pub epilogue: &'a F,
     pub packed: &'a Packed<E, V>,
     pub step: usize,
     pub panels: Range<usize>,
     pub rows: Range<usize>,
 }
 
-impl<E: Real, F: Finish<E, V>, const V: usize> WithSimd for Run<'_, E, F, V> {
+impl<E: Real, F: Epilogue<E, V>, const V: usize> WithSimd for Run<'_, E, F, V> {
     type Output = ();
 
     #[inline(always)]
@@ -194,12 +184,12 @@ impl<E: Real, F: Finish<E, V>, const V: usize> WithSimd for Run<'_, E, F, V> {
     }
 }
 
-impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
+impl<E: Real, F: Epilogue<E, V>, const V: usize> Run<'_, E, F, V> {
     #[inline(always)]
     fn group<S: Simd>(&self, simd: S, panel: usize, rows: Range<usize>) {
         let lanes = E::lanes::<S>();
         debug_assert_eq!(lanes, E::native_lanes());
-        let left = self.finish.left(self.step);
+        let left = self.epilogue.left(self.step);
         let depth = if left.is_some() { self.packed.rows } else { 0 };
         let (left, stride) = left.unwrap_or((std::ptr::null(), 0));
         let block = (BLOCK_BYTES / (V * lanes * size_of::<E>())).max(1);
@@ -265,7 +255,8 @@ impl<E: Real, F: Finish<E, V>, const V: usize> Run<'_, E, F, V> {
         // SAFETY: every row of the group had its tile; rows and panel are this call's alone.
         unsafe {
             let sums = std::slice::from_raw_parts(kept.as_ptr().cast(), rows.len());
-            self.finish.finish(simd, self.step, panel, rows.start, sums);
+            self.epilogue
+                .apply(simd, self.step, panel, rows.start, sums);
         }
     }
 

@@ -133,14 +133,14 @@ impl<E> Buffer<E> {
 impl<E: Real> Buffer<E> {
     /// Zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let mut room = Room::new(len);
-        let at = room.share();
-        // SAFETY: the room has `len` elements, and all bits zero are the number zero.
+        let mut buffer = UninitBuffer::new(len);
+        let at = buffer.share();
+        // SAFETY: the buffer has `len` elements, and all bits zero are the number zero.
         unsafe {
             if len > 0 {
                 std::ptr::write_bytes(at.at(0), 0, len);
             }
-            room.full()
+            buffer.assume_init()
         }
     }
 }
@@ -176,10 +176,11 @@ impl<E> Drop for Buffer<E> {
     }
 }
 
-/// A buffer whose every element is written before it is read: large results are not zeroed first.
-pub(crate) struct Room<E>(Buffer<E>);
+/// A buffer that is not initialised yet, because every element will be written before it is read: large results are not zeroed
+/// first.
+pub(crate) struct UninitBuffer<E>(Buffer<E>);
 
-impl<E: Real> Room<E> {
+impl<E: Real> UninitBuffer<E> {
     pub(crate) fn new(len: usize) -> Self {
         // More than the address space holds is refused where the chunk is made.
         let bytes = len.saturating_mul(size_of::<E>());
@@ -191,7 +192,7 @@ impl<E: Real> Room<E> {
     }
 
     pub(crate) fn share(&mut self) -> Shared<E> {
-        Shared::room(self.0.address())
+        Shared::uninit(self.0.address())
     }
 
     /// For a product that does not accumulate.
@@ -203,7 +204,7 @@ impl<E: Real> Room<E> {
 
     /// # Safety
     /// Every element was written.
-    pub(crate) unsafe fn full(self) -> Buffer<E> {
+    pub(crate) unsafe fn assume_init(self) -> Buffer<E> {
         self.0
     }
 }
@@ -221,7 +222,7 @@ impl<E: Real> From<Buffer<E>> for burn::tensor::Bytes {
     }
 }
 
-/// A chunk in the hands of a tensor; it comes back when the tensor goes.
+/// A chunk that is the storage of a tensor. It returns to the pool when the tensor is dropped.
 #[cfg(feature = "flex")]
 struct Storage(Option<Chunk>);
 
@@ -299,9 +300,9 @@ mod tests {
             let sizes = pool.waiting.iter().map(|chunk| chunk.layout.size());
             sizes.filter(|&size| size == bytes).count()
         };
-        drop([(); 4].map(|()| Room::<f32>::new(bytes / 4)));
+        drop([(); 4].map(|()| UninitBuffer::<f32>::new(bytes / 4)));
         assert_eq!(waiting(), 4);
-        let _other = Room::<f32>::new(bytes / 8);
+        let _other = UninitBuffer::<f32>::new(bytes / 8);
         assert!(waiting() <= 1, "{} chunks wait", waiting());
     }
 

@@ -1,4 +1,5 @@
-//! The step's operations on plain slices: one pass each, over all threads where the tensor is large.
+//! What surrounds the layers in training (embedding, dropout, passes over weights) on plain slices: one pass each, over all
+//! threads where the tensor is large.
 //!
 //! Whatever the number of threads, the bits are the same: elementwise work has no order, and sums are taken over pieces
 //! of fixed size, then over the pieces in order.
@@ -12,10 +13,11 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::host::Host;
-use super::pool::{Buffer, Room};
+use super::pool::{Buffer, UninitBuffer};
 use super::simd::{Level, Real};
 use super::{Held, by_type};
-use crate::ops::step::{DropoutMask, generic};
+use crate::ops::reference::step as reference;
+use crate::ops::types::DropoutMask;
 
 /// Elements per task.
 const PIECE: usize = 1 << 14;
@@ -35,17 +37,17 @@ fn in_pieces<E: Real>(out: &mut [E], from: &[E], work: impl Fn(usize, &mut [E], 
     }
 }
 
-/// A room of `len` elements, written by `write`.
+/// A buffer of `len` elements, written by `write`.
 ///
 /// # Safety
 /// `write` writes every element through the pointer.
 unsafe fn written<E: Real>(len: usize, write: impl FnOnce(*mut E)) -> Buffer<E> {
-    let mut room = Room::new(len);
-    let at = room.share();
-    // SAFETY: the room has an element, or `write` writes none.
+    let mut buffer = UninitBuffer::new(len);
+    let at = buffer.share();
+    // SAFETY: the buffer has an element, or `write` writes none.
     write(unsafe { at.at(0) });
     // SAFETY: the caller's promise.
-    unsafe { room.full() }
+    unsafe { buffer.assume_init() }
 }
 
 pub(crate) fn first_features_forward<B: Host>(
@@ -72,7 +74,7 @@ pub(crate) fn first_features_forward<B: Host>(
             Some(B::tensor(out, vec![shape[0], shape[1], count]))
         })
     })
-    .unwrap_or_else(|| generic::first_features_forward::<B>(tensor, count))
+    .unwrap_or_else(|| reference::first_features_forward::<B>(tensor, count))
 }
 
 pub(crate) fn first_features_backward<B: Host>(
@@ -98,10 +100,10 @@ pub(crate) fn first_features_backward<B: Host>(
             Some(B::tensor(out, vec![shape[0], shape[1], size]))
         })
     })
-    .unwrap_or_else(|| generic::first_features_backward::<B>(grad, size))
+    .unwrap_or_else(|| reference::first_features_backward::<B>(grad, size))
 }
 
-pub(crate) fn embed_forward<B: Host>(
+pub(crate) fn embedding_rows_forward<B: Host>(
     weight: FloatTensor<B>,
     tokens: IntTensor<B>,
 ) -> FloatTensor<B> {
@@ -122,10 +124,10 @@ pub(crate) fn embed_forward<B: Host>(
             Some(B::tensor(out, vec![tokens.len(), features]))
         })
     })
-    .unwrap_or_else(|| generic::embed_forward::<B>(weight, tokens))
+    .unwrap_or_else(|| reference::embedding_rows_forward::<B>(weight, tokens))
 }
 
-pub(crate) fn embed_backward<B: Host>(
+pub(crate) fn embedding_rows_backward<B: Host>(
     into: Option<FloatTensor<B>>,
     rows: usize,
     tokens: IntTensor<B>,
@@ -156,28 +158,28 @@ pub(crate) fn embed_backward<B: Host>(
             Some(B::tensor(out, vec![rows, features]))
         })
     })
-    .unwrap_or_else(|| generic::embed_backward::<B>(into, rows, tokens, grad))
+    .unwrap_or_else(|| reference::embedding_rows_backward::<B>(into, rows, tokens, grad))
 }
 
-pub(crate) fn drop_out_forward<B: Host>(
+pub(crate) fn dropout_forward<B: Host>(
     tensor: FloatTensor<B>,
     prob: f64,
 ) -> (FloatTensor<B>, DropoutMask<B>) {
     let seed = drawn_seed::<B>(&tensor);
     match seed.and_then(|seed| Some((masked::<B>(&tensor, seed, prob)?, seed))) {
         Some((out, seed)) => (out, DropoutMask::Seed(seed)),
-        None => generic::drop_out_forward::<B>(tensor, prob),
+        None => reference::dropout_forward::<B>(tensor, prob),
     }
 }
 
-pub(crate) fn drop_out_backward<B: Host>(
+pub(crate) fn dropout_backward<B: Host>(
     grad: FloatTensor<B>,
     mask: DropoutMask<B>,
     prob: f64,
 ) -> FloatTensor<B> {
     match mask {
         DropoutMask::Seed(seed) => masked::<B>(&grad, seed, prob).unwrap_or(grad),
-        mask => generic::drop_out_backward::<B>(grad, mask, prob),
+        mask => reference::dropout_backward::<B>(grad, mask, prob),
     }
 }
 
@@ -199,8 +201,8 @@ fn masked<B: Host>(tensor: &FloatTensor<B>, seed: u64, prob: f64) -> Option<Floa
         let shape = tensor.shape();
         let held = Held::<B>::new::<E>(tensor, shape.num_elements())?;
         let from = held.elements::<E>()?;
-        let mut room = Room::new(from.len());
-        let at = room.share();
+        let mut buffer = UninitBuffer::new(from.len());
+        let at = buffer.share();
         // SAFETY: as many elements as `from` has; each is written before it is read.
         let out = unsafe { std::slice::from_raw_parts_mut(at.at(0), from.len()) };
         let level = Level::detect();
@@ -214,7 +216,7 @@ fn masked<B: Host>(tensor: &FloatTensor<B>, seed: u64, prob: f64) -> Option<Floa
             });
         });
         // SAFETY: every piece was written.
-        Some(B::tensor(unsafe { room.full() }, shape.to_vec()))
+        Some(B::tensor(unsafe { buffer.assume_init() }, shape.to_vec()))
     })
 }
 
@@ -265,12 +267,12 @@ impl<E: Real> WithSimd for Drop<'_, E> {
     }
 }
 
-pub(crate) fn squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn sum_of_squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     by_type!(tensor, E => {
         Held::<B>::new::<E>(&tensor, tensor.shape().num_elements()).and_then(|held| {
             let elements = held.elements::<E>()?;
             let level = Level::detect();
-            let sum = |piece: &[E]| level.dispatch(Squares(piece));
+            let sum = |piece: &[E]| level.dispatch(SumOfSquares(piece));
             let sums: Vec<f64> = if elements.len() < PARALLEL {
                 elements.chunks(PIECE).map(sum).collect()
             } else {
@@ -280,12 +282,12 @@ pub(crate) fn squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> {
             Some(B::tensor(Buffer::from(&[total][..]), vec![1]))
         })
     })
-    .unwrap_or_else(|| generic::squares::<B>(tensor))
+    .unwrap_or_else(|| reference::sum_of_squares::<B>(tensor))
 }
 
-struct Squares<'a, E>(&'a [E]);
+struct SumOfSquares<'a, E>(&'a [E]);
 
-impl<E: Real> WithSimd for Squares<'_, E> {
+impl<E: Real> WithSimd for SumOfSquares<'_, E> {
     type Output = f64;
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
@@ -326,7 +328,7 @@ pub(crate) fn scale<B: Host>(tensor: FloatTensor<B>, factor: f64) -> FloatTensor
     });
     match scaled {
         Some(()) => tensor,
-        None => generic::scale::<B>(tensor, factor),
+        None => reference::scale::<B>(tensor, factor),
     }
 }
 
@@ -337,11 +339,11 @@ pub(crate) fn scale_by<B: Host>(tensor: FloatTensor<B>, factor: FloatTensor<B>) 
     match known {
         Some(1.0) => tensor,
         Some(factor) => scale::<B>(tensor, factor),
-        None => generic::scale_by::<B>(tensor, factor),
+        None => reference::scale_by::<B>(tensor, factor),
     }
 }
 
-pub(crate) fn descent<B: Host>(
+pub(crate) fn sgd_step<B: Host>(
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
     rate: f64,
@@ -352,15 +354,15 @@ pub(crate) fn descent<B: Host>(
         Held::<B>::new::<E>(&weight, grad.shape().num_elements()).and_then(|held| {
             let weight = held.elements::<E>()?;
             let [rate, decay] = [rate, decay].map(E::of);
-            // Into the gradient's memory: the step is all that is still wanted of it.
+            // Into the gradient's memory: the update is all that is still wanted of it.
             let grad = B::elements_mut::<E>(&mut grad)?;
             in_pieces(grad, weight, |_, grad, weight| {
                 for (grad, &weight) in grad.iter_mut().zip(weight) {
-                    let [mut step, mut moved] = [weight, weight];
-                    step *= decay;
-                    step += *grad;
-                    step *= rate;
-                    moved += -step;
+                    let [mut update, mut moved] = [weight, weight];
+                    update *= decay;
+                    update += *grad;
+                    update *= rate;
+                    moved += -update;
                     *grad = moved;
                 }
             });
@@ -369,6 +371,6 @@ pub(crate) fn descent<B: Host>(
     });
     match done {
         Some(()) => grad,
-        None => generic::descent::<B>(weight, grad, rate, decay),
+        None => reference::sgd_step::<B>(weight, grad, rate, decay),
     }
 }

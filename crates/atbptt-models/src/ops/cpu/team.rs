@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::panel::{Finish, Packed, Run};
+use super::panel::{Epilogue, Packed, Run};
 use super::simd::{Level, Real};
 
 /// Weights up to this size are streamed by every thread at little cost.
@@ -72,28 +72,28 @@ pub(crate) fn inside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 }
 
 /// Runs `steps` steps of `rows` sequences, each step after the one before it.
-pub(crate) fn run<E: Real, F: Finish<E, V>, const V: usize>(
+pub(crate) fn run<E: Real, F: Epilogue<E, V>, const V: usize>(
     steps: usize,
     rows: usize,
     packed: &Packed<E, V>,
-    finish: &F,
+    epilogue: &F,
 ) {
     let weights = packed.bytes() / size_of::<E>();
     let split = Split::choose(steps, rows, packed.panels(), weights, packed.bytes());
-    run_split(split, steps, rows, packed, finish);
+    run_split(split, steps, rows, packed, epilogue);
 }
 
-pub(crate) fn run_split<E: Real, F: Finish<E, V>, const V: usize>(
+pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
     split: Split,
     steps: usize,
     rows: usize,
     packed: &Packed<E, V>,
-    finish: &F,
+    epilogue: &F,
 ) {
     let level = Level::detect();
     let run = |step: usize, panels: Range<usize>, rows: Range<usize>| {
         level.dispatch(Run {
-            finish,
+            epilogue,
             packed,
             step,
             panels,
@@ -117,9 +117,9 @@ pub(crate) fn run_split<E: Real, F: Finish<E, V>, const V: usize>(
             });
         }
         Split::Panels(members) => {
-            let meeting = Meeting::new(panels);
+            let barrier = Barrier::new(panels);
             let member = |member: usize| {
-                meeting.attend(member, members, steps, |step, panel| {
+                barrier.attend(member, members, steps, |step, panel| {
                     run(step, panel..panel + 1, 0..rows)
                 });
             };
@@ -135,7 +135,7 @@ pub(crate) fn run_split<E: Real, F: Finish<E, V>, const V: usize>(
 }
 
 /// Keeps the steps apart: panels of a step are claimed once each, and the next step begins when all are done.
-struct Meeting {
+struct Barrier {
     /// Per panel, the next step to claim; one cache line each.
     next: Vec<Line>,
     /// Panels done, over all steps.
@@ -145,7 +145,7 @@ struct Meeting {
 #[repr(align(64))]
 struct Line(AtomicUsize);
 
-impl Meeting {
+impl Barrier {
     fn new(panels: usize) -> Self {
         Self {
             next: (0..panels).map(|_| Line(AtomicUsize::new(0))).collect(),

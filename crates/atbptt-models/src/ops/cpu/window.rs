@@ -1,7 +1,7 @@
-//! What the three cells share: a window's arguments as slices, buffers, and the large products after the loop.
+//! A window's arguments as slices, what steps hand over to each other, and the large products after the loop.
 
 use super::panel::Shared;
-use super::pool::{Buffer, Room};
+use super::pool::{Buffer, UninitBuffer};
 use super::product::{Matrix, Target, product, sum_rows};
 use super::simd::Real;
 
@@ -16,16 +16,17 @@ pub(crate) struct Window<'a, E> {
     pub hidden: usize,
     pub input: &'a [E],
     pub input_weight: &'a [E],
+    /// Empty for cells without.
     pub recurrent_weight: &'a [E],
     pub bias: &'a [E],
-    /// GRU only.
+    /// Empty for cells without.
     pub recurrent_bias: &'a [E],
     pub state: &'a [E],
     pub taps: Option<&'a [E]>,
-    pub keep: Option<&'a [E]>,
+    pub reset_mask: Option<&'a [E]>,
 }
 
-/// Gradients as buffers; see [`Grads`](crate::ops::kernels::Grads).
+/// Gradients as buffers; see [`SequenceGradients`](crate::ops::backend::SequenceGradients).
 pub(crate) struct Gradients<E> {
     pub input: Option<Buffer<E>>,
     pub input_weight: Option<Buffer<E>>,
@@ -43,12 +44,12 @@ pub(crate) fn address<E>(slice: Option<&[E]>) -> Option<Shared<E>> {
 
 /// The left factor of the recurrent product, for this step and the next: `[B, K]` with rows apart from each other, so
 /// that rows of 2ⁿ elements do not share one set of the cache.
-pub(crate) struct Relay<E> {
+pub(crate) struct DoubleBuffer<E> {
     buffers: [Buffer<E>; 2],
     stride: usize,
 }
 
-impl<E: Real> Relay<E> {
+impl<E: Real> DoubleBuffer<E> {
     pub(crate) fn new(batch: usize, width: usize) -> Self {
         let stride = width.next_multiple_of(16) + 16;
         Self {
@@ -61,32 +62,23 @@ impl<E: Real> Relay<E> {
         &mut self.buffers[0][index * self.stride..][..self.stride]
     }
 
-    /// Sets what the first step reads to the initial state, for cells whose state is h alone.
-    pub(crate) fn begin(&mut self, window: &Window<'_, E>) {
-        for b in 0..window.batch {
-            let row = self.row(b).iter_mut();
-            row.zip(window.first(b, 0, window.hidden))
-                .for_each(|(to, from)| *to = from);
-        }
-    }
-
-    pub(crate) fn share(&mut self) -> RelayParts<E> {
+    pub(crate) fn share(&mut self) -> DoubleBufferParts<E> {
         let [a, b] = &mut self.buffers;
-        RelayParts {
+        DoubleBufferParts {
             buffers: [Shared::new(a), Shared::new(b)],
             stride: self.stride,
         }
     }
 }
 
-/// A [`Relay`] in use.
+/// A [`DoubleBuffer`] in use.
 #[derive(Clone, Copy)]
-pub(crate) struct RelayParts<E> {
+pub(crate) struct DoubleBufferParts<E> {
     buffers: [Shared<E>; 2],
     stride: usize,
 }
 
-impl<E: Real> RelayParts<E> {
+impl<E: Real> DoubleBufferParts<E> {
     /// What `step` reads.
     pub(crate) fn left(&self, step: usize) -> (*const E, usize) {
         // SAFETY: the first element exists.
@@ -123,20 +115,21 @@ impl<E: Real> Window<'_, E> {
     }
 
     /// The mask of step `t` for sequence `b`.
-    fn kept(&self, t: usize, b: usize) -> E {
-        self.keep.map_or(E::ONE, |keep| keep[t * self.batch + b])
+    fn mask(&self, t: usize, b: usize) -> E {
+        self.reset_mask
+            .map_or(E::ONE, |mask| mask[t * self.batch + b])
     }
 
     /// `part` (0 or 1) of the initial state of sequence `b` as it enters the first step; states hold `size` values.
     pub(crate) fn first(&self, b: usize, part: usize, size: usize) -> impl Iterator<Item = E> + '_ {
-        let kept = self.kept(0, b);
-        let masked = self.keep.is_some();
+        let mask = self.mask(0, b);
+        let masked = self.reset_mask.is_some();
         self.state[b * size + part * self.hidden..][..self.hidden]
             .iter()
             .map(move |&value| {
                 let mut value = value;
                 if masked {
-                    value *= kept;
+                    value *= mask;
                 }
                 value
             })
@@ -144,7 +137,7 @@ impl<E: Real> Window<'_, E> {
 
     /// xᵀ d: `[I, G]`.
     pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
-        let mut out = Room::new(self.inputs * gates);
+        let mut out = UninitBuffer::new(self.inputs * gates);
         product(
             out.target(),
             gates,
@@ -153,12 +146,12 @@ impl<E: Real> Window<'_, E> {
             Matrix::new(grad, self.rows(), gates),
         );
         // SAFETY: the product wrote all of it.
-        unsafe { out.full() }
+        unsafe { out.assume_init() }
     }
 
     /// d Wᵀ: `[T, B, I]`.
     pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
-        let mut out = Room::new(self.rows() * self.inputs);
+        let mut out = UninitBuffer::new(self.rows() * self.inputs);
         let grad = Matrix::new(grad, self.rows(), gates);
         let weight = Matrix::new(self.input_weight, self.inputs, gates);
         if self.rows() < TRANSPOSE_ROWS {
@@ -169,7 +162,7 @@ impl<E: Real> Window<'_, E> {
             product(out.target(), self.inputs, false, grad, copy);
         }
         // SAFETY: the product wrote all of it.
-        unsafe { out.full() }
+        unsafe { out.assume_init() }
     }
 
     /// Σ d over steps and batch.
@@ -190,7 +183,7 @@ impl<E: Real> Window<'_, E> {
         let (batch, hidden, rows) = (self.batch, self.hidden, self.rows());
         let total = grads.iter().map(|grad| grad.1).sum();
         let mut out = Buffer::zeros(hidden * total);
-        let entering = (self.taps.is_some() || self.keep.is_some()).then(|| {
+        let entering = (self.taps.is_some() || self.reset_mask.is_some()).then(|| {
             let mut entering = Buffer::zeros(rows * hidden);
             for (row, out) in entering.chunks_exact_mut(hidden).enumerate() {
                 let (t, b) = (row / batch, row % batch);
@@ -207,9 +200,9 @@ impl<E: Real> Window<'_, E> {
                         *out += tap;
                     }
                 }
-                if self.keep.is_some() {
-                    let kept = self.kept(t, b);
-                    out.iter_mut().for_each(|out| *out *= kept);
+                if self.reset_mask.is_some() {
+                    let mask = self.mask(t, b);
+                    out.iter_mut().for_each(|out| *out *= mask);
                 }
             }
             entering

@@ -7,7 +7,7 @@
 //! over all steps (input, weight gradients) stay Burn's, outside.
 //!
 //! [`CubeOps`] is a backend extension of its own, so that Burn's fusion, where it is on, sees each method as one operation
-//! and hands over real tensors when it runs. [`RecurrentKernels`](super::RecurrentKernels) of the CubeCL backend calls it.
+//! and hands over real tensors when it runs. [`RecurrentKernels`](super::backend::RecurrentKernels) of the CubeCL backend calls it.
 //!
 //! Arithmetic is done in f32, whatever type the tensors hold. `f64` goes through the reference bodies.
 //!
@@ -32,12 +32,23 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 
 pub use time_loop::{TimeLoop, set_time_loop};
 
-use super::Present;
-use super::generic::util::{bias_grad, entering, features, flatten, input_grad, weight_grad};
-use super::kernels::{BlockLoss, Grads, GruInput, LogitBlock, LstmInput, Needs, RnnInput, Trace};
+use super::cell::Cell;
+use super::reference::{self, util::plain_input_product};
+use super::types::{
+    Arguments, BlockLoss, LogitBlock, NeedsGrad, Optional, SavedActivations, SequenceGradients,
+};
 
 /// Buffers of the kernel with the most of them (the GRU's backward step); browsers allow fewer.
 const MOST_BUFFERS: u32 = 11;
+
+/// Which optional tensors of a sequence operation are present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// State taps were given.
+    pub taps: bool,
+    /// A reset mask was given.
+    pub keep: bool,
+}
 
 /// The operations that run as kernels of our own.
 ///
@@ -153,7 +164,7 @@ pub trait CubeOps: Backend {
 
     /// w − rate (g + decay w).
     #[fusion(dtype = weight, shape = weight)]
-    fn descend_in_one(
+    fn sgd_step_in_one(
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         rate: f32,
@@ -310,13 +321,13 @@ impl CubeOps for CubeBackend {
         step::add_rows(into, tokens, grad)
     }
 
-    fn descend_in_one(
+    fn sgd_step_in_one(
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         rate: f32,
         decay: f32,
     ) -> FloatTensor<Self> {
-        step::descend(weight, grad, rate, decay)
+        step::sgd_step(weight, grad, rate, decay)
     }
 }
 
@@ -326,194 +337,74 @@ pub(super) fn serves(dtype: DType, device: &CubeDevice) -> bool {
         && device.client().properties().hardware.max_bindings >= MOST_BUFFERS
 }
 
-/// x W for all steps at once, `[T, B, gates · H]`; the kernels add the bias.
-fn input_product<B: Backend>(
-    input: FloatTensor<B>,
-    weight: FloatTensor<B>,
-) -> (FloatTensor<B>, [usize; 2]) {
-    let (time, batch) = (input.shape()[0], input.shape()[1]);
-    let gates = weight.shape()[1];
-    let product = B::float_matmul(flatten::<B>(input), weight);
-    let product = B::float_reshape(product, [time, batch, gates].into());
-    (product, [time, batch])
-}
-
-/// [`RecurrentKernels::lstm_forward`](super::RecurrentKernels::lstm_forward) by kernels.
-pub(super) fn lstm_forward<B: CubeOps>(args: LstmInput<B>) -> Trace<B> {
-    let (pre, _) = input_product::<B>(args.input, args.input_weight);
-    let present = present(&args.taps, &args.keep);
-    let (taps, keep) = stand_ins::<B>(args.taps, args.keep, &args.state);
-    let (states, gates) = B::lstm_steps(
-        pre,
-        args.bias,
-        args.recurrent_weight,
-        args.state,
-        taps,
-        keep,
-        present,
-    );
-    Trace { states, gates }
-}
-
-/// [`RecurrentKernels::lstm_backward`](super::RecurrentKernels::lstm_backward) by kernels.
-pub(super) fn lstm_backward<B: CubeOps>(
-    args: LstmInput<B>,
-    trace: Trace<B>,
-    grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let hidden = args.recurrent_weight.shape()[0];
-    let present = present(&args.taps, &args.keep);
-    let (taps, keep) = stand_ins::<B>(args.taps.clone(), args.keep.clone(), &args.state);
-    let (d_pre, state, d_taps) = B::lstm_steps_back(
-        grad,
-        trace.states.clone(),
-        trace.gates,
-        args.recurrent_weight,
-        args.state.clone(),
-        taps,
-        keep,
-        present,
-        needs.taps,
-    );
-    let recurrent_weight = needs.recurrent_weight.then(|| {
-        let entering = entering::<B>(
-            &args.state,
-            &trace.states,
-            args.taps.as_ref(),
-            args.keep.as_ref(),
-        );
-        weight_grad::<B>(features::<B>(&entering, 0, hidden), d_pre.clone())
-    });
-    let back = Back {
-        input: args.input,
-        input_weight: args.input_weight,
-        d_input: d_pre,
-        state,
-        d_taps,
+/// [`RecurrentKernels::sequence_forward`](super::backend::RecurrentKernels::sequence_forward) by kernels.
+pub(super) fn sequence_forward<B: CubeOps>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
+    let present = present(&args);
+    let weight = reference::recurrent_weight(cell, &args).unwrap_or_else(|| args.state.clone());
+    let recurrent_bias = args.recurrent_bias.into_option();
+    let recurrent_bias = recurrent_bias.unwrap_or_else(|| args.state.clone());
+    let pre = plain_input_product::<B>(args.input, args.input_weight);
+    let (bias, state) = (args.bias, args.state);
+    let (taps, keep) = stand_ins::<B>(args.taps, args.reset_mask, &state);
+    let (states, gates) = match cell {
+        Cell::Lstm => B::lstm_steps(pre, bias, weight, state, taps, keep, present),
+        Cell::Gru => B::gru_steps(
+            pre,
+            bias,
+            weight,
+            recurrent_bias,
+            state,
+            taps,
+            keep,
+            present,
+        ),
+        Cell::Rnn => {
+            let states = B::rnn_steps(pre, bias, weight, state, taps, keep, present);
+            (states.clone(), states)
+        }
     };
-    back.grads(needs, recurrent_weight, None)
+    SavedActivations { states, gates }
 }
 
-/// [`RecurrentKernels::gru_forward`](super::RecurrentKernels::gru_forward) by kernels.
-pub(super) fn gru_forward<B: CubeOps>(args: GruInput<B>) -> Trace<B> {
-    let (pre, _) = input_product::<B>(args.input, args.input_weight);
-    let present = present(&args.taps, &args.keep);
-    let (taps, keep) = stand_ins::<B>(args.taps, args.keep, &args.state);
-    let (states, gates) = B::gru_steps(
-        pre,
-        args.bias,
-        args.recurrent_weight,
-        args.recurrent_bias,
-        args.state,
-        taps,
-        keep,
-        present,
-    );
-    Trace { states, gates }
-}
-
-/// [`RecurrentKernels::gru_backward`](super::RecurrentKernels::gru_backward) by kernels.
-pub(super) fn gru_backward<B: CubeOps>(
-    args: GruInput<B>,
-    trace: Trace<B>,
+/// [`RecurrentKernels::sequence_backward`](super::backend::RecurrentKernels::sequence_backward) by kernels.
+pub(super) fn sequence_backward<B: CubeOps>(
+    cell: Cell,
+    args: Arguments<B>,
+    saved: SavedActivations<B>,
     grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let hidden = args.recurrent_weight.shape()[0];
-    let present = present(&args.taps, &args.keep);
-    let (taps, keep) = stand_ins::<B>(args.taps.clone(), args.keep.clone(), &args.state);
-    let (d_input, d_recurrent, state, d_taps) = B::gru_steps_back(
-        grad,
-        trace.states.clone(),
-        trace.gates,
-        args.recurrent_weight,
-        args.state.clone(),
-        taps,
-        keep,
-        present,
-        needs.taps,
-    );
-    let recurrent_weight = needs.recurrent_weight.then(|| {
-        let entering = entering::<B>(
-            &args.state,
-            &trace.states,
-            args.taps.as_ref(),
-            args.keep.as_ref(),
-        );
-        weight_grad::<B>(entering, d_recurrent.clone())
-    });
-    let recurrent_bias = needs
-        .bias
-        .then(|| bias_grad::<B>(features::<B>(&d_recurrent, 2 * hidden, 3 * hidden)));
-    let back = Back {
-        input: args.input,
-        input_weight: args.input_weight,
+    needs: NeedsGrad,
+) -> SequenceGradients<B> {
+    let present = present(&args);
+    let weight = reference::recurrent_weight(cell, &args).unwrap_or_else(|| args.state.clone());
+    let state = args.state.clone();
+    let (taps, keep) = stand_ins::<B>(args.taps.clone(), args.reset_mask.clone(), &state);
+    let (states, gates) = (saved.states.clone(), saved.gates);
+    let (d_input, d_product, d_state, d_taps) = match cell {
+        Cell::Lstm => {
+            let (d_input, d_state, d_taps) = B::lstm_steps_back(
+                grad, states, gates, weight, state, taps, keep, present, needs.taps,
+            );
+            (d_input.clone(), d_input, d_state, d_taps)
+        }
+        Cell::Gru => B::gru_steps_back(
+            grad, states, gates, weight, state, taps, keep, present, needs.taps,
+        ),
+        Cell::Rnn => {
+            let (d_input, d_state, d_taps) =
+                B::rnn_steps_back(grad, states, weight, state, keep, present, needs.taps);
+            (d_input.clone(), d_input, d_state, d_taps)
+        }
+    };
+    let back = reference::Backpropagated {
         d_input,
-        state,
-        d_taps,
+        d_product,
+        d_state,
+        d_taps: needs.taps.then_some(d_taps),
     };
-    back.grads(needs, recurrent_weight, recurrent_bias)
+    back.gradients(cell, args, &saved.states, needs)
 }
 
-/// [`RecurrentKernels::rnn_forward`](super::RecurrentKernels::rnn_forward) by kernels.
-pub(super) fn rnn_forward<B: CubeOps>(args: RnnInput<B>) -> Trace<B> {
-    let (pre, _) = input_product::<B>(args.input, args.input_weight);
-    let present = present(&args.taps, &args.keep);
-    let (taps, keep) = stand_ins::<B>(args.taps, args.keep, &args.state);
-    let states = B::rnn_steps(
-        pre,
-        args.bias,
-        args.recurrent_weight,
-        args.state,
-        taps,
-        keep,
-        present,
-    );
-    Trace {
-        gates: states.clone(),
-        states,
-    }
-}
-
-/// [`RecurrentKernels::rnn_backward`](super::RecurrentKernels::rnn_backward) by kernels.
-pub(super) fn rnn_backward<B: CubeOps>(
-    args: RnnInput<B>,
-    trace: Trace<B>,
-    grad: FloatTensor<B>,
-    needs: Needs,
-) -> Grads<B> {
-    let present = present(&args.taps, &args.keep);
-    let (_, keep) = stand_ins::<B>(None, args.keep.clone(), &args.state);
-    let (d_pre, state, d_taps) = B::rnn_steps_back(
-        grad,
-        trace.states.clone(),
-        args.recurrent_weight,
-        args.state.clone(),
-        keep,
-        present,
-        needs.taps,
-    );
-    let recurrent_weight = needs.recurrent_weight.then(|| {
-        let entering = entering::<B>(
-            &args.state,
-            &trace.states,
-            args.taps.as_ref(),
-            args.keep.as_ref(),
-        );
-        weight_grad::<B>(entering, d_pre.clone())
-    });
-    let back = Back {
-        input: args.input,
-        input_weight: args.input_weight,
-        d_input: d_pre,
-        state,
-        d_taps,
-    };
-    back.grads(needs, recurrent_weight, None)
-}
-
-/// [`RecurrentKernels::softmax_block`](super::RecurrentKernels::softmax_block) by a kernel.
+/// [`RecurrentKernels::softmax_block`](super::backend::RecurrentKernels::softmax_block) by a kernel.
 pub(super) fn softmax_block<B: CubeOps>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
     let has = SoftmaxFlags {
         bias: block.bias.is_some(),
@@ -535,7 +426,7 @@ pub(super) fn softmax_block<B: CubeOps>(block: LogitBlock<B>, gradients: bool) -
 }
 
 /// The embedding's gradient by a kernel.
-pub(super) fn embed_backward<B: CubeOps>(
+pub(super) fn embedding_rows_backward<B: CubeOps>(
     into: Option<FloatTensor<B>>,
     rows: usize,
     tokens: IntTensor<B>,
@@ -548,58 +439,21 @@ pub(super) fn embed_backward<B: CubeOps>(
     B::add_rows(into, tokens, grad)
 }
 
-/// What the way back through any cell's steps leaves, and what they were given.
-struct Back<B: CubeOps> {
-    input: FloatTensor<B>,
-    input_weight: FloatTensor<B>,
-    /// Gradient of what the input contributes to the gates, `[T, B, gates]`.
-    d_input: FloatTensor<B>,
-    state: FloatTensor<B>,
-    d_taps: FloatTensor<B>,
-}
-
-impl<B: CubeOps> Back<B> {
-    /// With the gradients that differ from cell to cell, all that is asked for.
-    fn grads(
-        self,
-        needs: Needs,
-        recurrent_weight: Option<FloatTensor<B>>,
-        recurrent_bias: Option<FloatTensor<B>>,
-    ) -> Grads<B> {
-        let d_input = self.d_input;
-        Grads {
-            recurrent_weight,
-            recurrent_bias,
-            input_weight: needs
-                .input_weight
-                .then(|| weight_grad::<B>(self.input, d_input.clone())),
-            bias: needs.bias.then(|| bias_grad::<B>(d_input.clone())),
-            input: needs
-                .input
-                .then(|| input_grad::<B>(d_input, self.input_weight)),
-            state: self.state,
-            taps: needs.taps.then_some(self.d_taps),
-        }
-    }
-}
-
-fn present<T>(taps: &Option<T>, keep: &Option<T>) -> Present {
+fn present<B: Backend>(args: &Arguments<B>) -> Present {
     Present {
-        taps: taps.is_some(),
-        keep: keep.is_some(),
+        taps: args.taps.is_given(),
+        keep: args.reset_mask.is_given(),
     }
 }
 
 /// Absent tensors replaced by one that is there: a kernel has a fixed number of buffers, and does not read these.
 fn stand_ins<B: Backend>(
-    taps: Option<FloatTensor<B>>,
-    keep: Option<FloatTensor<B>>,
+    taps: Optional<B>,
+    keep: Optional<B>,
     state: &FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    (
-        taps.unwrap_or_else(|| state.clone()),
-        keep.unwrap_or_else(|| state.clone()),
-    )
+    let or_state = |tensor: Optional<B>| tensor.into_option().unwrap_or_else(|| state.clone());
+    (or_state(taps), or_state(keep))
 }
 
 /// What fusion is told about outputs before they exist.

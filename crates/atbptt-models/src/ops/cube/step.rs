@@ -78,7 +78,7 @@ pub(super) fn add_rows(into: CubeTensor, tokens: CubeTensor, grad: CubeTensor) -
 
 /// Into the gradient's memory.
 #[cube(launch_unchecked)]
-fn descend_one<F: Float>(
+fn sgd_step_one<F: Float>(
     weight: &[F],
     grad: &mut [F],
     rate: f32,
@@ -94,8 +94,8 @@ fn descend_one<F: Float>(
     grad[ABSOLUTE_POS] = F::cast_from(w - rate * (g + decay * w));
 }
 
-/// [`CubeOps::descend_in_one`](super::CubeOps::descend_in_one).
-pub(super) fn descend(weight: CubeTensor, grad: CubeTensor, rate: f32, decay: f32) -> CubeTensor {
+/// [`CubeOps::sgd_step_in_one`](super::CubeOps::sgd_step_in_one).
+pub(super) fn sgd_step(weight: CubeTensor, grad: CubeTensor, rate: f32, decay: f32) -> CubeTensor {
     let place = Place::of(&weight);
     let elements = weight.meta.num_elements();
     let grad = writable(grad);
@@ -105,7 +105,7 @@ pub(super) fn descend(weight: CubeTensor, grad: CubeTensor, rate: f32, decay: f3
     let (count, dim) = place.elementwise(elements);
     // SAFETY: weight and gradient have as many elements.
     unsafe {
-        descend_one::launch_unchecked(
+        sgd_step_one::launch_unchecked(
             &place.client,
             count,
             dim,

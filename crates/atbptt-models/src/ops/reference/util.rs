@@ -1,7 +1,9 @@
 //! Small helpers on backend primitives: slices of steps and gates, products over all steps.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{DType, Slice};
+use burn::tensor::{DType, Shape, Slice};
+
+use crate::ops::types::Arguments;
 
 /// Time steps, batch and features of a rank-3 tensor.
 pub(crate) fn dims3<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 3] {
@@ -10,7 +12,7 @@ pub(crate) fn dims3<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 3] {
 }
 
 /// Step `t` of `[T, B, F]` as `[B, F]`.
-pub(crate) fn step<B: Backend>(tensor: &FloatTensor<B>, t: usize) -> FloatTensor<B> {
+pub(crate) fn step_of<B: Backend>(tensor: &FloatTensor<B>, t: usize) -> FloatTensor<B> {
     let [_, batch, features] = dims3::<B>(tensor);
     let slices = [
         Slice::from(t..t + 1),
@@ -34,6 +36,29 @@ pub(crate) fn columns<B: Backend>(
         tensor.clone(),
         &[Slice::from(0..rows), Slice::from(from..to)],
     )
+}
+
+/// Part or gate `index` of those side by side in `[B, parts · H]`: the tensor itself where it is the only one.
+pub(crate) fn part<B: Backend>(
+    tensor: &FloatTensor<B>,
+    index: usize,
+    hidden: usize,
+) -> FloatTensor<B> {
+    match tensor.shape()[1] == hidden {
+        true => tensor.clone(),
+        false => columns::<B>(tensor, index * hidden, (index + 1) * hidden),
+    }
+}
+
+/// The sum, where there is something to add.
+pub(crate) fn plus<B: Backend>(
+    tensor: FloatTensor<B>,
+    other: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    match other {
+        Some(other) => B::float_add(tensor, other),
+        None => tensor,
+    }
 }
 
 /// Features `from..to` of `[T, B, F]`.
@@ -71,43 +96,47 @@ pub(crate) fn stack_reversed<B: Backend>(mut steps: Vec<FloatTensor<B>>) -> Floa
     B::float_cat(steps, 0)
 }
 
-/// x W + b for all steps at once: `[T, B, I]` → `[T, B, G]`.
+/// x W + b for all steps at once: `[T, B, I]` → `[T, B, gates · H]`.
 pub(crate) fn input_product<B: Backend>(
     input: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
 ) -> FloatTensor<B> {
+    let gates = weight.shape()[1];
+    let product = plain_input_product::<B>(input, weight);
+    B::float_add(product, B::float_reshape(bias, [1, 1, gates].into()))
+}
+
+/// x W for all steps at once: `[T, B, I]` → `[T, B, gates · H]`.
+pub(crate) fn plain_input_product<B: Backend>(
+    input: FloatTensor<B>,
+    weight: FloatTensor<B>,
+) -> FloatTensor<B> {
     let [time, batch, _] = dims3::<B>(&input);
     let gates = weight.shape()[1];
     let product = B::float_matmul(flatten::<B>(input), weight);
-    let bias = B::float_reshape(bias, [1, gates].into());
-    B::float_reshape(B::float_add(product, bias), [time, batch, gates].into())
+    B::float_reshape(product, [time, batch, gates].into())
 }
 
 /// The state entering every step, `[T, B, S]`: the packed states shifted by one, taps added, resets applied.
-pub(crate) fn entering<B: Backend>(
-    state: &FloatTensor<B>,
-    states: &FloatTensor<B>,
-    taps: Option<&FloatTensor<B>>,
-    keep: Option<&FloatTensor<B>>,
-) -> FloatTensor<B> {
+pub(crate) fn entering<B: Backend>(args: &Arguments<B>, states: &FloatTensor<B>) -> FloatTensor<B> {
     let [time, batch, size] = dims3::<B>(states);
     let all_but_last = [
         Slice::from(0..time - 1),
         Slice::from(0..batch),
         Slice::from(0..size),
     ];
-    let mut parts = vec![as_step::<B>(state.clone())];
+    let mut parts = vec![as_step::<B>(args.state.clone())];
     if time > 1 {
         let mut handed = B::float_slice(states.clone(), &all_but_last);
-        if let Some(taps) = taps {
+        if let Some(taps) = args.taps.as_option() {
             handed = B::float_add(handed, B::float_slice(taps.clone(), &all_but_last));
         }
         parts.push(handed);
     }
     let entering = B::float_cat(parts, 0);
-    match keep {
-        Some(keep) => B::float_mul(entering, keep.clone()),
+    match args.reset_mask.as_option() {
+        Some(mask) => B::float_mul(entering, mask.clone()),
         None => entering,
     }
 }
@@ -173,9 +202,12 @@ pub(crate) fn sigmoid_grad<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) 
     B::float_mul(grad, B::float_mul(y.clone(), one_minus::<B>(y)))
 }
 
-/// Zeros of the same shape, type and device.
-pub(crate) fn zeros_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
-    B::float_zeros(tensor.shape(), &tensor.device(), tensor.dtype().into())
+/// Zeros of the same type, on the same device.
+pub(crate) fn zeros_like<B: Backend>(
+    tensor: &FloatTensor<B>,
+    shape: impl Into<Shape>,
+) -> FloatTensor<B> {
+    B::float_zeros(shape.into(), &tensor.device(), tensor.dtype().into())
 }
 
 /// σ(x). Burn's default body rounds to f32 on the way, so f64 takes (1 + tanh(x/2)) / 2 instead.

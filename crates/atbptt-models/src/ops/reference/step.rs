@@ -1,4 +1,4 @@
-//! The step's operations as compositions of Burn's: what kernels are held to, on any backend.
+//! What surrounds the layers in training, composed of Burn's operations: embedding, dropout, passes over weights.
 
 use burn::backend::{
     Backend, TensorMetadata,
@@ -6,7 +6,7 @@ use burn::backend::{
 };
 use burn::tensor::{Distribution, IndexingUpdateOp, Shape, Slice};
 
-use super::kernels::DropoutMask;
+use crate::ops::types::DropoutMask;
 
 /// The first `count` features of `[T, B, S]`.
 pub fn first_features_forward<B: Backend>(tensor: FloatTensor<B>, count: usize) -> FloatTensor<B> {
@@ -25,12 +25,15 @@ pub fn first_features_backward<B: Backend>(grad: FloatTensor<B>, size: usize) ->
 }
 
 /// Rows of `weight` `[V, F]` at `tokens` `[N]`.
-pub fn embed_forward<B: Backend>(weight: FloatTensor<B>, tokens: IntTensor<B>) -> FloatTensor<B> {
+pub fn embedding_rows_forward<B: Backend>(
+    weight: FloatTensor<B>,
+    tokens: IntTensor<B>,
+) -> FloatTensor<B> {
     B::float_select(weight, 0, tokens)
 }
 
 /// `into` `[V, F]`, or zeros, with each row of `grad` `[N, F]` added at its token. `rows` is V.
-pub fn embed_backward<B: Backend>(
+pub fn embedding_rows_backward<B: Backend>(
     into: Option<FloatTensor<B>>,
     rows: usize,
     tokens: IntTensor<B>,
@@ -44,7 +47,7 @@ pub fn embed_backward<B: Backend>(
 }
 
 /// Each element zero with probability `prob`, else divided by 1 − `prob`; and which were kept.
-pub fn drop_out_forward<B: Backend>(
+pub fn dropout_forward<B: Backend>(
     tensor: FloatTensor<B>,
     prob: f64,
 ) -> (FloatTensor<B>, DropoutMask<B>) {
@@ -59,7 +62,7 @@ pub fn drop_out_forward<B: Backend>(
 }
 
 /// Gradient of the input from that of the output.
-pub fn drop_out_backward<B: Backend>(
+pub fn dropout_backward<B: Backend>(
     grad: FloatTensor<B>,
     mask: DropoutMask<B>,
     prob: f64,
@@ -72,7 +75,7 @@ pub fn drop_out_backward<B: Backend>(
 }
 
 /// Σ x² as `[1]`.
-pub fn squares<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+pub fn sum_of_squares<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     let squares = B::float_mul(tensor.clone(), tensor);
     B::float_reshape(B::float_sum(squares), [1].into())
 }
@@ -89,7 +92,7 @@ pub fn scale_by<B: Backend>(tensor: FloatTensor<B>, factor: FloatTensor<B>) -> F
 }
 
 /// w − rate (g + decay w).
-pub fn descent<B: Backend>(
+pub fn sgd_step<B: Backend>(
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
     rate: f64,

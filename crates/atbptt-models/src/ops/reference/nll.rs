@@ -8,7 +8,8 @@
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, IndexingUpdateOp, Slice};
 
-use super::kernels::{BlockLoss, LogitBlock, NllInput, NllNeeds, NllOutput, RecurrentKernels};
+use crate::ops::contract::RecurrentKernels;
+use crate::ops::types::{BlockLoss, LogitBlock, NllArguments, NllNeedsGrad, NllOutput};
 
 /// Largest number of logits that exist at once: 2²⁴ values, 64 MiB in f32.
 const BLOCK_LOGITS: usize = 1 << 24;
@@ -18,15 +19,15 @@ fn rows_per_block(classes: usize) -> usize {
     (BLOCK_LOGITS / classes.max(1)).max(16)
 }
 
-/// Reference body of [`RecurrentKernels::linear_nll_forward`](super::RecurrentKernels::linear_nll_forward).
-pub fn linear_nll<B: RecurrentKernels>(args: NllInput<B>, needs: NllNeeds) -> NllOutput<B> {
+/// Reference body of [`RecurrentKernels::linear_nll_forward`](crate::ops::backend::RecurrentKernels::linear_nll_forward).
+pub fn linear_nll<B: RecurrentKernels>(args: NllArguments<B>, needs: NllNeedsGrad) -> NllOutput<B> {
     let classes = args.weight.shape()[0];
     linear_nll_in_blocks::<B>(args, needs, rows_per_block(classes))
 }
 
 fn linear_nll_in_blocks<B: RecurrentKernels>(
-    args: NllInput<B>,
-    needs: NllNeeds,
+    args: NllArguments<B>,
+    needs: NllNeedsGrad,
     block_rows: usize,
 ) -> NllOutput<B> {
     let (rows, features) = (args.hidden.shape()[0], args.hidden.shape()[1]);
@@ -44,15 +45,15 @@ fn linear_nll_in_blocks<B: RecurrentKernels>(
         let hidden = B::float_slice(args.hidden.clone(), &block);
         let row_weights = args
             .row_weights
-            .as_ref()
+            .as_option()
             .map(|weights| B::float_slice(weights.clone(), &[Slice::from(start..end)]));
         let block = LogitBlock {
             logits: B::float_matmul(hidden.clone(), weight_t.clone()),
-            bias: args.bias.clone(),
+            bias: args.bias.as_option().cloned(),
             targets: B::int_slice(args.targets.clone(), &[Slice::from(start..end)]),
             row_weights: row_weights.clone(),
         };
-        let out = B::softmax_block(block, needs != NllNeeds::default());
+        let out = B::softmax_block(block, needs != NllNeedsGrad::default());
         let weighted = match row_weights {
             Some(weights) => {
                 let dtype = out.rows.dtype().into();
@@ -101,7 +102,7 @@ pub(super) fn loss_dtype(logits: DType) -> DType {
     }
 }
 
-/// Reference body of [`RecurrentKernels::softmax_block`].
+/// Reference body of [`RecurrentKernels::softmax_block`](crate::ops::backend::RecurrentKernels::softmax_block).
 pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
     let (rows, classes) = (block.logits.shape()[0], block.logits.shape()[1]);
     let targets = B::int_reshape(block.targets, [rows, 1].into());
@@ -159,6 +160,7 @@ fn add<T>(sum: &mut Option<T>, value: T, op: impl FnOnce(T, T) -> T) {
 #[cfg(feature = "flex")]
 mod tests {
     use super::*;
+    use crate::ops::types::Optional;
     use burn::backend::Flex;
     use burn::backend::ops::{FloatTensorOps, IntTensorOps};
     use burn::tensor::TensorData;
@@ -170,14 +172,14 @@ mod tests {
             Flex::float_from_data(TensorData::new(data, dims), &device)
         };
         let targets: Vec<i64> = (0..11).map(|i| (i * 3) % 5).collect();
-        let args = NllInput::<Flex> {
+        let args = NllArguments::<Flex> {
             hidden: float(44, 0.7, [11, 4]),
             weight: float(20, 1.3, [5, 4]),
-            bias: Some(Flex::float_reshape(float(5, 0.4, [1, 5]), [5].into())),
+            bias: Optional::Given(Flex::float_reshape(float(5, 0.4, [1, 5]), [5].into())),
             targets: Flex::int_from_data(TensorData::new(targets, [11]), &device),
-            row_weights: None,
+            row_weights: Optional::Absent,
         };
-        let needs = NllNeeds {
+        let needs = NllNeedsGrad {
             hidden: true,
             weight: true,
             bias: true,

@@ -1,0 +1,544 @@
+//! A window through any cell: the recurrent products with their pointwise part as epilogue, and the large products after them.
+//!
+//! A cell adds its equations on registers of hidden units, [`Pointwise`]; all that surrounds them is here: where values are
+//! read and written, taps, reset mask, and what is handed from step to step.
+
+use std::marker::PhantomData;
+
+use pulp::Simd;
+
+use super::panel::{Epilogue, Packed, Shared};
+use super::pool::{Buffer, UninitBuffer};
+use super::simd::Real;
+use super::team;
+use super::window::{DoubleBuffer, DoubleBufferParts, Gradients, Window, address};
+use super::{gru, lstm, rnn};
+use crate::ops::cell::{Carry, Cell};
+use crate::ops::types::NeedsGrad;
+
+/// A cell's equations on one register of hidden units of one sequence and step.
+pub(super) trait Pointwise<E: Real>: Sync {
+    const CELL: Cell;
+
+    fn forward<S: Simd>(unit: &Unit<'_, E, S>) -> Stepped<E::Lanes<S>>;
+
+    fn backward<S: Simd>(unit: &UnitBack<E, S>) -> SteppedBack<E::Lanes<S>>;
+}
+
+/// What a step makes: as many of the saved gates and of the state's parts as the cell has; the rest is not read.
+pub(super) struct Stepped<L> {
+    pub gates: [L; 4],
+    pub state: [L; 2],
+}
+
+/// Gradients that a step makes; of each as many as the cell has.
+pub(super) struct SteppedBack<L> {
+    /// At the input product, per gate; at the recurrent product they are the same.
+    pub input: [L; 4],
+    /// At the last gate's recurrent product, for cells that have a bias there.
+    pub last_product: L,
+    /// Of what the cell carries past the recurrent product.
+    pub carried: L,
+}
+
+/// What a cell's equations read on the way forward.
+pub(super) struct Unit<'a, E: Real, S: Simd> {
+    pub simd: S,
+    /// h R, per gate.
+    products: &'a [E::Lanes<S>],
+    /// x W of the first gate.
+    inputs: *const E,
+    bias: *const E,
+    recurrent_bias: *const E,
+    /// Parts of the state that enters the step.
+    entering: [*const E; 2],
+    hidden: usize,
+    count: usize,
+}
+
+impl<E: Real, S: Simd> Unit<'_, E, S> {
+    #[inline(always)]
+    pub fn product(&self, gate: usize) -> E::Lanes<S> {
+        self.products[gate]
+    }
+
+    #[inline(always)]
+    pub fn input(&self, gate: usize) -> E::Lanes<S> {
+        // SAFETY: the window has an input product per gate and unit.
+        unsafe { E::load(self.simd, self.inputs.add(gate * self.hidden), self.count) }
+    }
+
+    #[inline(always)]
+    pub fn bias(&self, gate: usize) -> E::Lanes<S> {
+        // SAFETY: there is a bias per gate and unit.
+        unsafe { E::load(self.simd, self.bias.add(gate * self.hidden), self.count) }
+    }
+
+    /// Of cells that have one.
+    #[inline(always)]
+    pub fn recurrent_bias(&self) -> E::Lanes<S> {
+        // SAFETY: there is one per unit.
+        unsafe { E::load(self.simd, self.recurrent_bias, self.count) }
+    }
+
+    #[inline(always)]
+    pub fn entering(&self, part: usize) -> E::Lanes<S> {
+        // SAFETY: a buffer of the state's part, at these units.
+        unsafe { E::load(self.simd, self.entering[part], self.count) }
+    }
+}
+
+/// What a cell's equations read on the way back.
+pub(super) struct UnitBack<E: Real, S: Simd> {
+    pub simd: S,
+    /// Gradient of the state that the step made, all uses together, per part.
+    pub grad: [E::Lanes<S>; 2],
+    gates: *const E,
+    state: *const E,
+    entering: Entering<E>,
+    hidden: usize,
+    count: usize,
+}
+
+impl<E: Real, S: Simd> UnitBack<E, S> {
+    /// A gate that the forward pass saved.
+    #[inline(always)]
+    pub fn gate(&self, gate: usize) -> E::Lanes<S> {
+        // SAFETY: the forward pass saved it for every unit.
+        unsafe { E::load(self.simd, self.gates.add(gate * self.hidden), self.count) }
+    }
+
+    /// A part of the state that the step made.
+    #[inline(always)]
+    pub fn state(&self, part: usize) -> E::Lanes<S> {
+        // SAFETY: the states have it for every unit.
+        unsafe { E::load(self.simd, self.state.add(part * self.hidden), self.count) }
+    }
+
+    /// A part of the state that entered the step: handed over, tapped, reset.
+    #[inline(always)]
+    pub fn entering(&self, part: usize) -> E::Lanes<S> {
+        let at = part * self.hidden;
+        // SAFETY: states and taps have the part for every unit.
+        let load = |from: *const E| unsafe { E::load(self.simd, from.add(at), self.count) };
+        let mut value = load(self.entering.state);
+        if let Some(tap) = self.entering.tap {
+            value = E::add(self.simd, value, load(tap));
+        }
+        if let Some(mask) = self.entering.mask {
+            value = E::mul(self.simd, value, E::splat(self.simd, mask));
+        }
+        value
+    }
+}
+
+/// Where the state that entered a step lies, and what changed it on the way.
+struct Entering<E> {
+    state: *const E,
+    tap: Option<*const E>,
+    mask: Option<E>,
+}
+
+struct Forward<'a, E, C> {
+    window: &'a Window<'a, E>,
+    bias: Shared<E>,
+    recurrent_bias: Shared<E>,
+    taps: Option<Shared<E>>,
+    reset_mask: Option<Shared<E>>,
+    /// Input products, in rows of as many gates as are saved, or one; gates or states take their place.
+    inputs: Shared<E>,
+    /// `[T, B, saved gates · H]`
+    gates: Shared<E>,
+    /// `[T, B, S]`
+    states: Shared<E>,
+    /// Hidden state entering a step.
+    hidden: DoubleBufferParts<E>,
+    /// Second part of the state entering a step, `[B, H]`, of cells that have one.
+    carried: Shared<E>,
+    cell: PhantomData<C>,
+}
+
+impl<E: Real, C: Pointwise<E>, const V: usize> Epilogue<E, V> for Forward<'_, E, C> {
+    fn left(&self, step: usize) -> Option<(*const E, usize)> {
+        Some(self.hidden.left(step))
+    }
+
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(
+        &self,
+        simd: S,
+        t: usize,
+        panel: usize,
+        row: usize,
+        sums: &[[E::Lanes<S>; V]],
+    ) {
+        let (parts, saved) = const { (C::CELL.state_parts(), C::CELL.saved_gates()) };
+        let products = const { C::CELL.recurrent_gates() };
+        let vectors = const { vectors::<V>(C::CELL) };
+        let (batch, hidden) = (self.window.batch, self.window.hidden);
+        let stride = saved.max(1) * hidden;
+        let last = t + 1 == self.window.time;
+        for v in 0..vectors {
+            let unit = (vectors * panel + v) * E::lanes::<S>();
+            if unit >= hidden {
+                return;
+            }
+            let count = hidden - unit;
+            // SAFETY: step `t`, the rows from `row` on and units `unit..` exist in every buffer, and `count` keeps within the
+            // row; no other call touches them in this step.
+            unsafe {
+                let load = |from: Shared<E>, index: usize| E::load(simd, from.at(index), count);
+                for (m, sums) in sums.iter().enumerate() {
+                    let b = row + m;
+                    let at = t * batch + b;
+                    let cell = b * hidden + unit;
+                    let carried = match parts {
+                        1 => std::ptr::null_mut(),
+                        _ => self.carried.at(cell),
+                    };
+                    let done = C::forward(&Unit {
+                        simd,
+                        products: &sums[v * products..][..products],
+                        inputs: self.inputs.at(at * stride + unit),
+                        bias: self.bias.at(unit),
+                        recurrent_bias: self.recurrent_bias.at(unit),
+                        entering: [self.hidden.row(t, b).add(unit), carried],
+                        hidden,
+                        count,
+                    });
+                    for (gate, &value) in done.gates[..saved].iter().enumerate() {
+                        let to = self.gates.at(at * stride + unit + gate * hidden);
+                        E::store(simd, to, count, value);
+                    }
+                    let state = at * parts * hidden + unit;
+                    for (part, &value) in done.state[..parts].iter().enumerate() {
+                        let to = self.states.at(state + part * hidden);
+                        E::store(simd, to, count, value);
+                    }
+                    if last {
+                        continue;
+                    }
+                    let next = [self.hidden.row(t + 1, b).add(unit), carried];
+                    for (part, &value) in done.state[..parts].iter().enumerate() {
+                        let mut value = value;
+                        if let Some(taps) = self.taps {
+                            value = E::add(simd, value, load(taps, state + part * hidden));
+                        }
+                        if let Some(mask) = self.reset_mask {
+                            let mask = E::splat(simd, *mask.at((t + 1) * batch + b));
+                            value = E::mul(simd, value, mask);
+                        }
+                        E::store(simd, next[part], count, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Registers of hidden units in a panel of `V` registers: as many as leave one for each gate.
+const fn vectors<const V: usize>(cell: Cell) -> usize {
+    match cell.recurrent_gates() {
+        0 => V,
+        gates => V / gates,
+    }
+}
+
+/// States `[T, B, S]` and, of cells that save some, gates `[T, B, saved gates · H]`.
+pub(super) fn forward<E: Real>(
+    cell: Cell,
+    window: &Window<'_, E>,
+) -> (Buffer<E>, Option<Buffer<E>>) {
+    match cell {
+        Cell::Lstm => forward_of::<E, lstm::Lstm, 4>(window),
+        Cell::Gru => forward_of::<E, gru::Gru, 3>(window),
+        Cell::Rnn => forward_of::<E, rnn::Rnn, 2>(window),
+    }
+}
+
+fn forward_of<E: Real, C: Pointwise<E>, const V: usize>(
+    window: &Window<'_, E>,
+) -> (Buffer<E>, Option<Buffer<E>>) {
+    let (batch, hidden, rows) = (window.batch, window.hidden, window.rows());
+    let (parts, saved) = (C::CELL.state_parts(), C::CELL.saved_gates());
+    let mut states = UninitBuffer::new(rows * parts * hidden);
+    let mut gates = (saved > 0).then(|| UninitBuffer::new(rows * saved * hidden));
+    let inputs = gates.as_mut().unwrap_or(&mut states);
+    window.input_product(inputs.target(), saved.max(1) * hidden);
+    let inputs = inputs.share();
+    let mut left = DoubleBuffer::new(batch, hidden);
+    let mut carried = Buffer::zeros((parts - 1) * batch * hidden);
+    for b in 0..batch {
+        fill(left.row(b), window.first(b, 0, parts * hidden));
+        if parts > 1 {
+            fill(
+                &mut carried[b * hidden..],
+                window.first(b, 1, parts * hidden),
+            );
+        }
+    }
+    let gate_count = C::CELL.recurrent_gates();
+    let depth = if gate_count > 0 { hidden } else { 0 };
+    let packed = Packed::<E, V>::gates(window.recurrent_weight, depth, hidden, gate_count);
+    let epilogue = Forward::<E, C> {
+        window,
+        bias: Shared::read_only(window.bias),
+        recurrent_bias: Shared::read_only(match C::CELL.has_recurrent_bias() {
+            true => window.recurrent_bias,
+            // Not read; an address that counts like the units' own.
+            false => window.bias,
+        }),
+        taps: address(window.taps),
+        reset_mask: address(window.reset_mask),
+        inputs,
+        gates: inputs,
+        states: states.share(),
+        hidden: left.share(),
+        carried: Shared::new(&mut carried),
+        cell: PhantomData,
+    };
+    team::run(window.time, batch, &packed, &epilogue);
+    // SAFETY: every step wrote its states and gates.
+    unsafe { (states.assume_init(), gates.map(|gates| gates.assume_init())) }
+}
+
+fn fill<E>(to: &mut [E], from: impl Iterator<Item = E>) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+}
+
+/// Step s of the pass is time step T − 1 − s; step T only hands the gradient to the initial state.
+struct Backward<'a, E, C> {
+    window: &'a Window<'a, E>,
+    taps: Option<Shared<E>>,
+    reset_mask: Option<Shared<E>>,
+    gates: Shared<E>,
+    states: Shared<E>,
+    /// Gradient of every state, `[T, B, S]`.
+    grad: Shared<E>,
+    /// Gradient at the recurrent product of the step after.
+    left: DoubleBufferParts<E>,
+    /// Gradient of what the step after was handed past the product, `[B, H]`, of cells that carry something.
+    carried: Shared<E>,
+    /// Gradient at the input product, `[T, B, gates · H]`, where a product needs it.
+    d_input: Option<Shared<E>>,
+    /// Gradient at the last gate's recurrent product, `[T, B, H]`, likewise, of cells that have a bias there.
+    d_last: Option<Shared<E>>,
+    d_taps: Option<Shared<E>>,
+    d_state: Shared<E>,
+    cell: PhantomData<C>,
+}
+
+impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
+    fn left(&self, step: usize) -> Option<(*const E, usize)> {
+        (step > 0 && C::CELL.recurrent_gates() > 0).then(|| self.left.left(step))
+    }
+
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(
+        &self,
+        simd: S,
+        step: usize,
+        panel: usize,
+        row: usize,
+        sums: &[[E::Lanes<S>; 2]],
+    ) {
+        let (parts, saved) = const { (C::CELL.state_parts(), C::CELL.saved_gates()) };
+        let (gates, products) = const { (C::CELL.gates(), C::CELL.recurrent_gates()) };
+        let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
+        // The time step after the one whose states receive a gradient.
+        let after = time - step;
+        for v in 0..2 {
+            let unit = (2 * panel + v) * E::lanes::<S>();
+            if unit >= hidden {
+                return;
+            }
+            let count = hidden - unit;
+            // SAFETY: as in the forward pass.
+            unsafe {
+                let load = |from: Shared<E>, index: usize| E::load(simd, from.at(index), count);
+                let store = |to: *mut E, value| E::store(simd, to, count, value);
+                for (m, sums) in sums.iter().enumerate() {
+                    let b = row + m;
+                    let cell = b * hidden + unit;
+                    let mut returned = match C::CELL.carry() {
+                        Carry::Nothing => [sums[v]; 2],
+                        Carry::Hidden => [E::add(simd, load(self.carried, cell), sums[v]); 2],
+                        Carry::Cell => [sums[v], load(self.carried, cell)],
+                    };
+                    if let (Some(mask), true) = (self.reset_mask, step > 0) {
+                        let mask = E::splat(simd, *mask.at(after * batch + b));
+                        returned = returned.map(|value| E::mul(simd, value, mask));
+                    }
+                    if after == 0 {
+                        let state = b * parts * hidden + unit;
+                        for (part, &value) in returned[..parts].iter().enumerate() {
+                            store(self.d_state.at(state + part * hidden), value);
+                        }
+                        continue;
+                    }
+                    let t = after - 1;
+                    let at = t * batch + b;
+                    let state = at * parts * hidden + unit;
+                    if let Some(d_taps) = self.d_taps {
+                        for (part, &value) in returned[..parts].iter().enumerate() {
+                            store(d_taps.at(state + part * hidden), value);
+                        }
+                    }
+                    let mut grad = returned;
+                    for (part, value) in grad[..parts].iter_mut().enumerate() {
+                        *value = E::add(simd, load(self.grad, state + part * hidden), *value);
+                    }
+                    let back = C::backward(&UnitBack {
+                        simd,
+                        grad,
+                        gates: self.gates.at(at * saved * hidden + unit),
+                        state: self.states.at(state),
+                        entering: self.entering(t, b, unit, parts * hidden),
+                        hidden,
+                        count,
+                    });
+                    if !matches!(C::CELL.carry(), Carry::Nothing) {
+                        store(self.carried.at(cell), back.carried);
+                    }
+                    let left = self.left.row(step + 1, b).add(unit);
+                    for (gate, &value) in back.input[..products].iter().enumerate() {
+                        let value = match C::CELL.has_recurrent_bias() && gate + 1 == products {
+                            true => back.last_product,
+                            false => value,
+                        };
+                        store(left.add(gate * hidden), value);
+                    }
+                    if let Some(d_input) = self.d_input {
+                        let at = at * gates * hidden + unit;
+                        for (gate, &value) in back.input[..gates].iter().enumerate() {
+                            store(d_input.at(at + gate * hidden), value);
+                        }
+                    }
+                    if let Some(d_last) = self.d_last {
+                        store(d_last.at(at * hidden + unit), back.last_product);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Real, C: Pointwise<E>> Backward<'_, E, C> {
+    /// The state that entered time step `t`, from unit `unit` on; states hold `size` values per sequence.
+    ///
+    /// # Safety
+    /// Step, sequence and unit exist.
+    #[inline(always)]
+    unsafe fn entering(&self, t: usize, b: usize, unit: usize, size: usize) -> Entering<E> {
+        let batch = self.window.batch;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mask = self.reset_mask.map(|mask| *mask.at(t * batch + b));
+            match t.checked_sub(1) {
+                None => Entering {
+                    state: self.window.state.as_ptr().add(b * size + unit),
+                    tap: None,
+                    mask,
+                },
+                Some(before) => {
+                    let at = (before * batch + b) * size + unit;
+                    Entering {
+                        state: self.states.at(at),
+                        tap: self.taps.map(|taps| taps.at(at).cast_const()),
+                        mask,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the backward pass reads besides the window.
+pub(super) struct Saved<'a, E> {
+    /// `[T, B, S]`
+    pub states: &'a [E],
+    /// `[T, B, saved gates · H]`
+    pub gates: &'a [E],
+    /// Gradient of every state, `[T, B, S]`.
+    pub grad: &'a [E],
+}
+
+/// Gradients from that of every state.
+pub(super) fn backward<E: Real>(
+    cell: Cell,
+    window: &Window<'_, E>,
+    saved: Saved<'_, E>,
+    needs: NeedsGrad,
+) -> Gradients<E> {
+    match cell {
+        Cell::Lstm => backward_of::<E, lstm::Lstm>(window, saved, needs),
+        Cell::Gru => backward_of::<E, gru::Gru>(window, saved, needs),
+        Cell::Rnn => backward_of::<E, rnn::Rnn>(window, saved, needs),
+    }
+}
+
+fn backward_of<E: Real, C: Pointwise<E>>(
+    window: &Window<'_, E>,
+    saved: Saved<'_, E>,
+    needs: NeedsGrad,
+) -> Gradients<E> {
+    let (batch, hidden, rows) = (window.batch, window.hidden, window.rows());
+    let size = C::CELL.state_parts() * hidden;
+    let width = C::CELL.gates() * hidden;
+    let depth = C::CELL.recurrent_gates() * hidden;
+    let products = needs.input || needs.input_weight || needs.recurrent_weight || needs.bias;
+    let mut d_input = products.then(|| UninitBuffer::new(rows * width));
+    let apart = products && C::CELL.has_recurrent_bias();
+    let mut d_last = apart.then(|| UninitBuffer::new(rows * hidden));
+    let mut d_taps = needs.taps.then(|| UninitBuffer::new(rows * size));
+    let mut d_state = Buffer::zeros(batch * size);
+    let mut carried = Buffer::zeros(match C::CELL.carry() {
+        Carry::Nothing => 0,
+        Carry::Hidden | Carry::Cell => batch * hidden,
+    });
+    let mut left = DoubleBuffer::new(batch, depth);
+    let packed = Packed::<E, 2>::transposed(window.recurrent_weight, depth, hidden);
+    let epilogue = Backward::<E, C> {
+        window,
+        taps: address(window.taps),
+        reset_mask: address(window.reset_mask),
+        gates: Shared::read_only(match C::CELL.saved_gates() {
+            // Not read; an address that counts like the gates'.
+            0 => saved.states,
+            _ => saved.gates,
+        }),
+        states: Shared::read_only(saved.states),
+        grad: Shared::read_only(saved.grad),
+        left: left.share(),
+        carried: Shared::new(&mut carried),
+        d_input: d_input.as_mut().map(UninitBuffer::share),
+        d_last: d_last.as_mut().map(UninitBuffer::share),
+        d_taps: d_taps.as_mut().map(UninitBuffer::share),
+        d_state: Shared::new(&mut d_state),
+        cell: PhantomData,
+    };
+    team::run(window.time + 1, batch, &packed, &epilogue);
+
+    // SAFETY: every step wrote its gradients.
+    let [d_input, d_last, d_taps] = [d_input, d_last, d_taps]
+        .map(|buffer| buffer.map(|buffer| unsafe { buffer.assume_init() }));
+    let d = d_input.as_deref().unwrap_or_default();
+    let last = d_last.as_deref().unwrap_or_default();
+    Gradients {
+        input: needs.input.then(|| window.input_grad(d, width)),
+        input_weight: needs
+            .input_weight
+            .then(|| window.input_weight_grad(d, width)),
+        recurrent_weight: (needs.recurrent_weight && depth > 0).then(|| match d_last.is_some() {
+            true => {
+                let columns = [(d, depth - hidden, width), (last, hidden, hidden)];
+                window.recurrent_weight_grad(saved.states, size, &columns)
+            }
+            false => window.recurrent_weight_grad(saved.states, size, &[(d, depth, width)]),
+        }),
+        bias: needs.bias.then(|| window.bias_grad(d, width)),
+        recurrent_bias: (needs.bias && apart).then(|| window.bias_grad(last, hidden)),
+        state: d_state,
+        taps: d_taps,
+    }
+}
