@@ -13,6 +13,7 @@
 //! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>` and as a backend extension;
 //! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`]: stacks with dropout;
 //! - [`LanguageModel`]: embedding, stack, tied or untied softmax that never holds all logits of a window at once;
+//! - [`SeriesModel`], [`SeriesBatch`]: continuous series, with missing targets;
 //! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
 //!   fast bodies for one around a [`Stack`];
 //! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
@@ -65,6 +66,8 @@ pub mod ops;
 mod precision;
 mod probe;
 mod recurrent;
+mod series_batch;
+mod series_model;
 mod stack;
 mod stack_model;
 mod state;
@@ -76,6 +79,8 @@ pub use layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
 pub use precision::Precision;
 pub use probe::StateGradients;
 pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
+pub use series_batch::{SeriesBatch, SeriesShape};
+pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
 pub use stack::{
     Gru, GruConfig, Lstm, LstmConfig, Rnn, RnnConfig, Stack, StackConfig, UnrollOptions, Unrolled,
 };

@@ -262,6 +262,27 @@ impl<L: RecurrentLayer> Unrolled<L> {
             .collect()
     }
 
+    /// Pieces of a window, one after the other, as one.
+    pub(crate) fn join(pieces: Vec<Self>) -> Self {
+        let layers = pieces.first().map_or(0, |piece| piece.states.len());
+        let mut outputs = Vec::with_capacity(pieces.len());
+        let mut states: Vec<Vec<Tensor<3>>> = vec![Vec::with_capacity(pieces.len()); layers];
+        for piece in pieces {
+            outputs.push(piece.output);
+            for (all, of_piece) in states.iter_mut().zip(piece.states) {
+                all.push(of_piece);
+            }
+        }
+        Self {
+            output: Tensor::cat(outputs, 0),
+            states: states
+                .into_iter()
+                .map(|pieces| Tensor::cat(pieces, 0))
+                .collect(),
+            layer: PhantomData,
+        }
+    }
+
     /// The state after the last step.
     pub fn last_state(&self) -> Vec<L::State> {
         self.state_after(usize::MAX)

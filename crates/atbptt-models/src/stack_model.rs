@@ -8,7 +8,7 @@ use burn::tensor::{Bool, Tensor};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
 use crate::layer::RecurrentLayer;
-use crate::probe::{StateGradients, autodiff_device};
+use crate::probe::{self, StateGradients, autodiff_device};
 use crate::recurrent::{self, RecurrentModel, WindowLoss, WindowPlan};
 use crate::stack::{Stack, UnrollOptions, Unrolled};
 use crate::state::RecurrentState;
@@ -81,7 +81,34 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         None
     }
 
-    /// All steps of a window through the layers.
+    /// The state that every sequence begins with, at the beginning of a stream as after a reset: one per layer, parts
+    /// `[1, hidden]`. Default: zeros.
+    fn stack_start(&self) -> Option<Vec<LayerState<Self>>> {
+        None
+    }
+
+    /// Steps of the window at which some sequence begins, ascending; asked only of models with a
+    /// [start](Self::stack_start). The default reads the mask back from the device; a batch may know it.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Read`] when that fails.
+    fn stack_reset_steps(&self, batch: &Self::Batch) -> Result<Vec<usize>, ModelError> {
+        let Some(reset) = self.stack_reset(batch) else {
+            return Ok(Vec::new());
+        };
+        let any = reset.int().sum_dim(0).try_into_data();
+        let any = any.map_err(|error| ModelError::Read {
+            reason: error.to_string(),
+        })?;
+        let steps = any.iter::<i64>().enumerate();
+        Ok(steps
+            .filter_map(|(step, sequences)| (sequences > 0).then_some(step))
+            .collect())
+    }
+
+    /// All steps of a window through the layers. With a [start](Self::stack_start), a window in which sequences begin runs
+    /// in pieces between these steps.
     ///
     /// # Errors
     ///
@@ -91,12 +118,21 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         batch: &Self::Batch,
         state: Option<Vec<LayerState<Self>>>,
     ) -> Result<Unrolled<Self::Layer>, ModelError> {
-        let options = UnrollOptions {
-            taps: None,
-            reset: self.stack_reset(batch),
-        };
-        self.stack()
-            .unroll(self.stack_input(batch)?, state, options)
+        let input = self.stack_input(batch)?;
+        let reset = self.stack_reset(batch);
+        match self.stack_start() {
+            None => {
+                let options = UnrollOptions { taps: None, reset };
+                self.stack().unroll(input, state, options)
+            }
+            Some(start) => {
+                let steps = match &reset {
+                    Some(_) => self.stack_reset_steps(batch)?,
+                    None => Vec::new(),
+                };
+                unroll_from(self.stack(), start, input, state, reset, &steps)
+            }
+        }
     }
 
     /// For [`RecurrentModel::forward`]: features are time-major, `[time, batch, hidden]`.
@@ -152,6 +188,11 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         state: Option<Vec<LayerState<Self>>>,
     ) -> Result<StateGradients, ModelError> {
         let steps = batch.steps();
+        if let Some(start) = self.stack_start() {
+            // Where a sequence begins within the window, the layers do not run as one operation.
+            let state = state.unwrap_or_else(|| repeated(start, batch.sequences()));
+            return probe::state_gradients_stepwise(self, batch, Some(state));
+        }
         let Some(last) = steps.checked_sub(1) else {
             return Err(ModelError::Empty {
                 what: "probe window",
@@ -217,4 +258,63 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
             parts,
         })
     }
+}
+
+/// A state of one sequence, parts `[1, part]`, for `sequences` of them.
+fn repeated<S: RecurrentState>(state: S, sequences: usize) -> S {
+    state.map_parts(&mut |part| part.repeat_dim(0, sequences))
+}
+
+/// Runs the layers where sequences begin with `start`, parts `[1, hidden]`, and some begin at `steps` of the window, as
+/// `reset` `[batch, time]` says.
+fn unroll_from<L: RecurrentLayer>(
+    layers: &Stack<L>,
+    start: Vec<L::State>,
+    input: Tensor<3>,
+    state: Option<Vec<L::State>>,
+    reset: Option<Tensor<2, Bool>>,
+    steps: &[usize],
+) -> Result<Unrolled<L>, ModelError> {
+    let [time, sequences, _] = input.dims();
+    let start = repeated(start, sequences);
+    let mut state = state.unwrap_or_else(|| start.clone());
+    let Some(reset) = reset else {
+        return layers.unroll(input, Some(state), UnrollOptions::default());
+    };
+    if reset.dims() != [sequences, time] {
+        return Err(ModelError::shape(
+            "reset mask",
+            reset.dims(),
+            format!("[{sequences}, {time}]"),
+            "mark, per sequence and step, where a new sequence begins",
+        ));
+    }
+    // Refuses a state of other sizes, before it meets the start.
+    layers.pack(state.clone(), &input)?;
+    let mut ends: Vec<usize> = steps
+        .iter()
+        .copied()
+        .filter(|&t| t > 0 && t < time)
+        .collect();
+    ends.push(time);
+    let mut pieces = Vec::with_capacity(ends.len());
+    let mut from = 0;
+    for to in ends {
+        if steps.contains(&from) {
+            let begins = reset.clone().narrow(1, from, 1);
+            let parts = state.parts().into_iter().zip(start.parts());
+            let parts = parts.map(|(carried, start)| {
+                let [_, width] = carried.dims();
+                carried.mask_where(begins.clone().repeat_dim(1, width), start)
+            });
+            let parts = parts.collect();
+            state = state.with_parts(parts);
+        }
+        let piece = input.clone().narrow(0, from, to - from);
+        let piece = layers.unroll(piece, Some(state), UnrollOptions::default())?;
+        state = piece.last_state();
+        pieces.push(piece);
+        from = to;
+    }
+    Ok(Unrolled::join(pieces))
 }
