@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use atbptt::core::AdaptiveConfig;
-use atbptt::train::data::{Corpus, CorpusOptions, MemoryTokens, Split, TokenStream, Vocabulary};
+use atbptt::train::data::{
+    Corpus, CorpusOptions, MemoryTokens, Split, Table, TableOptions, TokenStream, Vocabulary,
+};
 use atbptt::train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, FusedSgd, Identity, ProbeConfig, QuietRenderer,
     StreamLoader, Tbptt, TbpttConfig,
@@ -76,6 +78,13 @@ fn seeds_of_files_are_accepted() {
     assert!(accepted("tokens", tokens) >= 1);
     let norms = |bytes: &[u8]| atbptt::train::norms_file::LagNormsFile::from_slice(bytes).is_ok();
     assert!(accepted("norms", norms) >= 3);
+    let table = |bytes: &[u8]| {
+        let options = TableOptions::default()
+            .with_delimiter(char::from(bytes[0]))
+            .with_decimal_comma(bytes[1] & 1 != 0);
+        Table::from_reader(&bytes[2..], "a seed", &["a", "b"], &options).is_ok()
+    };
+    assert!(accepted("table", table) >= 2);
 }
 
 /// Makes those seeds anew that are not written by hand, after a change of a format:

@@ -8,17 +8,19 @@ pub mod corpus;
 pub mod estimator;
 pub mod norms;
 pub mod sweep;
+pub mod table;
 pub mod tokens;
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. The names are those of the binaries and of the folders under `seeds/` and `regressions/`.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("corpus", corpus::corpus),
     ("tokens", tokens::tokens),
     ("norms", norms::norms),
     ("sweep", sweep::sweep),
+    ("table", table::table),
     ("checkpoint", checkpoint::file),
     ("checkpoint_parts", checkpoint::parts),
     ("estimator", estimator::estimator),

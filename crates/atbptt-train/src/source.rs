@@ -26,8 +26,16 @@ pub trait SequenceSource: Send + Sync + 'static {
     /// Number of sequences.
     fn sequences(&self) -> usize;
 
-    /// Steps that all sequences have: what training reads.
+    /// Steps that all sequences have: what training reads. [`PackedSource`](crate::data::PackedSource) lays sequences of
+    /// unequal length out so that training reads all of them.
     fn common_steps(&self) -> usize;
+
+    /// What epoch `epoch` of training, counted from one, reads, where that is not the same in all of them: the same
+    /// sequences in another order. It has as many sequences and steps, and is a function of the number alone, so that a run
+    /// that is resumed reads what it would have read. Default: `None`, the source itself.
+    fn in_epoch(&self, _epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = Self::Batch>>> {
+        None
+    }
 
     /// Number of sequences, counted from the first, that have a step `step`. Never grows with `step`; zero past the end.
     fn active(&self, step: usize) -> usize;
@@ -270,5 +278,11 @@ impl<B: SequenceBatch> SequenceSource for Section<B> {
         check_inside(last, len, self.common_steps())?;
         let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
         self.source.gather(&starts, len, device)
+    }
+
+    fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
+        let source = self.source.in_epoch(epoch)?;
+        let (start, end) = (self.start, self.end);
+        Some(Arc::new(Section { source, start, end }))
     }
 }

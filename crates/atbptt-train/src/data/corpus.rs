@@ -1,21 +1,23 @@
 //! A text in three splits, as token ids.
 //!
-//! Word level: tokens are what white space separates, and every line ends with `<eos>`; an empty line is `<eos>`
-//! alone. This is the preprocessing of Mikolov's Penn Treebank and of PyTorch's word language model.
+//! Words are what white space separates, and every line ends with `<eos>`; an empty line is `<eos>` alone. This is the
+//! preprocessing of Mikolov's Penn Treebank and of PyTorch's word language model. Characters and bytes: [`TokenUnit`].
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::text::{for_each_line, io_error};
-use super::token_file::TokenFileWriter;
-use super::vocabulary::{END_OF_LINE, UNKNOWN, hex};
+use super::builder::Builder;
+use super::kept::Kept;
+use super::text::io_error;
+use super::tokenizer::Tokens;
+use super::vocabulary::hex;
 use super::{
-    DataError, FileTokens, MemoryTokens, Preceded, SourceEntropy, Split, SyntheticConfig,
-    TokenStore, Vocabulary, VocabularyRule,
+    DataError, Preceded, SourceEntropy, Split, SyntheticConfig, TokenStore, TokenUnit, Tokenizer,
+    Vocabulary, VocabularyRule,
 };
 
 /// How a folder is read.
@@ -27,6 +29,10 @@ pub struct CorpusOptions {
     pub max_eval_tokens: Option<usize>,
     /// Which splits may add words (those kept by the limits above).
     pub vocabulary: VocabularyRule,
+    /// How often a word must stand in these splits to be in the vocabulary; rarer ones become `<unk>`. 0 and 1 keep all.
+    pub min_count: usize,
+    /// What one token is.
+    pub unit: TokenUnit,
 }
 
 impl CorpusOptions {
@@ -45,6 +51,18 @@ impl CorpusOptions {
     /// Sets which splits may add words.
     pub fn with_vocabulary(mut self, rule: VocabularyRule) -> Self {
         self.vocabulary = rule;
+        self
+    }
+
+    /// Sets how often a word must stand in these splits; rarer ones become `<unk>`.
+    pub fn with_min_count(mut self, count: usize) -> Self {
+        self.min_count = count;
+        self
+    }
+
+    /// Sets what one token is.
+    pub fn with_unit(mut self, unit: TokenUnit) -> Self {
+        self.unit = unit;
         self
     }
 }
@@ -110,12 +128,14 @@ pub struct Corpus {
     splits: [Arc<dyn TokenStore>; 3],
     source: Source,
     fingerprint: String,
+    tokens: Tokens,
+    warnings: Vec<String>,
 }
 
 impl Corpus {
     /// Reads the three splits of `folder`; for the accepted names see [`Split::file_names`].
     ///
-    /// Files are read line by line; what stays in memory is 4 bytes per token.
+    /// Files are read block by block, however long their lines; what stays in memory is 4 bytes per token.
     ///
     /// # Errors
     ///
@@ -125,7 +145,7 @@ impl Corpus {
         folder: impl AsRef<Path>,
         options: &CorpusOptions,
     ) -> Result<Self, DataError> {
-        Self::read_folder(folder.as_ref(), options, None)
+        Self::read_folder(folder.as_ref(), options, None, None)
     }
 
     /// [`from_folder`](Self::from_folder) for texts larger than memory: tokens go to files below `cache`, and stay there for the next
@@ -142,12 +162,28 @@ impl Corpus {
         options: &CorpusOptions,
         cache: impl AsRef<Path>,
     ) -> Result<Self, DataError> {
-        Self::read_folder(folder.as_ref(), options, Some(cache.as_ref()))
+        Self::read_folder(folder.as_ref(), options, None, Some(cache.as_ref()))
+    }
+
+    /// [`from_folder`](Self::from_folder) with a tokeniser of one's own; of the options, the limits matter. With a `cache`,
+    /// tokens go to files, as in [`from_large_folder`](Self::from_large_folder).
+    ///
+    /// # Errors
+    ///
+    /// As [`from_folder`](Self::from_folder), and [`DataError::Tokenizer`] as the tokeniser raises it.
+    pub fn from_folder_with(
+        folder: impl AsRef<Path>,
+        tokenizer: Arc<dyn Tokenizer>,
+        options: &CorpusOptions,
+        cache: Option<&Path>,
+    ) -> Result<Self, DataError> {
+        Self::read_folder(folder.as_ref(), options, Some(tokenizer), cache)
     }
 
     fn read_folder(
         folder: &Path,
         options: &CorpusOptions,
+        tokenizer: Option<Arc<dyn Tokenizer>>,
         cache: Option<&Path>,
     ) -> Result<Self, DataError> {
         if !folder.is_dir() {
@@ -158,25 +194,44 @@ impl Corpus {
         // All files are found before the first is read: a missing one should not cost a minute.
         let [train, valid, test] = Split::ALL.map(|split| split.find_in(folder));
         let paths = [train?, valid?, test?];
-        let mut builder = Builder::new(options)?;
+        let mut builder = Builder::new(options, tokenizer)?;
+        let tokens = builder.tokens().clone();
         if let Some(cache) = cache {
-            let place = cache.join(content_key(options, &paths)?);
+            let place = cache.join(content_key(options, &tokens, &paths)?);
             if let Some(kept) = Kept::open(&place) {
-                builder.vocabulary = kept.vocabulary;
-                builder.splits = kept.splits;
-                let source = builder.folder_source(folder);
-                return Ok(builder.labelled(source, kept.fingerprint));
+                let source = folder_source(folder, &kept.splits);
+                return Ok(Self::of_kept(kept, source, tokens));
             }
             std::fs::create_dir_all(&place).map_err(|cause| io_error("create", &place, cause))?;
             builder.place = Some(place);
         }
         for (split, path) in Split::ALL.into_iter().zip(paths) {
             let file = File::open(&path).map_err(|cause| io_error("open", &path, cause))?;
-            let origin = path.display().to_string();
-            builder.read(split, BufReader::with_capacity(1 << 16, file), &origin)?;
+            builder.read(split, file, &path.display().to_string())?;
         }
-        let source = builder.folder_source(folder);
-        builder.finish(source)
+        let kept = builder.finish()?;
+        let source = folder_source(folder, &kept.splits);
+        Ok(Self::of_kept(kept, source, tokens))
+    }
+
+    fn of_kept(kept: Kept, source: Source, tokens: Tokens) -> Self {
+        let Kept {
+            vocabulary,
+            splits,
+            fingerprint,
+            warnings,
+        } = kept;
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        Self {
+            vocabulary,
+            splits,
+            source,
+            fingerprint,
+            tokens,
+            warnings,
+        }
     }
 
     /// Reads train, valid and test, in this order, from anywhere: strings, archives, a network.
@@ -194,15 +249,38 @@ impl Corpus {
     ///
     /// [`DataError::EmptySplit`], [`DataError::NotUtf8`], [`DataError::Io`], [`DataError::VocabularyFull`], and
     /// [`DataError::ZeroLimit`] for a limit of no tokens.
-    pub fn from_readers<R: BufRead>(
+    pub fn from_readers<R: Read>(
         texts: [R; 3],
         options: &CorpusOptions,
     ) -> Result<Self, DataError> {
-        let mut builder = Builder::new(options)?;
+        Self::read_texts(texts, options, None)
+    }
+
+    /// [`from_readers`](Self::from_readers) with a tokeniser of one's own; of the options, the limits matter.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_readers`](Self::from_readers), and [`DataError::Tokenizer`] as the tokeniser raises it.
+    pub fn from_readers_with<R: Read>(
+        texts: [R; 3],
+        tokenizer: Arc<dyn Tokenizer>,
+        options: &CorpusOptions,
+    ) -> Result<Self, DataError> {
+        Self::read_texts(texts, options, Some(tokenizer))
+    }
+
+    fn read_texts<R: Read>(
+        texts: [R; 3],
+        options: &CorpusOptions,
+        tokenizer: Option<Arc<dyn Tokenizer>>,
+    ) -> Result<Self, DataError> {
+        let mut builder = Builder::new(options, tokenizer)?;
+        let tokens = builder.tokens().clone();
         for (split, text) in Split::ALL.into_iter().zip(texts) {
             builder.read(split, text, &format!("the {} text", split.name()))?;
         }
-        builder.finish(Source::Readers)
+        let kept = builder.finish()?;
+        Ok(Self::of_kept(kept, Source::Readers, tokens))
     }
 
     /// Generates the built-in corpus; the same settings give the same text on every platform.
@@ -211,7 +289,7 @@ impl Corpus {
     ///
     /// [`DataError::Synthetic`] when a setting is out of its range.
     pub fn synthetic(config: &SyntheticConfig) -> Result<Self, DataError> {
-        let mut builder = Builder::new(&CorpusOptions::default())?;
+        let mut builder = Builder::new(&CorpusOptions::default(), None)?;
         let mut entropy = [
             SourceEntropy::default(),
             SourceEntropy::default(),
@@ -219,18 +297,15 @@ impl Corpus {
         ];
         for split in Split::ALL {
             let mut text = config.text(split)?;
-            let mut reader = builder.split(split)?;
-            for line in &mut text {
-                reader.push_line(&line)?;
-            }
-            let tokens = reader.tokens;
-            builder.keep(split, tokens, split.name())?;
+            builder.read_lines(split, &mut text, split.name())?;
             *split.of_mut(&mut entropy) = text.into_entropy();
         }
-        builder.finish(Source::Synthetic {
+        let source = Source::Synthetic {
             config: config.clone(),
             entropy,
-        })
+        };
+        let tokens = Tokens::Unit(TokenUnit::Words);
+        Ok(Self::of_kept(builder.finish()?, source, tokens))
     }
 
     /// Words and their ids.
@@ -243,11 +318,35 @@ impl Corpus {
         split.of(&self.splits).clone()
     }
 
-    /// Tokens of a split after an `<eos>`: a stream over them predicts every token of the split once, the first included.
+    /// What one token is; `None` where a tokeniser of one's own says so.
+    pub fn unit(&self) -> Option<TokenUnit> {
+        match &self.tokens {
+            Tokens::Unit(unit) => Some(*unit),
+            Tokens::Own(_) => None,
+        }
+    }
+
+    /// Text of a token sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Tokenizer`] from a tokeniser of one's own.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
+        self.tokens.decode(&self.vocabulary, tokens)
+    }
+
+    /// What is odd about the text, with remedies, for programs to show: lines of one word each, for instance, as a text
+    /// without blanks has them. They also go to the log.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Tokens of a split after an `<eos>`, or the end of a line: a stream over them predicts every token of the split once,
+    /// the first included.
     ///
     /// [`TokenStream::exact`](super::TokenStream::exact) lays them out for evaluation.
     pub fn evaluation_tokens(&self, split: Split) -> Arc<dyn TokenStore> {
-        match self.vocabulary.id(END_OF_LINE) {
+        match self.tokens.end_of_line(&self.vocabulary) {
             Some(id) => Arc::new(Preceded::new(id, self.tokens(split))),
             None => self.tokens(split),
         }
@@ -321,171 +420,27 @@ impl Corpus {
     }
 }
 
-/// Collects vocabulary and tokens, split by split.
-struct Builder {
-    options: CorpusOptions,
-    vocabulary: Vocabulary,
-    splits: [Arc<dyn TokenStore>; 3],
-    /// Where token files go; in memory without.
-    place: Option<PathBuf>,
-}
-
-impl Builder {
-    fn new(options: &CorpusOptions) -> Result<Self, DataError> {
-        if options.max_tokens == Some(0) || options.max_eval_tokens == Some(0) {
-            return Err(DataError::ZeroLimit);
-        }
-        Ok(Self {
-            options: *options,
-            vocabulary: Vocabulary::default(),
-            splits: std::array::from_fn(|_| Arc::new(MemoryTokens::default()) as _),
-            place: None,
-        })
+/// A folder, with the published text that its sizes give away.
+fn folder_source(folder: &Path, splits: &[Arc<dyn TokenStore>; 3]) -> Source {
+    let [_, valid, test] = Split::ALL.map(|split| split.of(splits).len());
+    // Their tokens are words.
+    let dataset = Dataset::ALL
+        .into_iter()
+        .find(|known| known.tokens()[1..] == [valid, test]);
+    Source::Folder {
+        path: folder.to_owned(),
+        dataset,
     }
-
-    fn split(&mut self, split: Split) -> Result<LineReader<'_>, DataError> {
-        let train = split == Split::Train;
-        let limit = if train {
-            self.options.max_tokens
-        } else {
-            self.options.max_eval_tokens
-        };
-        let tokens = match &self.place {
-            Some(place) => Sink::File(TokenFileWriter::create(&token_path(place, split))?),
-            None => Sink::Memory(Vec::new()),
-        };
-        Ok(LineReader {
-            grows: train || self.options.vocabulary == VocabularyRule::AllSplits,
-            limit: limit.unwrap_or(usize::MAX),
-            vocabulary: &mut self.vocabulary,
-            count: 0,
-            tokens,
-        })
-    }
-
-    /// Reads all lines of a split.
-    fn read(&mut self, split: Split, text: impl BufRead, origin: &str) -> Result<(), DataError> {
-        let mut reader = self.split(split)?;
-        for_each_line(text, origin, |line| reader.push_line(line))?;
-        let tokens = reader.tokens;
-        self.keep(split, tokens, origin)
-    }
-
-    fn keep(&mut self, split: Split, tokens: Sink, origin: &str) -> Result<(), DataError> {
-        let tokens: Arc<dyn TokenStore> = match tokens {
-            Sink::Memory(tokens) => Arc::new(MemoryTokens::from(tokens)),
-            Sink::File(writer) => Arc::new(writer.finish()?),
-        };
-        if tokens.is_empty() {
-            return Err(DataError::EmptySplit {
-                origin: origin.to_owned(),
-            });
-        }
-        if split == Split::Train && self.options.vocabulary == VocabularyRule::TrainOnly {
-            // Valid and test may need both, even where a short train split has neither.
-            self.vocabulary.add(END_OF_LINE)?;
-            self.vocabulary.add(UNKNOWN)?;
-        }
-        *split.of_mut(&mut self.splits) = tokens;
-        Ok(())
-    }
-
-    fn lengths(&self) -> [usize; 3] {
-        Split::ALL.map(|split| split.of(&self.splits).len())
-    }
-
-    /// A folder, with the published text that its sizes give away.
-    fn folder_source(&self, folder: &Path) -> Source {
-        let [_, valid, test] = self.lengths();
-        let dataset = Dataset::ALL
-            .into_iter()
-            .find(|known| known.tokens()[1..] == [valid, test]);
-        Source::Folder {
-            path: folder.to_owned(),
-            dataset,
-        }
-    }
-
-    fn finish(self, source: Source) -> Result<Corpus, DataError> {
-        let mut hasher = Sha256::new();
-        self.vocabulary.hash_into(&mut hasher);
-        for tokens in &self.splits {
-            hasher.update((tokens.len() as u64).to_le_bytes());
-            let mut part = vec![0; 1 << 16];
-            let mut start = 0;
-            while start < tokens.len() {
-                part.truncate(tokens.len() - start);
-                tokens.read(start, &mut part)?;
-                let bytes: Vec<u8> = part.iter().flat_map(|id| id.to_le_bytes()).collect();
-                hasher.update(&bytes);
-                start += part.len();
-            }
-        }
-        let fingerprint = hex(&hasher.finalize());
-        if let Some(place) = &self.place {
-            Kept::write(place, &self.vocabulary, &fingerprint)?;
-        }
-        Ok(self.labelled(source, fingerprint))
-    }
-
-    fn labelled(self, source: Source, fingerprint: String) -> Corpus {
-        Corpus {
-            vocabulary: self.vocabulary,
-            splits: self.splits,
-            source,
-            fingerprint,
-        }
-    }
-}
-
-/// Where tokens go while a split is read.
-enum Sink {
-    Memory(Vec<u32>),
-    File(TokenFileWriter),
-}
-
-/// Turns lines into tokens.
-struct LineReader<'a> {
-    vocabulary: &'a mut Vocabulary,
-    grows: bool,
-    limit: usize,
-    count: usize,
-    tokens: Sink,
-}
-
-impl LineReader<'_> {
-    /// Adds a line and its `<eos>`; answers whether more tokens are wanted.
-    fn push_line(&mut self, line: &str) -> Result<bool, DataError> {
-        for word in line.split_whitespace().chain([END_OF_LINE]) {
-            if self.count == self.limit {
-                return Ok(false);
-            }
-            let known = if self.grows {
-                None
-            } else {
-                self.vocabulary
-                    .id(word)
-                    .or_else(|| self.vocabulary.id(UNKNOWN))
-            };
-            let id = known.map_or_else(|| self.vocabulary.add(word), Ok)?;
-            match &mut self.tokens {
-                Sink::Memory(tokens) => tokens.push(id),
-                Sink::File(writer) => writer.push(id)?,
-            }
-            self.count += 1;
-        }
-        Ok(self.count < self.limit)
-    }
-}
-
-fn token_path(place: &Path, split: Split) -> PathBuf {
-    place.join(format!("{}.tokens", split.name()))
 }
 
 /// SHA-256 of the files and of the options that shape the tokens.
-fn content_key(options: &CorpusOptions, paths: &[PathBuf; 3]) -> Result<String, DataError> {
+fn content_key(
+    options: &CorpusOptions,
+    tokens: &Tokens,
+    paths: &[PathBuf; 3],
+) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
-    hasher.update(format!("tokens 1 {options:?}"));
+    hasher.update(format!("tokens 2 {options:?} {}", tokens.fingerprint()));
     for path in paths {
         let mut file = File::open(path).map_err(|cause| io_error("open", path, cause))?;
         let mut content = Sha256::new();
@@ -493,61 +448,6 @@ fn content_key(options: &CorpusOptions, paths: &[PathBuf; 3]) -> Result<String, 
         hasher.update(content.finalize());
     }
     Ok(hex(&hasher.finalize()))
-}
-
-/// Token files of an earlier time.
-struct Kept {
-    vocabulary: Vocabulary,
-    splits: [Arc<dyn TokenStore>; 3],
-    fingerprint: String,
-}
-
-impl Kept {
-    /// `None` when there are none, or one of them is damaged.
-    fn open(place: &Path) -> Option<Self> {
-        let index = std::fs::read(place.join("vocabulary.json")).ok()?;
-        let (vocabulary, fingerprint, seal): (Vocabulary, String, String) =
-            serde_json::from_slice(&index).ok()?;
-        if seal != Self::seal(&vocabulary, &fingerprint) {
-            log::warn!("{} is damaged; it is made again", place.display());
-            return None;
-        }
-        let open = |split| match FileTokens::open(token_path(place, split)) {
-            Ok(tokens) => Some(Arc::new(tokens) as Arc<dyn TokenStore>),
-            Err(error) => {
-                log::warn!("{error}");
-                None
-            }
-        };
-        let [train, valid, test] = Split::ALL.map(open);
-        Some(Self {
-            vocabulary,
-            splits: [train?, valid?, test?],
-            fingerprint,
-        })
-    }
-
-    /// Checksum of what the token files' checksums do not cover.
-    fn seal(vocabulary: &Vocabulary, fingerprint: &str) -> String {
-        let mut hasher = Sha256::new();
-        vocabulary.hash_into(&mut hasher);
-        hasher.update(fingerprint);
-        hex(&hasher.finalize())
-    }
-
-    /// The last file to be written: without it the others do not count.
-    fn write(place: &Path, vocabulary: &Vocabulary, fingerprint: &str) -> Result<(), DataError> {
-        let path = place.join("vocabulary.json");
-        let temporary = path.with_extension("tmp");
-        let fail = |cause| io_error("write", &path, cause);
-        let seal = Self::seal(vocabulary, fingerprint);
-        let text = serde_json::to_vec(&(vocabulary, fingerprint, seal));
-        let text = text.map_err(|e| fail(e.into()))?;
-        std::fs::write(&temporary, text)
-            .and_then(|()| File::open(&temporary)?.sync_all())
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(fail)
-    }
 }
 
 /// 1234567 as `1,234,567`.

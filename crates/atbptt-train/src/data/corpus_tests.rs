@@ -282,3 +282,184 @@ fn a_large_folder_is_the_same_corpus_from_files() {
     assert_ne!(read().fingerprint(), memory.fingerprint());
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 2);
 }
+
+const CHINESE: &str = "天地玄黄\n宇宙洪荒\n";
+
+fn texts(texts: [&str; 3], options: CorpusOptions) -> Result<Corpus, DataError> {
+    Corpus::from_readers(texts.map(str::as_bytes), &options)
+}
+
+#[test]
+fn characters_are_tokens_where_asked_for_blanks_and_line_breaks_too() {
+    let options = CorpusOptions::default().with_unit(TokenUnit::Characters);
+    let corpus = texts(["a b\na", CHINESE, "b"], options).unwrap();
+    assert_eq!(ids(&corpus, Split::Train), [0, 1, 2, 3, 0]);
+    assert_eq!(corpus.decode(&ids(&corpus, Split::Valid)).unwrap(), CHINESE);
+    // The text after the end of a line.
+    let mut first = [9];
+    corpus
+        .evaluation_tokens(Split::Test)
+        .read(0, &mut first)
+        .unwrap();
+    assert_eq!((first, corpus.unit()), ([3], Some(TokenUnit::Characters)));
+    let options = options.with_vocabulary(VocabularyRule::TrainOnly);
+    let corpus = texts(["ab", "ac", "b"], options).unwrap();
+    assert_eq!(corpus.vocabulary().words(), ["a", "b", "\n", "<unk>"]);
+    assert_eq!(
+        corpus.decode(&ids(&corpus, Split::Valid)).unwrap(),
+        "a\u{fffd}"
+    );
+}
+
+#[test]
+fn bytes_are_tokens_where_asked_for_whatever_the_text() {
+    let options = CorpusOptions::default()
+        .with_unit(TokenUnit::Bytes)
+        .with_min_count(5);
+    let corpus = Corpus::from_readers(
+        [&b"a\xff\n"[..], &b"\xe5\xa4\xa9"[..], &b"\0"[..]],
+        &options,
+    )
+    .unwrap();
+    assert_eq!(ids(&corpus, Split::Train), [97, 255, 10]);
+    assert_eq!(corpus.vocabulary().len(), 256);
+    assert_eq!(corpus.vocabulary().word(255), Some("<0xFF>"));
+    assert_eq!(corpus.decode(&ids(&corpus, Split::Valid)).unwrap(), "天");
+}
+
+/// a stands three times, b twice, c once; d three times, but in the test split, and that is too late.
+#[test]
+fn words_below_the_smallest_count_become_unk() {
+    let options = CorpusOptions::default()
+        .with_vocabulary(VocabularyRule::TrainOnly)
+        .with_min_count(2);
+    let corpus = texts(["a c b a\n", "a b c\n", "d d d b\n"], options).unwrap();
+    assert_eq!(corpus.vocabulary().words(), ["a", "<eos>", "<unk>"]);
+    assert_eq!(ids(&corpus, Split::Train), [0, 2, 2, 0, 1]);
+    let all = texts(
+        ["a c b a\n", "a b c\n", "d d d b\n"],
+        options.with_vocabulary(VocabularyRule::AllSplits),
+    )
+    .unwrap();
+    // Over all splits, only nothing is rare but what stands once.
+    assert_eq!(
+        all.vocabulary().words(),
+        ["a", "c", "b", "<eos>", "d", "<unk>"]
+    );
+}
+
+#[test]
+fn rare_words_are_left_out_of_large_texts_too() {
+    let files = folder(&SMALL);
+    let options = CorpusOptions::default().with_min_count(2);
+    let small = read(&files, options).unwrap();
+    assert_eq!(small.vocabulary().words(), ["the", "cat", "<eos>", "<unk>"]);
+    let cache = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let large = Corpus::from_large_folder(files.path(), &options, cache.path()).unwrap();
+        assert_eq!(large.fingerprint(), small.fingerprint());
+    }
+    let place = fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap();
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn a_text_without_blanks_gets_a_warning_with_the_remedy() {
+    let chinese = CHINESE.repeat(10);
+    let corpus = texts([&chinese, CHINESE, "a b\n"], CorpusOptions::default()).unwrap();
+    let [warning] = corpus.warnings() else {
+        panic!("{:?}", corpus.warnings());
+    };
+    assert!(
+        warning.contains("20 of 20 lines are one word each") && warning.contains("characters"),
+        "{warning}"
+    );
+    let characters = CorpusOptions::default().with_unit(TokenUnit::Characters);
+    assert!(
+        texts([&chinese, CHINESE, "a"], characters)
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
+    let words = "one word\n".repeat(20);
+    assert!(
+        texts([&words, &words, &words], CorpusOptions::default())
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
+    // From a cache, too.
+    let files = folder(&[
+        ("train.txt", chinese.as_bytes()),
+        ("valid.txt", b"a b"),
+        ("test.txt", b"a b"),
+    ]);
+    let cache = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let large =
+            Corpus::from_large_folder(files.path(), &CorpusOptions::default(), cache.path());
+        assert_eq!(large.unwrap().warnings().len(), 1);
+    }
+}
+
+/// Pairs of bytes; anything else it refuses.
+#[derive(Debug)]
+struct Pairs;
+
+impl Tokenizer for Pairs {
+    fn vocabulary(&self) -> Result<Vocabulary, DataError> {
+        ["ab", "cd", "\n"].map(str::to_owned).to_vec().try_into()
+    }
+    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), DataError> {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let words = ["ab", "cd", "\n", "x"];
+            let found = (0..).zip(words).find(|(_, word)| rest.starts_with(word));
+            let (id, word) = found.ok_or_else(|| DataError::Tokenizer {
+                reason: format!("{rest:?} is no token"),
+            })?;
+            ids.push(id);
+            rest = &rest[word.len()..];
+        }
+        Ok(())
+    }
+    fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        let vocabulary = self.vocabulary()?;
+        Ok(ids.iter().filter_map(|id| vocabulary.word(*id)).collect())
+    }
+    fn fingerprint(&self) -> String {
+        "pairs".into()
+    }
+}
+
+#[test]
+fn a_tokeniser_of_ones_own_cuts_the_text() {
+    let options = CorpusOptions::default().with_max_eval_tokens(2);
+    let read = |test: &str| {
+        let texts = ["abcd\nab", "cd\nab\n", test].map(str::as_bytes);
+        Corpus::from_readers_with(texts, Arc::new(Pairs), &options)
+    };
+    let corpus = read("ab").unwrap();
+    assert_eq!(ids(&corpus, Split::Train), [0, 1, 2, 0]);
+    assert_eq!(ids(&corpus, Split::Valid), [1, 2]);
+    assert_eq!(
+        (corpus.decode(&[1, 0, 2]).unwrap(), corpus.unit()),
+        ("cdab\n".into(), None)
+    );
+    assert_eq!(corpus.evaluation_tokens(Split::Test).len(), 2);
+    let message = |test| read(test).unwrap_err().to_string();
+    assert!(message("abz").contains("\"z\" is no token"));
+    assert!(message("x").contains("id 3 is not in its vocabulary of 3 tokens"));
+    // From a cache, too.
+    let files = folder(&[
+        ("train.txt", b"abcd\nab"),
+        ("valid.txt", b"cd\nab\n"),
+        ("test.txt", b"ab"),
+    ]);
+    let cache = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let large =
+            Corpus::from_folder_with(files.path(), Arc::new(Pairs), &options, Some(cache.path()));
+        assert_eq!(large.unwrap().fingerprint(), corpus.fingerprint());
+    }
+}

@@ -54,6 +54,24 @@ pub enum DataError {
         /// Offset of the offending byte from the start of the file, counted from 0.
         byte: u64,
     },
+    /// A word without an end.
+    #[error(
+        "{origin}, line {line}: a word of more than {limit} bytes; texts without blanks are read as characters or bytes"
+    )]
+    WordTooLong {
+        /// The file.
+        origin: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// Longest word, in bytes.
+        limit: usize,
+    },
+    /// A tokeniser failed.
+    #[error("the tokeniser failed: {}; check its file", beginning(reason))]
+    Tokenizer {
+        /// Why.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("cannot {action} {}: {cause}; check that the path exists and is permitted", path.display())]
     Io {
@@ -165,6 +183,115 @@ pub enum DataError {
     NoCacheFolder {
         /// The environment variables that were tried.
         tried: Vec<&'static str>,
+    },
+    /// A table cannot be read.
+    #[error(transparent)]
+    Table(#[from] super::TableError),
+    /// More parallel streams than sequences.
+    #[error(
+        "{batch} parallel streams need as many sequences, and there are {sequences} with a step; take a smaller batch, or cut \
+         long sequences"
+    )]
+    TooFewSequences {
+        /// Streams asked for.
+        batch: usize,
+        /// Sequences there are.
+        sequences: usize,
+    },
+    /// There is no step of a series.
+    #[error(
+        "series need at least one step, and there is none; check the files and the shares of the parts"
+    )]
+    NoSeries,
+    /// Inputs and targets of a series do not fit each other.
+    #[error(
+        "a series needs as many steps of targets as of inputs, one column or more of each, got {inputs} values in rows of \
+         {d_input} inputs, and {targets} in rows of {d_target} targets"
+    )]
+    SeriesShape {
+        /// Number of input values.
+        inputs: usize,
+        /// Inputs per step.
+        d_input: usize,
+        /// Number of target values.
+        targets: usize,
+        /// Targets per step.
+        d_target: usize,
+    },
+    /// A value of a series is not finite.
+    #[error(
+        "{what} {column} at step {step} is {got} (both counted from 0); inputs must be finite, targets finite or NaN for a \
+         missing one"
+    )]
+    SeriesValue {
+        /// `input` or `target`.
+        what: &'static str,
+        /// The step.
+        step: usize,
+        /// Which of the step's values.
+        column: usize,
+        /// The value.
+        got: f32,
+    },
+    /// Series have different columns.
+    #[error(
+        "all series need {} inputs and {} targets, and series {nth} (counted from 0) has {} and {}; leave columns out, or \
+         train on the others", expected[0], expected[1], got[0], got[1]
+    )]
+    SeriesWidths {
+        /// The series.
+        nth: usize,
+        /// Its inputs and targets per step.
+        got: [usize; 2],
+        /// Those of the others.
+        expected: [usize; 2],
+    },
+    /// A target is never there.
+    #[error(
+        "target {column} (counted from 0) is missing at every step of the training part; leave it out"
+    )]
+    NoTarget {
+        /// Which target.
+        column: usize,
+    },
+    /// The parts of a split leave nothing.
+    #[error(
+        "the shares of training and validation must be above 0 and leave something for the test, got {train} and {valid}; 0.7 \
+         and 0.15 are usual"
+    )]
+    Shares {
+        /// Share of the training part.
+        train: f64,
+        /// Share of the validation part.
+        valid: f64,
+    },
+    /// Lengths of sequences do not add up to the items of a dataset.
+    #[error(
+        "the lengths of the sequences add up to {sum} steps, and the dataset has {items} items; every item is a step of one \
+         sequence"
+    )]
+    Lengths {
+        /// Sum of the lengths.
+        sum: usize,
+        /// Items of the dataset.
+        items: usize,
+    },
+    /// A dataset could not give its items.
+    #[error("the dataset failed: {}", beginning(reason))]
+    Dataset {
+        /// Its own words.
+        reason: String,
+    },
+    /// A window of a user's making has another size than asked for.
+    #[error(
+        "the window has {} sequences of {} steps where {} of {} were asked for; give what the batcher returns the shape of \
+         the layout", got[0], got[1], expected[0], expected[1]
+    )]
+    WindowShape {
+        /// Sequences and steps of the window.
+        got: [usize; 2],
+        /// Those of the layout.
+        expected: [usize; 2],
     },
     /// A download did not come through.
     #[error(

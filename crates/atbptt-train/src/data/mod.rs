@@ -1,11 +1,16 @@
-//! From text to batches: the head of the training data flow.
+//! From files to batches: the head of the training data flow.
 //!
 //! ```text
 //! folder ────┐
-//! download ──┼─► corpus ──► token store ──► stream ──► windows [batch, time] ──► training
-//! synthetic ─┘      └─► vocabulary
+//! download ──┼─► corpus ──► token store ──► stream ─────────┐
+//! synthetic ─┘      └─► vocabulary                          ├─► windows [batch, time, …] ──► training
+//! CSV ──► table ──► series ──► normalisation ──► packed ────┤
+//! Burn's Dataset + Batcher ────────────────────► packed ────┘
 //! ```
 //!
+//! - [`Table`]: columns of a CSV file; [`Series`], [`SeriesSet`], [`Normalisation`]: continuous series of them;
+//! - [`PackedSource`]: sequences of unequal length in parallel streams, every step counted once ([`SeriesSource`],
+//!   [`DatasetSource`], and any [`SequenceSet`] of one's own);
 //! - [`corpus`]: three splits of one text as token ids, from a folder or from the built-in language;
 //! - [`vocabulary`]: word ↔ id, with a content hash;
 //! - [`store`]: where token ids lie ([`TokenStore`]), in memory or, for large texts, in a file ([`FileTokens`]);
@@ -29,29 +34,54 @@
 //! # Ok::<(), atbptt_train::data::DataError>(())
 //! ```
 
+mod builder;
 pub mod corpus;
+mod dataset_source;
 #[cfg(feature = "download")]
 pub mod download;
 mod error;
+#[cfg(feature = "tokenizers")]
+mod hugging_face;
+mod kept;
+mod normalisation;
+mod packed;
+mod series;
 mod split;
 pub mod store;
 pub mod stream;
 pub mod synthetic;
+mod table;
+mod table_error;
+mod table_reader;
 mod text;
 pub mod token_file;
+mod token_unit;
+mod tokenizer;
 pub mod vocabulary;
+mod window_layout;
 
 pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
+pub use dataset_source::{DatasetSequences, DatasetSource};
 #[cfg(feature = "download")]
 pub use download::WikiText2;
 pub use error::DataError;
 pub(crate) use error::beginning;
+#[cfg(feature = "tokenizers")]
+pub use hugging_face::HuggingFaceTokenizer;
+pub use normalisation::{Normalisation, Scale};
+pub use packed::{PackedSource, SequenceSet};
+pub use series::{Series, SeriesSet, SeriesSource};
 pub use split::Split;
 pub use store::{MemoryTokens, Preceded, TokenStore};
 pub use stream::{TokenStream, Window};
 pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
+pub use table::{Missing, Table, TableOptions};
+pub use table_error::TableError;
 pub use token_file::FileTokens;
+pub use token_unit::TokenUnit;
+pub use tokenizer::Tokenizer;
 pub use vocabulary::{Vocabulary, VocabularyRule};
+pub use window_layout::WindowLayout;
 
 /// Folder of the real test data: `ATBPTT_DATA`, or `../shared/data` beside the workspace.
 ///

@@ -110,10 +110,17 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
         self.strategy.check_stream(train.common_steps())?;
+        if train.active(train.common_steps()) > 0 {
+            log::warn!(
+                "training reads the {} steps that all sequences have, and some are longer; `PackedSource` uses them whole",
+                train.common_steps()
+            );
+        }
 
         let mut epoch = self.begin(&train, starting_epoch)?;
         while epoch <= self.parts.num_epochs && !self.stopped_early {
-            self.train_epoch(epoch, &train)?;
+            let ordered = train.in_epoch(epoch).unwrap_or_else(|| train.clone());
+            self.train_epoch(epoch, &ordered)?;
             if self.interrupted(epoch)? {
                 break;
             }
