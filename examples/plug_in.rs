@@ -73,7 +73,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
 
     // The shortest K whose gradient bias is at most a tenth of the gradient.
-    let policy = AdaptiveConfig::new(0.1).with_k0(15).with_k_max(40).init()?;
+    let policy = AdaptiveKConfig::new(0.1)
+        .with_k0(15)
+        .with_k_max(40)
+        .init()?;
     let config = TbpttConfig {
         probe: ProbeConfig::new(60),
         ..TbpttConfig::default()

@@ -43,7 +43,7 @@
 //! let device = Device::default().autodiff();
 //! let model: Model = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(16).init(&device)?;
 //!
-//! let policy = AdaptiveConfig::new(0.5).with_k0(10).with_k_max(40).init()?;
+//! let policy = AdaptiveKConfig::new(0.5).with_k0(10).with_k_max(40).init()?;
 //! let config = TbpttConfig { probe: ProbeConfig::new(50), ..TbpttConfig::default() };
 //! let strategy = AdaptiveTbptt::new(policy, config)?;
 //! let handle = strategy.handle();
@@ -80,7 +80,8 @@ pub use atbptt_train::AdaptiveTbptt;
 /// What most programs need.
 pub mod prelude {
     pub use atbptt_core::{
-        AdaptiveConfig, BiasEstimator, Decision, FixedK, KController, LagNorms, TruncationPolicy,
+        AdaptiveK, AdaptiveKConfig, BiasEstimator, Decision, FixedK, FixedKConfig, LagNorms,
+        PolicyConfig, TruncationPolicy,
     };
     pub use atbptt_models::{
         GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, ModelError, RecurrentModel,

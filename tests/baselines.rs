@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use atbptt::core::{ArtbpConfig, FixedK, RandomLengthConfig, Truncation, TruncationPolicy};
+use atbptt::core::policy::{
+    ArtbpConfig, FixedK, NextWindow, RandomLengthConfig, Truncation, TruncationPolicy,
+};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
     TokenBatch, WindowPlan,
@@ -129,6 +131,16 @@ fn norm(a: &[f64]) -> f64 {
     distance(a, &vec![0.0; a.len()])
 }
 
+/// The first window that reaches over all steps.
+fn longest(policy: &mut impl TruncationPolicy) -> NextWindow {
+    loop {
+        let window = policy.next_window();
+        if window.k >= STEPS {
+            return window;
+        }
+    }
+}
+
 /// Over all 2^6 ways to cut seven steps, weighed by their probability, the compensated gradients sum to the full one, to
 /// the rounding of doubles. Without the compensation they do not.
 #[test]
@@ -141,8 +153,7 @@ fn artbp_is_unbiased_in_exact_expectation() {
             .with_truncation(truncation)
             .with_longest(STEPS);
         let mut policy = config.init().unwrap();
-        while policy.next_k() < STEPS {}
-        let factors = policy.compensation().to_vec();
+        let factors = longest(&mut policy).compensation;
         let expectation = |factors: &[f64]| {
             let mut mean = vec![0.0; full.len()];
             let mut certain = 0.0;
@@ -198,17 +209,13 @@ fn artbp_is_unbiased_over_its_own_draws() {
     const DRAWS: usize = 3_000;
     // Gradients per set of lengths: there are few.
     let mut known: BTreeMap<Vec<usize>, Vec<f64>> = BTreeMap::new();
-    let factors = {
-        let mut long = policy.clone();
-        while long.next_k() < STEPS {}
-        long.compensation().to_vec()
-    };
+    let factors = longest(&mut policy.clone()).compensation;
     for _ in 0..DRAWS {
         let (mut lengths, mut covered) = (Vec::new(), 0);
         while covered < STEPS {
-            let length = policy.next_k();
-            assert_eq!(policy.compensation().len(), length - 1);
-            assert_eq!(policy.compensation()[..], factors_of(&policy, length)[..]);
+            let window = policy.next_window();
+            let length = window.k;
+            assert_eq!(window.compensation, factors_of(length));
             lengths.push(length.min(STEPS - covered));
             covered += length;
         }
@@ -232,7 +239,7 @@ fn artbp_is_unbiased_over_its_own_draws() {
 }
 
 /// 1/(1 − c_i) from the formula, for α = 6 and L₀ = 3: c_i = 5/(12 + i).
-fn factors_of(_: &impl TruncationPolicy, length: usize) -> Vec<f64> {
+fn factors_of(length: usize) -> Vec<f64> {
     (1..length)
         .map(|i| 1.0 / (1.0 - 5.0 / (12.0 + i as f64)))
         .collect()
@@ -400,7 +407,7 @@ fn random_policies_train() {
     for (policy, scheme) in policies {
         let name = format!("{policy:?}");
         let typical = policy.k() as f64;
-        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config(scheme)).unwrap();
+        let strategy = AdaptiveTbptt::new(policy, config(scheme)).unwrap();
         let (outcome, reports) = trained(strategy, 3);
         outcome.unwrap();
         assert!(

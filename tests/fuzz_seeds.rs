@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atbptt::core::AdaptiveConfig;
+use atbptt::core::AdaptiveKConfig;
 use atbptt::train::data::{
     Corpus, CorpusOptions, MemoryTokens, Split, Table, TableOptions, TokenStream, Vocabulary,
 };
@@ -138,7 +138,7 @@ fn checkpoint(epochs: usize) -> Vec<u8> {
     let options = CorpusOptions::default().with_max_eval_tokens(20);
     let corpus = Corpus::from_readers([text.as_bytes(); 3], &options).unwrap();
     let stream = |split| TokenStream::for_training(corpus.tokens(split), 2).unwrap();
-    let policy = AdaptiveConfig::new(0.5)
+    let policy = AdaptiveKConfig::new(0.5)
         .with_k0(5)
         .with_k_max(8)
         .with_probes(1);

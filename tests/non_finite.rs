@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atbptt::core::{AdaptiveConfig, FixedK, Reason, TruncationPolicy, UpdateEvery};
+use atbptt::core::policy::{
+    AdaptiveKConfig, FixedK, Reason, Schedule, TruncationPolicy, UpdateEvery,
+};
 use atbptt::models::{
     ModelError, RecurrentModel, RecurrentState, SequenceBatch, StateGradients, StepLoss,
     TokenBatch, WindowLoss, WindowPlan,
@@ -238,11 +240,11 @@ fn restoring_gives_up_when_it_does_not_help() {
 #[test]
 fn a_probe_that_is_not_finite_is_counted_and_k_is_kept() {
     let _turn = turn();
-    let policy = AdaptiveConfig::new(0.5)
+    let policy = AdaptiveKConfig::new(0.5)
         .with_k0(6)
         .with_k_max(20)
         .with_probes(2)
-        .with_every(UpdateEvery::Steps(5))
+        .with_schedule(Schedule::regular(UpdateEvery::Updates(5)))
         .init()
         .unwrap();
     let faults = Faults {
@@ -387,7 +389,7 @@ fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
             probe: ProbeConfig::new(60),
             ..TbpttConfig::default()
         };
-        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config)
+        let strategy = AdaptiveTbptt::new(policy, config)
             .unwrap()
             .on_non_finite(choice);
         let handle = strategy.handle();
@@ -422,7 +424,7 @@ fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
     assert!(weights(&result.model).iter().all(|w| w.is_finite()));
 
     // Probes of 66 of the 100 steps nearly always read it, burn-in included.
-    let policy = AdaptiveConfig::new(0.5)
+    let policy = AdaptiveKConfig::new(0.5)
         .with_k0(5)
         .with_k_max(20)
         .with_probes(2);

@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use atbptt::core::{AdaptiveConfig, Decision, UpdateEvery};
+use atbptt::core::policy::{AdaptiveKConfig, Decision, Schedule, UpdateEvery};
 use atbptt::train::metrics::{ClippedShareMetric, PerplexityMetric};
 use atbptt::train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, Identity, ProbeConfig, Scheme,
@@ -81,11 +81,15 @@ impl Setup {
         observer: Option<Arc<dyn TrainingObserver>>,
     ) -> (LearningResult<Tbptt<Model>>, TbpttHandle, Seen) {
         let corpus = corpus(804, 101);
-        let policy = AdaptiveConfig::new(0.5)
+        let policy = AdaptiveKConfig::new(0.5)
             .with_k0(6)
             .with_k_max(20)
             .with_probes(2)
-            .with_every(UpdateEvery::Steps(7))
+            .with_schedule(
+                Schedule::default()
+                    .with_every(UpdateEvery::Updates(7))
+                    .with_first(Some(3)),
+            )
             .init()
             .unwrap();
         let schedule = LinearLrSchedulerConfig::new(2e-2, 1e-3, 200)

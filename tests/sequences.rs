@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use atbptt::core::{AdaptiveConfig, FixedK};
+use atbptt::core::{AdaptiveKConfig, FixedK};
 use atbptt::models::{LstmLayer, SeriesBatch, SeriesModel, SeriesModelConfig};
 use atbptt::train::data::SequenceSet;
 use atbptt::train::data::{Series, SeriesSet, SeriesSource, WindowLayout};
@@ -215,7 +215,7 @@ fn shuffled_run(
     resume: Option<Checkpoint>,
     observer: Option<Arc<dyn TrainingObserver>>,
 ) -> (LearningResult<Tbptt<Model>>, TbpttHandle) {
-    let policy = AdaptiveConfig::new(0.5)
+    let policy = AdaptiveKConfig::new(0.5)
         .with_k0(6)
         .with_k_max(12)
         .with_probes(1);

@@ -8,7 +8,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atbptt::core::{AdaptiveConfig, FixedK, Monitor, RandomLengthConfig, Reason, TruncationPolicy};
+use atbptt::core::policy::{
+    AdaptiveKConfig, FixedK, FixedKConfig, MonitorConfig, RandomLengthConfig, Reason, Schedule,
+    TruncationPolicy, UpdateEvery,
+};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
 };
@@ -320,7 +323,7 @@ fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
     let _turn = turn();
     let corpus = corpus(804, 101);
     let policy = || {
-        AdaptiveConfig::new(0.5)
+        AdaptiveKConfig::new(0.5)
             .with_k0(6)
             .with_k_max(20)
             .with_probes(2)
@@ -539,7 +542,7 @@ fn policies_decide_and_record() {
     let corpus = corpus(1604, 101);
     let run = |policy: Box<dyn TruncationPolicy>| {
         let folder = tempfile::tempdir().unwrap();
-        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config()).unwrap();
+        let strategy = AdaptiveTbptt::new(policy, config()).unwrap();
         let (result, handle) = launch(
             training(&corpus, folder.path()).num_epochs(3),
             strategy,
@@ -550,10 +553,12 @@ fn policies_decide_and_record() {
         handle.finish(&result).unwrap();
         handle
     };
-    let adaptive = AdaptiveConfig::new(0.1)
+    let every_epoch = Schedule::regular(UpdateEvery::Epochs(1));
+    let adaptive = AdaptiveKConfig::new(0.1)
         .with_k0(10)
         .with_k_min(2)
-        .with_k_max(15);
+        .with_k_max(15)
+        .with_schedule(every_epoch);
     let handle = run(Box::new(adaptive.init().unwrap()));
     let (reports, history) = (handle.reports(), handle.history());
     assert_eq!(reports[0].k, 10, "before the first decision");
@@ -571,11 +576,9 @@ fn policies_decide_and_record() {
     }
     assert!(handle.last_estimate().is_some());
 
-    let fixed = FixedK::new(6)
-        .unwrap()
-        .with_monitor(Monitor::default())
-        .unwrap();
-    let handle = run(Box::new(fixed));
+    let monitor = MonitorConfig::default().with_schedule(every_epoch);
+    let fixed = FixedKConfig::new(6).with_monitor(Some(monitor));
+    let handle = run(Box::new(fixed.init().unwrap()));
     assert!(handle.reports().iter().all(|report| report.k == 6));
     let history = handle.history();
     assert_eq!(history.len(), 2);
@@ -690,7 +693,7 @@ fn assert_sgd(
     if let Some(every) = every {
         training = training.grads_accumulation(every);
     }
-    let strategy = AdaptiveTbptt::with_boxed_policy(policy, settings).unwrap();
+    let strategy = AdaptiveTbptt::new(policy, settings).unwrap();
     let sgd = SgdConfig::new().init();
     let (result, handle) = launch(training, strategy, start.clone(), sgd, schedule());
     handle.finish(&result).unwrap();
@@ -809,7 +812,7 @@ fn a_clip_by_k_takes_the_typical_length_of_a_random_policy() {
     };
     let (mut draws, mut at, mut windows) = (policy(), 0, Vec::new());
     while at < 7 {
-        let k = draws.next_k();
+        let k = draws.next_window().k;
         let len = k.min(7 - at);
         windows.push((at, len, 0, len, len as f64 / 3.0));
         at += len;
@@ -907,7 +910,7 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
     let corpus = corpus(404, 101);
     let run = |policy: Box<dyn TruncationPolicy>, config: TbpttConfig| {
         let folder = tempfile::tempdir().unwrap();
-        let strategy = AdaptiveTbptt::with_boxed_policy(policy, config).unwrap();
+        let strategy = AdaptiveTbptt::new(policy, config).unwrap();
         let (result, handle) = launch(
             training(&corpus, folder.path()),
             strategy,
@@ -918,7 +921,7 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
         handle.finish(&result).unwrap_err()
     };
     let adaptive = |k_max| {
-        let config = AdaptiveConfig::new(0.5).with_k0(5).with_k_max(k_max);
+        let config = AdaptiveKConfig::new(0.5).with_k0(5).with_k_max(k_max);
         Box::new(config.init().unwrap())
     };
     // 404 tokens in 4 sequences: 100 steps each.

@@ -1,6 +1,6 @@
 //! What probes add to an epoch.
 
-use atbptt::core::AdaptiveConfig;
+use atbptt::core::AdaptiveKConfig;
 use clap::Args;
 
 use crate::Result;
@@ -23,7 +23,7 @@ pub struct Overhead {
 /// same windows, and sets the probes of the second against a full epoch of windows at the measured speed.
 pub fn run(args: &Overhead) -> Result<()> {
     let case = TRAIN[0];
-    let policy = AdaptiveConfig::new(0.5)
+    let policy = AdaptiveKConfig::new(0.5)
         .with_k0(case.k)
         .with_k_min(case.k)
         .with_k_max(case.k)

@@ -141,7 +141,7 @@ fn run(cli: Cli) -> Result<Ended> {
     valid.check(marks)?;
     test.check(marks)?;
     let streams = events.streams(plan.batch);
-    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?
         .check_stream(streams.common_steps())?;
     device.clone().autodiff().seed(plan.training.seed);
     let model = EventModel::new(marks, task.hidden, task.layers, &device.clone().autodiff())?;

@@ -50,7 +50,8 @@ fn perplexity_figure(
         relative_bias: report.relative_bias.unwrap_or(f64::NAN),
     };
     let rows: Vec<EpochRow> = reports.iter().map(row).collect();
-    let Some(estimate) = handle.last_estimate() else {
+    let estimate = handle.last_estimate();
+    let Some(estimate) = estimate.as_ref().and_then(|estimate| estimate.norms()) else {
         return report_figure(path, &rows, &[], delta, None);
     };
     let curve = estimate.relative_bias_curve();

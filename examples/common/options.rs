@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use atbptt::core::{
-    AdaptiveConfig, ArtbpConfig, BiasEstimator, FixedK, GradientSize, Monitor, RandomLengthConfig,
-    TruncationPolicy,
+use atbptt::core::policy::{
+    AdaptiveKConfig, ArtbpConfig, Estimator, FixedKConfig, MonitorConfig, PolicyConfig,
+    RandomLengthConfig, Schedule, TruncationPolicy, UpdateEvery,
 };
+use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::train::{Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -373,41 +374,29 @@ impl Plan {
 
     /// The rule for K.
     pub fn rule(&self) -> Result<Box<dyn TruncationPolicy>> {
-        let monitor = Monitor {
-            estimator: self.estimator,
-            probes: self.probes,
-            ..Monitor::default()
-        };
+        let monitor = MonitorConfig::default()
+            .with_estimator(Estimator::Paper(self.estimator))
+            .with_probes(self.probes)
+            .with_schedule(Schedule::regular(UpdateEvery::Epochs(1)));
         let seed = self.training.seed;
-        Ok(match self.policy {
-            Policy::Adaptive { delta } => Box::new(
-                AdaptiveConfig::new(delta)
-                    .with_k0(self.k0)
-                    .with_k_min(self.k_min)
-                    .with_k_max(self.k_max)
-                    .with_probes(self.probes)
-                    .with_estimator(self.estimator)
-                    .init()?,
-            ),
-            Policy::Fixed { k } | Policy::Chunked { k } => {
-                Box::new(FixedK::new(k)?.with_monitor(monitor)?)
-            }
+        let config: PolicyConfig = match self.policy {
+            Policy::Adaptive { delta } => AdaptiveKConfig::new(delta)
+                .with_k0(self.k0)
+                .with_k_min(self.k_min)
+                .with_k_max(self.k_max)
+                .into(),
+            Policy::Fixed { k } | Policy::Chunked { k } => FixedKConfig::new(k).into(),
             // AWD-LSTM's spread of 5 steps belongs to a base of 70; a short base keeps half of it at most.
-            Policy::Random { k } => Box::new(
-                RandomLengthConfig::new(k)
-                    .with_spread((k as f64 / 4.0).min(5.0))
-                    .with_seed(seed)
-                    .init()?
-                    .with_monitor(monitor)?,
-            ),
-            Policy::Artbp { k } => Box::new(
-                ArtbpConfig::new(k)
-                    .with_longest(self.k_max)
-                    .with_seed(seed)
-                    .init()?
-                    .with_monitor(monitor)?,
-            ),
-        })
+            Policy::Random { k } => RandomLengthConfig::new(k)
+                .with_spread((k as f64 / 4.0).min(5.0))
+                .with_seed(seed)
+                .into(),
+            Policy::Artbp { k } => ArtbpConfig::new(k)
+                .with_longest(self.k_max)
+                .with_seed(seed)
+                .into(),
+        };
+        Ok(config.with_monitor(monitor).init()?)
     }
 
     /// What a run by this plan is made of, as far as the training strategy does not know it.

@@ -147,7 +147,7 @@ pub fn train<M: RecurrentModel, T: Serialize>(
     let signals = StopSignals::listen(&interrupter)?;
     let lines = show == Show::Lines;
     let progress = Arc::new(Progress::new(lines, plan.epochs, task.style));
-    let strategy = AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
+    let strategy = AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?
         .with_checkpoints(checkpoints)
         .on_non_finite(plan.on_non_finite)
         .with_measures(task.measures);

@@ -221,8 +221,7 @@ fn run(cli: Cli) -> Result<Ended> {
         }
         start.settings.plan.batch = train_data.sequences();
     }
-    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
-        .check_stream(train_data.steps())?;
+    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?.check_stream(train_data.steps())?;
     device.clone().autodiff().seed(plan.training.seed);
     let model = CopyModel::new(
         task.symbols,

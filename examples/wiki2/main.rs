@@ -57,8 +57,7 @@ fn run(cli: Cli) -> Result<Ended> {
     let training = TokenStream::for_training(corpus.tokens(Split::Train), plan.batch)?;
     let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), plan.batch)?;
     let test = TokenStream::exact(corpus.evaluation_tokens(Split::Test), plan.batch)?;
-    AdaptiveTbptt::with_boxed_policy(plan.rule()?, plan.training.clone())?
-        .check_stream(training.steps())?;
+    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?.check_stream(training.steps())?;
     let folder = start.folder(&cli.run, PROGRAM)?;
     let dashboard = !cli.no_tui && std::io::stdout().is_terminal() && cfg!(feature = "tui");
     let show = match (cli.run.quiet, dashboard) {

@@ -4,7 +4,8 @@ use std::panic;
 use std::sync::OnceLock;
 
 use atbptt_core::{
-    AdaptiveConfig, ArtbpConfig, FixedK, Position, RandomLengthConfig, TruncationPolicy,
+    AdaptiveKConfig, ArtbpConfig, FixedK, Measurement, Position, RandomLengthConfig, Scheme,
+    TruncationPolicy,
 };
 use atbptt_models::{LanguageModel, LanguageModelConfig, LstmLayer};
 use atbptt_train::{Checkpoint, Identity};
@@ -124,7 +125,7 @@ fn check(checkpoint: &Checkpoint) {
 
 /// A policy that takes a state over goes on within its own bounds.
 fn restore_policies(checkpoint: &Checkpoint) {
-    let adaptive = AdaptiveConfig::new(0.5).with_k0(4).with_k_max(9);
+    let adaptive = AdaptiveKConfig::new(0.5).with_k0(4).with_k_max(9);
     let artbp = ArtbpConfig::new(4).with_longest(9);
     let policies: [Box<dyn TruncationPolicy>; 4] = [
         Box::new(adaptive.init().expect("in range")),
@@ -138,17 +139,19 @@ fn restore_policies(checkpoint: &Checkpoint) {
             continue;
         }
         taken += 1;
-        for step in 0..3 {
+        for update in 0..3 {
             let bounds = 1..=policy.k_max();
             assert!(bounds.contains(&policy.k()), "{policy:?}");
-            assert!(policy.step_scale() > 0.0 && policy.step_scale().is_finite());
-            assert!(policy.compensation().len() < policy.k_max());
-            assert!(bounds.contains(&policy.next_k()), "{policy:?}");
-            let at = Position { epoch: 1, step };
-            let _ = policy.probes_due(at);
-            let estimate = policy.last_estimate();
+            let window = policy.next_window();
+            assert!(bounds.contains(&window.k), "{policy:?}");
+            assert!(window.step_scale > 0.0 && window.step_scale.is_finite());
+            assert!(window.compensation.len() < window.k);
+            let at = Position { epoch: 1, update };
+            let _ = policy.monitor().probes_due(at);
+            let estimate = policy.monitor().last_estimate();
             assert!(estimate.is_none_or(|e| !e.relative_bias(policy.k()).is_nan()));
-            policy.update(at, &[]);
+            let (probes, scheme) = (Vec::new(), Scheme::Chunked);
+            policy.update(at, Measurement::Norms { probes, scheme });
         }
     }
     assert!(taken <= 1, "one state for several kinds of policy");

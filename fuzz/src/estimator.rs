@@ -3,12 +3,11 @@
 
 use arbitrary::{Result, Unstructured};
 use atbptt_core::convergence::{gradient_norm_bound, max_step_size, slowdown};
-use atbptt_core::policy::PolicyState;
+use atbptt_core::policy::*;
 use atbptt_core::profile::LOG_ZERO;
 use atbptt_core::{
-    AdaptiveConfig, ArtbpConfig, Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError,
-    FitLags, FixedK, GradientSize, LagNorms, Monitor, Position, RandomLengthConfig, Tau,
-    Truncation, TruncationPolicy, UpdateEvery, k_interval, tail_bound,
+    Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, GradientSize,
+    LagNorms, Scheme, Tau, k_interval, tail_bound,
 };
 
 use super::check_message;
@@ -296,36 +295,46 @@ fn policies(
 ) -> Result<()> {
     let every = match u.arbitrary()? {
         true => UpdateEvery::Epochs(length(u)?),
-        false => UpdateEvery::Steps(u.arbitrary()?),
+        false => UpdateEvery::Updates(u.arbitrary()?),
     };
-    let (count, probe_first) = (length(u)?, u.arbitrary()?);
-    let monitor = Monitor {
-        estimator,
-        probes: count,
-        every,
-        probe_first,
+    let schedule = Schedule::regular(every)
+        .with_first(u.arbitrary()?)
+        .with_at_start(u.arbitrary()?);
+    let estimator = match u.arbitrary()? {
+        true => Estimator::Paper(estimator),
+        false => Estimator::Norms(estimator),
+    };
+    let monitor = MonitorConfig::default()
+        .with_estimator(estimator)
+        .with_probes(length(u)?)
+        .with_schedule(schedule);
+    let scheme = match u.int_in_range(0..=2)? {
+        0 => Scheme::Overlapping,
+        1 => Scheme::Chunked,
+        _ => Scheme::Strided { losses: length(u)? },
+    };
+    let measured = Measurement::Norms {
+        probes: probes.to_vec(),
+        scheme,
     };
     let (a, b, c) = (length(u)?, length(u)?, length(u)?);
     let (share, spread) = (float(u)?, float(u)?);
-    let adaptive = AdaptiveConfig {
-        delta: share,
-        k0: a,
-        k_min: b,
-        k_max: c,
-        probes: count,
-        every,
-        probe_first,
-        estimator,
-    };
-    check_policy(|| adaptive.init(), probes);
-    check_policy(|| FixedK::new(a)?.with_monitor(monitor), probes);
+    let adaptive = AdaptiveKConfig::new(share)
+        .with_k0(a)
+        .with_k_min(b)
+        .with_k_max(c)
+        .with_monitor(monitor);
+    check_policy(&adaptive.into(), &measured);
+    let fixed = FixedKConfig::new(a).with_monitor(Some(monitor));
+    check_policy(&fixed.into(), &measured);
     let mut random = RandomLengthConfig::new(a)
+        .with_monitor(Some(monitor))
         .with_seed(u.arbitrary()?)
         .with_spread(spread);
     if u.arbitrary()? {
         (random.whole, random.shortest, random.longest) = (share, b, c);
     }
-    check_policy(|| random.init()?.with_monitor(monitor), probes);
+    check_policy(&random.into(), &measured);
     let truncation = match u.arbitrary()? {
         true => Truncation::Constant,
         false => Truncation::Decaying { alpha: spread },
@@ -333,6 +342,7 @@ fn policies(
     let artbp = ArtbpConfig::new(a)
         .with_truncation(truncation)
         .with_longest(b)
+        .with_monitor(Some(monitor))
         .with_seed(u.arbitrary()?);
     if artbp.init().is_ok() {
         for i in [1, 2, c.max(1), usize::MAX] {
@@ -340,26 +350,29 @@ fn policies(
             assert!(cut > 0.0 && cut <= 1.0, "c_{i} = {cut}");
         }
     }
-    check_policy(|| artbp.init()?.with_monitor(monitor), probes);
+    check_policy(&artbp.into(), &measured);
     Ok(())
 }
 
 /// Draws, updates, saves and restores: every K in its bounds, and the restored policy goes on as the first one does.
-fn check_policy<P: TruncationPolicy + PartialEq>(
-    init: impl Fn() -> std::result::Result<P, EstimateError>,
-    probes: &[std::result::Result<LagNorms, EstimateError>],
-) {
-    let mut policy = match init() {
+fn check_policy(config: &PolicyConfig, measured: &Measurement) {
+    let mut policy = match config.init() {
         Ok(policy) => policy,
         Err(error) => return check_message(&error),
     };
-    for step in 0..3 {
+    let json = serde_json::to_string(config).expect("accepted, so finite");
+    let read: PolicyConfig = serde_json::from_str(&json).expect("its own");
+    assert_eq!(&read, config);
+    let Measurement::Norms { probes, .. } = measured else {
+        return;
+    };
+    for update in 0..3 {
         let at = Position {
             epoch: usize::MAX,
-            step: u64::MAX - 2 + step,
+            update: u64::MAX - 2 + update,
         };
-        let _ = policy.probes_due(at);
-        let decision = policy.update(at, probes);
+        let _ = policy.monitor().probes_due(at);
+        let decision = policy.update(at, measured.clone());
         assert!((1..=policy.k_max()).contains(&decision.k), "{decision:?}");
         assert!(decision.unusable <= probes.len() && decision.saturated <= probes.len());
         assert!(
@@ -369,23 +382,25 @@ fn check_policy<P: TruncationPolicy + PartialEq>(
         );
         assert!(decision.log_beta.is_none_or(f64::is_finite));
         check_message(&decision);
-        draw(&mut policy);
+        draw(policy.as_mut());
     }
-    assert_eq!(policy.history().len(), 3);
+    assert_eq!(policy.monitor().history().len(), 3);
     let json = serde_json::to_string(&policy.save()).expect("finite");
     let state: PolicyState = serde_json::from_str(&json).expect("its own");
     assert_eq!(state, policy.save());
-    let mut restored = init().expect("as before");
+    let mut restored = config.init().expect("as before");
     restored.restore(state).expect("its own state");
-    assert!(restored == policy);
-    assert_eq!(draw(&mut restored), draw(&mut policy));
+    assert_eq!(restored.save(), policy.save());
+    assert_eq!(draw(restored.as_mut()), draw(policy.as_mut()));
 }
 
-fn draw(policy: &mut impl TruncationPolicy) -> usize {
-    let k = policy.next_k();
-    assert!((1..=policy.k_max()).contains(&k) && (1..=policy.k_max()).contains(&policy.k()));
-    assert!(policy.step_scale() > 0.0 && policy.step_scale().is_finite());
-    let factors = policy.compensation();
-    assert!(factors.len() < k && factors.iter().all(|f| *f >= 1.0 && f.is_finite()));
-    k
+fn draw(policy: &mut dyn TruncationPolicy) -> NextWindow {
+    let window = policy.next_window();
+    let bounds = 1..=policy.k_max();
+    assert!(bounds.contains(&window.k) && bounds.contains(&window.typical_k));
+    assert_eq!(window.typical_k, policy.k());
+    assert!(window.step_scale > 0.0 && window.step_scale.is_finite());
+    let factors = &window.compensation;
+    assert!(factors.len() < window.k && factors.iter().all(|f| *f >= 1.0 && f.is_finite()));
+    window
 }

@@ -9,15 +9,15 @@
 //! The flow, one module per stage:
 //!
 //! ```text
-//! lag_norms ──► norms ──► profile ──► decay ──► bias ──► policy
-//! (device)                φ_k         β         δ(K)     K
+//! device ──► norms ──► profile ──► decay ──► bias ──► policy
+//!                      φ_k         β         δ(K)     K
 //! ```
 //!
 //! [`direct`] measures the bias of the parameter gradient itself, from inner products between probes' weight gradients.
 //!
-//! The mathematics is plain `f64` on small vectors and knows no model; [`LagGradients`] is the one place where device
-//! tensors become numbers. Nothing panics on data: what is no set of norms is an [`EstimateError`], what has no answer
-//! is a [`Reason`].
+//! The mathematics is plain `f64` on small vectors, knows no model and builds without Burn (`default-features = false`).
+//! `device`, behind the default feature `burn`, is the one place where device tensors become numbers. Nothing panics on data:
+//! what is no set of norms is an [`EstimateError`], what has no answer is a [`Reason`].
 //!
 //! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository, which has all equations in one place.
 //!
@@ -30,7 +30,8 @@
 //! # Example
 //!
 //! ```
-//! use atbptt_core::{AdaptiveConfig, BiasEstimator, LagNorms, Position, Reason, TruncationPolicy};
+//! use atbptt_core::policy::{AdaptiveKConfig, Measurement, Position, ProbeRequest, Reason, TruncationPolicy};
+//! use atbptt_core::{BiasEstimator, LagNorms, Scheme};
 //!
 //! // Norms of a probe over W = 40 steps and two sequences: φ_k = 0.8^k.
 //! let norms = LagNorms::new((0..=40).map(|k| vec![0.8f64.powi(k); 2]).collect())?;
@@ -41,13 +42,15 @@
 //! assert!((estimate.relative_bias(5) - 0.8f64.powi(5)).abs() < 1e-3);
 //! assert_eq!(estimate.smallest_k(0.1), Some(11)); // 0.8^10 = 0.107, 0.8^11 = 0.086
 //!
-//! // The controller: starts at K = 15, probes once per epoch.
-//! let mut policy = AdaptiveConfig::new(0.1).with_probes(1).init()?;
-//! let at = Position { epoch: 1, step: 500 };
-//! assert_eq!((policy.next_k(), policy.probes_due(at)), (15, 1));
-//! let decision = policy.update(at, &[Ok(norms)]);
+//! // The controller: starts at K = 15; probes early and often at first, then once per epoch.
+//! let mut policy = AdaptiveKConfig::new(0.1).with_probes(1).init()?;
+//! let at = Position { epoch: 0, update: 50 };
+//! assert_eq!(policy.monitor().probes_due(at), Some(ProbeRequest::Norms { probes: 1 }));
+//! // Windows with one loss each: exactly K lags are kept.
+//! let measured = Measurement::Norms { probes: vec![Ok(norms)], scheme: Scheme::Strided { losses: 1 } };
+//! let decision = policy.update(at, measured);
 //! assert_eq!((decision.k, decision.reason), (11, Reason::ToleranceMet));
-//! assert_eq!(policy.next_k(), 11);
+//! assert_eq!(policy.next_window().k, 11);
 //! # Ok::<(), atbptt_core::EstimateError>(())
 //! ```
 
@@ -57,10 +60,11 @@
 pub mod bias;
 pub mod convergence;
 pub mod decay;
+#[cfg(feature = "burn")]
+pub mod device;
 pub mod direct;
 mod error;
 pub mod interval;
-pub mod lag_norms;
 mod logs;
 mod norms;
 pub mod policy;
@@ -69,14 +73,17 @@ mod scheme;
 
 pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
 pub use decay::{DecayFit, FitLags};
+#[cfg(feature = "burn")]
+pub use device::{LagGradients, LagNormOps, RowOrder};
 pub use direct::{DirectEstimate, DirectOutcome, DirectStatistics};
 pub use error::EstimateError;
 pub use interval::{KInterval, k_interval};
-pub use lag_norms::{LagGradients, LagNormOps, RowOrder};
 pub use norms::LagNorms;
 pub use policy::{
-    AdaptiveConfig, Artbp, ArtbpConfig, Decision, FixedK, KController, Monitor, PolicyState,
-    Position, RandomLength, RandomLengthConfig, Reason, Truncation, TruncationPolicy, UpdateEvery,
+    AdaptiveK, AdaptiveKConfig, Artbp, ArtbpConfig, Decision, Estimate, Estimator, FixedK,
+    FixedKConfig, Measurement, Monitor, MonitorConfig, NextWindow, PolicyConfig, PolicyState,
+    Position, ProbeRequest, RandomLength, RandomLengthConfig, Reason, Schedule, Truncation,
+    TruncationPolicy, UpdateEvery, WhenNoiseLimited,
 };
 pub use profile::{Averaging, LagProfile};
 pub use scheme::Scheme;

@@ -1,6 +1,6 @@
 //! What a probe measured: the norm of the loss gradient at the state `k` steps back, sequence by sequence.
 //!
-//! Filled by `lag_norms` or by hand; averaged by `profile`.
+//! Filled by `device` or by hand; averaged by `profile`.
 //!
 //! `norms[k][b]`: ‖∂L_s/∂h_{s−k}‖ of sequence `b`, `k = 0..=W`; `G(j)`: ‖mean over sequences of
 //! Σ_{k<j} ∂L/∂h_{s−k}‖, the size of the gradient that `j` kept lags give.

@@ -3,6 +3,8 @@
 //! A window's gradient leaves out the mean, over its losses, of what each of them leaves out. The bias at K kept lags alone says
 //! little about it, so estimates take the scheme as an argument.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 /// How windows follow each other.
@@ -58,6 +60,21 @@ impl Scheme {
     /// Steps of a whole window at truncation length `k`, context and losses: K − 1 + m, 2K − 1 or K.
     pub fn window(self, k: usize) -> usize {
         self.context(k).saturating_add(self.losses(k))
+    }
+
+    /// How many lags the losses of a window keep at truncation length `k`: one loss keeps the first of these numbers, the next
+    /// one more, and so on. Never empty.
+    ///
+    /// With b(j) the bias at exactly j kept lags, the gradient of a window leaves out the mean of b(j) over this range: over
+    /// `K..=K+m−1` for strided windows, `K..=2K−1` for overlapping ones, `1..=K` for chunks.
+    pub fn kept_lags(self, k: usize) -> RangeInclusive<usize> {
+        let k = k.max(1);
+        let after = |count: usize| k.saturating_add(count.max(1) - 1);
+        match self {
+            Self::Strided { losses } => k..=after(losses),
+            Self::Overlapping => k..=after(k),
+            Self::Chunked => 1..=k,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 // Helpers outside of test functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
-use atbptt_core::lag_norms::lag_norms;
+use atbptt_core::device::lag_norms;
 use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -237,5 +237,65 @@ fn refused(name: &str, device: &Device) {
             matches!(diverged, Err(EstimateError::NotANorm { .. })),
             "{name}: {bad}"
         );
+    }
+}
+
+#[test]
+fn gradients_without_entries_or_with_weights_that_do_not_fit_are_refused() {
+    let device = Device::flex();
+    for shape in [[0, 2, 3], [4, 0, 3], [4, 2, 0]] {
+        let found = lag_norms(Tensor::zeros(shape, &device), None, RowOrder::Lag);
+        assert!(
+            matches!(found, Err(EstimateError::Empty { .. })),
+            "{shape:?}"
+        );
+    }
+    assert!(matches!(
+        LagGradients::new(Tensor::zeros([0, 3], &device), None),
+        Err(EstimateError::Empty { .. })
+    ));
+    let grads = || Tensor::<3>::ones([4, 2, 3], &device);
+    let few = lag_norms(grads(), Some(Tensor::ones([2], &device)), RowOrder::Lag);
+    assert_eq!(
+        few.unwrap_err(),
+        EstimateError::Length {
+            what: "the feature weights",
+            expected: 3,
+            got: 2
+        }
+    );
+    let elsewhere = Device::ndarray();
+    let weights = Some(Tensor::ones([3], &elsewhere));
+    assert!(matches!(
+        lag_norms(grads(), weights, RowOrder::Lag),
+        Err(EstimateError::Device {
+            what: "the feature weights",
+            ..
+        })
+    ));
+    let output = LagGradients::new(Tensor::ones([2, 3], &device), None).unwrap();
+    let part = output.part(Tensor::ones([4, 2, 3], &elsewhere), None, RowOrder::Lag);
+    assert!(matches!(
+        part,
+        Err(EstimateError::Device {
+            what: "a state part",
+            ..
+        })
+    ));
+}
+
+/// Types and tracking may differ: norms are numbers in the end. Three ones have the norm √3.
+#[test]
+fn parts_of_other_types_and_tracked_weights_are_taken() {
+    let device = Device::flex();
+    let weights = Tensor::<1>::ones([3], &device.clone().autodiff()).require_grad();
+    let single = Tensor::<2>::ones([2, 3], &device);
+    let double = Tensor::<3>::ones([4, 2, 3], (&device, DType::F64));
+    let norms = LagGradients::new(single, Some(weights))
+        .and_then(|norms| norms.part(double, None, RowOrder::Lag))
+        .and_then(LagGradients::read)
+        .unwrap();
+    for lag in 0..=4 {
+        assert!((norms.row(lag)[0] - 3f64.sqrt()).abs() < 1e-6);
     }
 }

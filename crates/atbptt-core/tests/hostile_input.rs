@@ -4,76 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use atbptt_core::convergence::gradient_norm_bound;
-use atbptt_core::lag_norms::lag_norms;
-use atbptt_core::policy::PolicyState;
+use atbptt_core::policy::*;
 use atbptt_core::{
-    AdaptiveConfig, ArtbpConfig, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FixedK,
-    LagGradients, LagNorms, LagProfile, Monitor, Position, RandomLengthConfig, RowOrder, Tau,
-    Truncation, TruncationPolicy, UpdateEvery, tail_bound,
+    BiasEstimate, BiasEstimator, DecayFit, EstimateError, LagNorms, LagProfile, Scheme, Tau,
+    tail_bound,
 };
-use burn::tensor::{DType, Device, Tensor};
 use proptest::prelude::*;
-
-#[test]
-fn gradients_without_entries_or_with_weights_that_do_not_fit_are_refused() {
-    let device = Device::flex();
-    for shape in [[0, 2, 3], [4, 0, 3], [4, 2, 0]] {
-        let found = lag_norms(Tensor::zeros(shape, &device), None, RowOrder::Lag);
-        assert!(
-            matches!(found, Err(EstimateError::Empty { .. })),
-            "{shape:?}"
-        );
-    }
-    assert!(matches!(
-        LagGradients::new(Tensor::zeros([0, 3], &device), None),
-        Err(EstimateError::Empty { .. })
-    ));
-    let grads = || Tensor::<3>::ones([4, 2, 3], &device);
-    let few = lag_norms(grads(), Some(Tensor::ones([2], &device)), RowOrder::Lag);
-    assert_eq!(
-        few.unwrap_err(),
-        EstimateError::Length {
-            what: "the feature weights",
-            expected: 3,
-            got: 2
-        }
-    );
-    #[allow(deprecated)] // Burn deprecates NdArray, which stays supported here.
-    let elsewhere = Device::ndarray();
-    let weights = Some(Tensor::ones([3], &elsewhere));
-    assert!(matches!(
-        lag_norms(grads(), weights, RowOrder::Lag),
-        Err(EstimateError::Device {
-            what: "the feature weights",
-            ..
-        })
-    ));
-    let output = LagGradients::new(Tensor::ones([2, 3], &device), None).unwrap();
-    let part = output.part(Tensor::ones([4, 2, 3], &elsewhere), None, RowOrder::Lag);
-    assert!(matches!(
-        part,
-        Err(EstimateError::Device {
-            what: "a state part",
-            ..
-        })
-    ));
-}
-
-/// Types and tracking may differ: norms are numbers in the end. Three ones have the norm √3.
-#[test]
-fn parts_of_other_types_and_tracked_weights_are_taken() {
-    let device = Device::flex();
-    let weights = Tensor::<1>::ones([3], &device.clone().autodiff()).require_grad();
-    let single = Tensor::<2>::ones([2, 3], &device);
-    let double = Tensor::<3>::ones([4, 2, 3], (&device, DType::F64));
-    let norms = LagGradients::new(single, Some(weights))
-        .and_then(|norms| norms.part(double, None, RowOrder::Lag))
-        .and_then(LagGradients::read)
-        .unwrap();
-    for lag in 0..=4 {
-        assert!((norms.row(lag)[0] - 3f64.sqrt()).abs() < 1e-6);
-    }
-}
 
 #[test]
 fn logs_that_are_not_finite_or_too_far_apart_have_no_slope() {
@@ -140,8 +76,8 @@ fn lengths_and_exponents_beyond_any_run_are_refused() {
         .with_spread(f64::MAX)
         .init()
         .unwrap();
-    assert!((5..=usize::MAX).contains(&longest.next_k()));
-    assert_eq!(FixedK::new(usize::MAX).unwrap().next_k(), usize::MAX);
+    assert!((5..=usize::MAX).contains(&longest.next_window().k));
+    assert_eq!(FixedK::new(usize::MAX).unwrap().next_window().k, usize::MAX);
 }
 
 fn estimate() -> BiasEstimate {
@@ -194,33 +130,26 @@ fn stored_profiles_and_estimates_that_contradict_themselves_are_refused() {
 #[test]
 fn restored_lengths_are_brought_into_the_policy_s_own_bounds() {
     let state = |json: &str| serde_json::from_str::<PolicyState>(json).unwrap();
-    let watched = r#"{"last_update": null, "last_estimate": null, "history": []}"#;
-    for last in [0, usize::MAX] {
-        let draws = u64::MAX;
-        let mut random = RandomLengthConfig::new(8).init().unwrap();
-        random
-            .restore(state(&format!(
-                r#"{{"policy": "random_length", "draws": {draws}, "last": {last}, "watched": {watched}}}"#
-            )))
-            .unwrap();
-        assert!((5.0..=28.0).contains(&(8.0 * random.step_scale())));
-        // The counter of draws goes round.
-        assert!((5..=28).contains(&random.next_k()) && (5..=28).contains(&random.next_k()));
-        let mut artbp = ArtbpConfig::new(3).with_longest(9).init().unwrap();
-        artbp
-            .restore(state(&format!(
-                r#"{{"policy": "artbp", "draws": {draws}, "last": {last}, "watched": {watched}}}"#
-            )))
-            .unwrap();
-        assert!(artbp.compensation().len() <= 8 && artbp.step_scale() > 0.0);
-        assert!((1..=9).contains(&artbp.next_k()));
-        let mut adaptive = AdaptiveConfig::new(0.5).init().unwrap();
-        adaptive
-            .restore(state(&format!(
-                r#"{{"policy": "adaptive", "k": {last}, "last_update": null, "last_estimate": null, "history": []}}"#
-            )))
-            .unwrap();
-        assert!((2..=100).contains(&adaptive.next_k()));
+    let monitor = r#"{"last_update": null, "last_estimate": null, "history": []}"#;
+    // The counter of draws goes round.
+    let draws = u64::MAX;
+    let mut random = RandomLengthConfig::new(8).init().unwrap();
+    let saved = format!(r#"{{"policy": "random_length", "draws": {draws}, "monitor": {monitor}}}"#);
+    random.restore(state(&saved)).unwrap();
+    let mut artbp = ArtbpConfig::new(3).with_longest(9).init().unwrap();
+    let saved = format!(r#"{{"policy": "artbp", "draws": {draws}, "monitor": {monitor}}}"#);
+    artbp.restore(state(&saved)).unwrap();
+    for _ in 0..3 {
+        assert!((5..=28).contains(&random.next_window().k));
+        let window = artbp.next_window();
+        assert!((1..=9).contains(&window.k) && window.compensation.len() == window.k - 1);
+        assert_eq!(window.step_scale, window.k as f64 / 3.0);
+    }
+    for k in [0, usize::MAX] {
+        let mut adaptive = AdaptiveKConfig::new(0.5).init().unwrap();
+        let saved = format!(r#"{{"policy": "adaptive", "k": {k}, "monitor": {monitor}}}"#);
+        adaptive.restore(state(&saved)).unwrap();
+        assert!((2..=100).contains(&adaptive.next_window().k));
     }
 }
 
@@ -252,59 +181,114 @@ fn estimator() -> impl Strategy<Value = BiasEstimator> {
     (tau, fit).prop_map(|(tau, fit)| BiasEstimator::new().with_tau(tau).with_fit(fit))
 }
 
-fn every() -> impl Strategy<Value = UpdateEvery> {
-    prop_oneof![
+fn schedule() -> impl Strategy<Value = Schedule> {
+    let every = prop_oneof![
         length().prop_map(UpdateEvery::Epochs),
-        any::<u64>().prop_map(UpdateEvery::Steps)
+        any::<u64>().prop_map(UpdateEvery::Updates)
+    ];
+    (any::<Option<u64>>(), every, any::<bool>()).prop_map(|(first, every, at_start)| {
+        Schedule::regular(every)
+            .with_first(first)
+            .with_at_start(at_start)
+    })
+}
+
+fn scheme() -> impl Strategy<Value = Scheme> {
+    prop_oneof![
+        length().prop_map(|losses| Scheme::Strided { losses }),
+        Just(Scheme::Overlapping),
+        Just(Scheme::Chunked)
     ]
 }
 
-/// Probes of any numbers; most of them are no norms.
-fn probes() -> impl Strategy<Value = Vec<Result<LagNorms, EstimateError>>> {
-    let rows = prop::collection::vec(prop::collection::vec(number(), 0..3), 0..12);
-    prop::collection::vec(rows.prop_map(LagNorms::new), 0..3)
+fn monitor() -> impl Strategy<Value = MonitorConfig> {
+    let estimator = (estimator(), any::<bool>()).prop_map(|(estimator, paper)| match paper {
+        true => Estimator::Paper(estimator),
+        false => Estimator::Norms(estimator),
+    });
+    (estimator, length(), schedule()).prop_map(|(estimator, probes, schedule)| {
+        MonitorConfig::default()
+            .with_estimator(estimator)
+            .with_probes(probes)
+            .with_schedule(schedule)
+    })
 }
 
-fn goes_on(
-    policy: Result<impl TruncationPolicy, EstimateError>,
-    probes: &[Result<LagNorms, EstimateError>],
-) {
+/// Probes of any numbers; most of them are no norms.
+fn measured() -> impl Strategy<Value = Measurement> {
+    let rows = prop::collection::vec(prop::collection::vec(number(), 0..3), 0..12);
+    let probes = prop::collection::vec(rows.prop_map(LagNorms::new), 0..3);
+    (probes, scheme()).prop_map(|(probes, scheme)| Measurement::Norms { probes, scheme })
+}
+
+fn goes_on(policy: Result<impl TruncationPolicy, EstimateError>, measured: &Measurement) {
     let Ok(mut policy) = policy else { return };
-    for step in [0, u64::MAX] {
+    for update in [0, u64::MAX] {
         let at = Position {
-            epoch: step as usize,
-            step,
+            epoch: update as usize,
+            update,
         };
-        policy.probes_due(at);
-        let decision = policy.update(at, probes);
+        policy.monitor().probes_due(at);
+        let decision = policy.update(at, measured.clone());
         assert!((1..=policy.k_max()).contains(&decision.k));
-        assert!((1..=policy.k_max()).contains(&policy.next_k()));
-        assert!(policy.step_scale() > 0.0 && policy.step_scale().is_finite());
+        let window = policy.next_window();
+        assert!((1..=policy.k_max()).contains(&window.k));
+        assert!((1..=policy.k_max()).contains(&window.typical_k));
+        assert!(window.step_scale > 0.0 && window.step_scale.is_finite());
+        let text = serde_json::to_string(&policy.save()).unwrap();
+        let state: PolicyState = serde_json::from_str(&text).unwrap();
+        assert_eq!(state, policy.save());
+        assert_eq!(policy.restore(state), Ok(()));
     }
-    let state = policy.save();
-    assert_eq!(policy.restore(state), Ok(()));
 }
 
 proptest! {
     #[test]
     fn prop_any_configuration_of_a_policy_works_or_is_refused(
         (delta, whole, spread, alpha) in (number(), number(), number(), number()),
-        (k0, k_min, k_max, count) in (length(), length(), length(), length()),
-        (estimator, every, probe_first) in (estimator(), every(), any::<bool>()),
-        probes in probes(),
+        (k0, k_min, k_max) in (length(), length(), length()),
+        (monitor, measured) in (monitor(), measured()),
         decaying in any::<bool>(),
     ) {
-        let adaptive = AdaptiveConfig { delta, k0, k_min, k_max, probes: count, every, probe_first, estimator };
-        goes_on(adaptive.init(), &probes);
-        let monitor = Monitor { estimator, probes: count, every, probe_first };
-        goes_on(FixedK::new(k0).and_then(|policy| policy.with_monitor(monitor)), &probes);
-        let mut random = RandomLengthConfig::new(k0).with_spread(spread);
-        random.whole = whole;
-        goes_on(random.init(), &probes);
-        (random.shortest, random.longest) = (k_min, k_max);
-        goes_on(random.init().and_then(|policy| policy.with_monitor(monitor)), &probes);
+        let adaptive = AdaptiveKConfig::new(delta).with_k0(k0).with_k_min(k_min).with_k_max(k_max).with_monitor(monitor);
+        goes_on(adaptive.init(), &measured);
+        goes_on(FixedKConfig::new(k0).with_monitor(Some(monitor)).init(), &measured);
+        let random = RandomLengthConfig::new(k0).with_spread(spread).with_whole(whole);
+        goes_on(random.init(), &measured);
+        let random = random.with_shortest(k_min).with_longest(k_max).with_monitor(Some(monitor));
+        goes_on(PolicyConfig::from(random).init(), &measured);
         let truncation = if decaying { Truncation::Decaying { alpha } } else { Truncation::Constant };
         let artbp = ArtbpConfig::new(k0).with_truncation(truncation).with_longest(k_max);
-        goes_on(artbp.init().and_then(|policy| policy.with_monitor(monitor)), &probes);
+        goes_on(artbp.with_monitor(Some(monitor)).init(), &measured);
+    }
+}
+
+#[test]
+fn settings_that_are_misspelt_or_incomplete_are_refused() {
+    let refused = [
+        (r#"{"policy": "adaptive"}"#, "missing field `delta`"),
+        (
+            r#"{"policy": "adaptive", "delta": 0.5, "kmax": 3}"#,
+            "unknown field `kmax`",
+        ),
+        (
+            r#"{"policy": "adaptive", "delta": 0.5, "monitor": {"probe": 3}}"#,
+            "unknown field `probe`",
+        ),
+        (r#"{"policy": "fixed", "K": 3}"#, "unknown field `K`"),
+        (r#"{"policy": "fixed", "k": -3}"#, "invalid value"),
+        (r#"{"policy": "artbp", "mean": 3}"#, "unknown field `mean`"),
+        (
+            r#"{"policy": "random_length", "base": "9"}"#,
+            "invalid type",
+        ),
+        (r#"{"policy": "oracle"}"#, "unknown variant `oracle`"),
+        (r#"{"k": 3}"#, "missing field `policy`"),
+    ];
+    for (text, expected) in refused {
+        let error = serde_json::from_str::<PolicyConfig>(text)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{text}: {error}");
     }
 }

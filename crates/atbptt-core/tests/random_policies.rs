@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 
-use atbptt_core::{ArtbpConfig, EstimateError, RandomLengthConfig, Truncation, TruncationPolicy};
+use atbptt_core::EstimateError;
+use atbptt_core::policy::{
+    ArtbpConfig, NextWindow, RandomLengthConfig, Truncation, TruncationPolicy,
+};
 
 /// Mean and variance of a million numbers from a sample of `n` are known to a few standard errors.
 fn draws(policy: &mut dyn TruncationPolicy, n: usize) -> Vec<f64> {
-    (0..n).map(|_| policy.next_k() as f64).collect()
+    (0..n).map(|_| policy.next_window().k as f64).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -28,7 +31,9 @@ fn random_lengths_are_a_mixture_of_two_normals() {
     // 25, and 1/12 for the cut.
     assert!((variance - 25.08).abs() < 1.0, "{variance}");
     assert_eq!((policy.k(), policy.needs_chunks()), (70, false));
-    assert_eq!(policy.step_scale(), lengths[lengths.len() - 1] / 70.0);
+    let window = policy.next_window();
+    assert_eq!(window.step_scale, window.k as f64 / 70.0);
+    assert_eq!((window.typical_k, window.compensation), (70, vec![]));
 }
 
 #[test]
@@ -66,9 +71,16 @@ fn artbp_factors_compensate_the_cuts() {
             .with_truncation(truncation)
             .with_longest(50);
         let mut policy = config.init().unwrap();
-        while policy.next_k() < 8 {}
-        let factors = policy.compensation().to_vec();
-        assert!(factors.len() >= 7);
+        let factors = loop {
+            let window = policy.next_window();
+            assert_eq!(
+                (window.typical_k, window.compensation.len()),
+                (3, window.k - 1)
+            );
+            if window.k >= 8 {
+                break window.compensation;
+            }
+        };
         let mut weight = 1.0;
         for (i, factor) in factors.iter().enumerate() {
             weight *= factor * (1.0 - config.cut_probability(i + 1));
@@ -81,7 +93,7 @@ fn artbp_factors_compensate_the_cuts() {
         .with_truncation(Truncation::Constant)
         .init()
         .unwrap();
-    assert_eq!((every.next_k(), every.compensation().len()), (1, 0));
+    assert_eq!(every.next_window(), NextWindow::new(1));
 }
 
 #[test]
@@ -115,18 +127,8 @@ fn settings_out_of_range_are_refused() {
             .with_spread(f64::NAN)
             .init()
             .err(),
-        RandomLengthConfig {
-            whole: 1.1,
-            ..RandomLengthConfig::new(9)
-        }
-        .init()
-        .err(),
-        RandomLengthConfig {
-            whole: f64::NAN,
-            ..RandomLengthConfig::new(9)
-        }
-        .init()
-        .err(),
+        RandomLengthConfig::new(9).with_whole(1.1).init().err(),
+        RandomLengthConfig::new(9).with_whole(f64::NAN).init().err(),
         ArtbpConfig::new(9)
             .with_truncation(Truncation::Decaying { alpha: 2.0 })
             .init()

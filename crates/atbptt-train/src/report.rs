@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use atbptt_core::{BiasEstimate, Decision};
+use atbptt_core::policy::{Decision, Estimate};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Difference;
@@ -134,7 +134,7 @@ pub trait TrainingObserver: Send + Sync {
     fn on_resume(&self, _resumed: &Resumed) {}
 
     /// A decision about K was taken.
-    fn on_decision(&self, _decision: &Decision, _estimate: Option<&BiasEstimate>) {}
+    fn on_decision(&self, _decision: &Decision, _estimate: Option<&Estimate>) {}
 
     /// A training window is done: losses counted of all in this epoch, and the running training loss per token in nats.
     fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, _running_loss: f64) {}

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atbptt_core::{BiasEstimate, Decision, PolicyState, Position, TruncationPolicy};
+use atbptt_core::policy::{Decision, Estimate, PolicyState, Position, TruncationPolicy};
 use atbptt_models::RecurrentModel;
 use burn::data::dataset::DatasetError;
 use burn::train::{
@@ -104,7 +104,7 @@ pub enum OnNonFinite {
 /// Truncated backpropagation through time with a policy for the truncation length.
 ///
 /// ```no_run
-/// use atbptt_core::AdaptiveConfig;
+/// use atbptt_core::AdaptiveKConfig;
 /// use atbptt_train::{AdaptiveTbptt, TbpttConfig};
 /// # use atbptt_models::{LanguageModel, LstmLayer};
 /// # use atbptt_train::{Tbptt, TbpttInput};
@@ -115,7 +115,7 @@ pub enum OnNonFinite {
 /// #     model: Model, optimizer: ModuleOptimizer,
 /// #     train: Arc<dyn DataLoader<TbpttInput<Model>>>, valid: Arc<dyn DataLoader<TbpttInput<Model>>>,
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
-/// let policy = AdaptiveConfig::new(0.5).with_k0(100).init()?;
+/// let policy = AdaptiveKConfig::new(0.5).with_k0(100).init()?;
 /// let strategy = AdaptiveTbptt::new(policy, TbpttConfig::default())?;
 /// let handle = strategy.handle();
 /// let result = SupervisedTraining::new("runs/1", train, valid)
@@ -165,26 +165,15 @@ pub struct TbpttHandle {
 }
 
 impl AdaptiveTbptt {
-    /// A strategy with a policy: [`KController`](atbptt_core::KController) for adaptive truncation,
-    /// [`FixedK`](atbptt_core::FixedK) for a fixed length.
+    /// A strategy with a policy: [`AdaptiveK`](atbptt_core::AdaptiveK) for adaptive truncation,
+    /// [`FixedK`](atbptt_core::FixedK) for a fixed length, a boxed one for what
+    /// [`PolicyConfig`](atbptt_core::PolicyConfig) gives.
     ///
     /// # Errors
     ///
     /// [`TrainError::Config`] when a setting is outside its range.
     pub fn new(
         policy: impl TruncationPolicy + 'static,
-        config: TbpttConfig,
-    ) -> Result<Self, TrainError> {
-        Self::with_boxed_policy(Box::new(policy), config)
-    }
-
-    /// [`new`](Self::new) with a policy chosen at run time.
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new).
-    pub fn with_boxed_policy(
-        policy: Box<dyn TruncationPolicy>,
         config: TbpttConfig,
     ) -> Result<Self, TrainError> {
         config.clip.validate()?;
@@ -221,7 +210,7 @@ impl AdaptiveTbptt {
             observer: None,
             measures: None,
             shared: Arc::new(Shared {
-                policy: Mutex::new(policy),
+                policy: Mutex::new(Box::new(policy)),
                 reports: Mutex::new(Vec::new()),
                 error: Mutex::new(None),
                 resumed: Mutex::new(None),
@@ -248,11 +237,11 @@ impl AdaptiveTbptt {
         }
         let at_the_end = Position {
             epoch: usize::MAX,
-            step: u64::MAX,
+            update: u64::MAX,
         };
-        match policy.probes_due(at_the_end) {
-            0 => Ok(()),
-            _ => self.config.probe.check(steps),
+        match policy.monitor().probes_due(at_the_end) {
+            None => Ok(()),
+            Some(_) => self.config.probe.check(steps),
         }
     }
 
@@ -340,12 +329,12 @@ impl TbpttHandle {
 
     /// All decisions about K so far, oldest first.
     pub fn history(&self) -> Vec<Decision> {
-        lock(&self.shared.policy).history().to_vec()
+        lock(&self.shared.policy).monitor().history().to_vec()
     }
 
     /// The last usable estimate.
-    pub fn last_estimate(&self) -> Option<BiasEstimate> {
-        lock(&self.shared.policy).last_estimate().cloned()
+    pub fn last_estimate(&self) -> Option<Estimate> {
+        lock(&self.shared.policy).monitor().last_estimate().cloned()
     }
 
     /// The policy's state.

@@ -1,104 +1,98 @@
 //! The controller: the shortest K whose estimated relative bias meets a tolerance.
 //!
-//! Reads the norms of a few probes at every update; gives K to the trainer (Aicher et al. 2019, the adaptive
-//! truncation algorithm).
+//! Reads what a few probes measured at every update; gives K to the trainer (Aicher et al. 2019, the adaptive truncation
+//! algorithm).
 //!
-//! `delta` (δ): tolerated relative bias; `k0`: K before the first update; `k_min`, `k_max`: bounds on K, in steps.
+//! `delta` (δ): tolerated relative bias; `k0` (K₀): K before the first update; `k_min`, `k_max`: bounds on K, in steps.
 
 use serde::{Deserialize, Serialize};
 
+use super::estimate::Assessment;
 use super::{
-    Assessment, Decision, PolicyState, Position, Reason, TruncationPolicy, UpdateEvery, assess,
-    finite_bias,
+    Decision, Estimate, Estimator, Measurement, Monitor, MonitorConfig, NextWindow, PolicyState,
+    Position, Reason, Schedule, TruncationPolicy,
 };
-use crate::{BiasEstimate, BiasEstimator, EstimateError, LagNorms};
+use crate::EstimateError;
 
-/// Settings of a [`KController`]. The tolerance is the user's choice; the lengths default to those of the copy task of
+/// What the controller does when the probes cannot tell the gradient from noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WhenNoiseLimited {
+    /// Go back to K₀, the length that would have been fixed.
+    #[default]
+    BackToK0,
+    /// Keep K as it is.
+    Keep,
+}
+
+/// Settings of an [`AdaptiveK`]. The tolerance is the user's choice; the lengths default to those of the copy task of
 /// Aicher et al. 2019 and should be set for the data at hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AdaptiveConfig {
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct AdaptiveKConfig {
     /// Tolerated relative bias δ, in (0, 1]. Smaller means longer windows and more memory; 0.9, 0.5 and 0.1 are the
     /// published choices, 0.5 a fair start.
     pub delta: f64,
     /// K before the first update, in steps, in `k_min..=k_max`. Default 15. Set it near the K you would have fixed.
+    #[serde(default = "default_k0")]
     pub k0: usize,
     /// Shortest K, in steps, at least 1. Default 2. Raise it when very short windows waste the device.
+    #[serde(default = "default_k_min")]
     pub k_min: usize,
-    /// Longest K, in steps: bounds memory and time per step; saturated probes ask for it. Default 100.
+    /// Longest K, in steps: bounds memory and time per update; saturated probes ask for it. Default 100.
+    #[serde(default = "default_k_max")]
     pub k_max: usize,
-    /// Probes per update, at least 1. Default 5. More when K jumps between updates, fewer when probes cost too much.
-    pub probes: usize,
-    /// How often to update. Default once per epoch; choose steps when an epoch is long.
-    pub every: UpdateEvery,
-    /// Whether to probe before the first window already, which makes `k0` moot. Default false: untrained weights say
-    /// little about the trained model.
-    pub probe_first: bool,
-    /// Estimator of the bias. Default as in the experiments of Aicher et al. 2019.
-    pub estimator: BiasEstimator,
+    /// What to do when the probes cannot tell the gradient from noise. Default back to `k0`.
+    #[serde(default)]
+    pub when_noise_limited: WhenNoiseLimited,
+    /// How the bias is estimated, and when.
+    #[serde(default)]
+    pub monitor: MonitorConfig,
 }
 
-impl AdaptiveConfig {
+fn default_k0() -> usize {
+    15
+}
+
+fn default_k_min() -> usize {
+    2
+}
+
+fn default_k_max() -> usize {
+    100
+}
+
+impl AdaptiveKConfig {
     /// Defaults for everything but the tolerance.
     pub fn new(delta: f64) -> Self {
         Self {
             delta,
-            k0: 15,
-            k_min: 2,
-            k_max: 100,
-            probes: 5,
-            every: UpdateEvery::default(),
-            probe_first: false,
-            estimator: BiasEstimator::default(),
+            k0: default_k0(),
+            k_min: default_k_min(),
+            k_max: default_k_max(),
+            when_noise_limited: WhenNoiseLimited::default(),
+            monitor: MonitorConfig::default(),
         }
     }
 
-    /// Sets [`AdaptiveConfig::k0`].
-    pub fn with_k0(mut self, k0: usize) -> Self {
-        self.k0 = k0;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::k_min`].
-    pub fn with_k_min(mut self, k_min: usize) -> Self {
-        self.k_min = k_min;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::k_max`].
-    pub fn with_k_max(mut self, k_max: usize) -> Self {
-        self.k_max = k_max;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::probes`].
-    pub fn with_probes(mut self, probes: usize) -> Self {
-        self.probes = probes;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::every`].
-    pub fn with_every(mut self, every: UpdateEvery) -> Self {
-        self.every = every;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::probe_first`].
-    pub fn with_probe_first(mut self, probe_first: bool) -> Self {
-        self.probe_first = probe_first;
-        self
-    }
-
-    /// Sets [`AdaptiveConfig::estimator`].
-    pub fn with_estimator(mut self, estimator: BiasEstimator) -> Self {
-        self.estimator = estimator;
-        self
+    setters! {
+        with_k0 => k0: usize;
+        with_k_min => k_min: usize;
+        with_k_max => k_max: usize;
+        with_when_noise_limited => when_noise_limited: WhenNoiseLimited;
+        with_monitor => monitor: MonitorConfig;
+        with_estimator => monitor.estimator: Estimator;
+        with_probes => monitor.probes: usize;
+        with_schedule => monitor.schedule: Schedule;
     }
 
     /// The controller, at `k0`.
     ///
     /// # Errors
     /// [`EstimateError::Tolerance`], [`EstimateError::Lengths`], [`EstimateError::Zero`], or a setting of the estimator.
-    pub fn init(&self) -> Result<KController, EstimateError> {
+    pub fn init(&self) -> Result<AdaptiveK, EstimateError> {
         let Self {
             delta,
             k0,
@@ -112,162 +106,153 @@ impl AdaptiveConfig {
         if !(1 <= k_min && k_min <= k0 && k0 <= k_max) {
             return Err(EstimateError::Lengths { k_min, k0, k_max });
         }
-        if self.probes == 0 {
-            return Err(EstimateError::Zero {
-                what: "the number of probes",
-            });
-        }
-        self.every.validate()?;
-        self.estimator.validate()?;
-        let state = KControllerState {
-            k: k0,
-            last_update: None,
-            last_estimate: None,
-            history: Vec::new(),
-        };
-        Ok(KController {
+        Ok(AdaptiveK {
+            monitor: Monitor::new(Some(self.monitor))?,
             config: self.clone(),
-            state,
+            k: k0,
         })
     }
 }
 
-/// What a [`KController`] carries from window to window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct KControllerState {
-    /// Truncation length in use, in steps.
-    pub k: usize,
-    /// When K was last updated.
-    pub last_update: Option<Position>,
-    /// Last usable estimate, of all usable probes' sequences together.
-    pub last_estimate: Option<BiasEstimate>,
-    /// All decisions, oldest first.
-    pub history: Vec<Decision>,
-}
-
 /// Holds the estimated relative bias at a tolerance.
 ///
-/// One update: each usable probe gives its K(δ), or `k_max` where it has none (saturated); their mean, rounded and
-/// clamped to `[k_min, k_max]`, is the new K. Without a usable probe K is kept. The decision's reason is the saturated
-/// one when at least half of the usable probes were saturated (no decay before out of reach when they tie).
+/// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
+/// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
+///
+/// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
+/// rounded, is the new K. The decision's reason is the saturated one when at least half of the usable probes were saturated
+/// (no decay before out of reach when they tie).
 #[derive(Debug, Clone, PartialEq)]
-pub struct KController {
-    config: AdaptiveConfig,
-    state: KControllerState,
+pub struct AdaptiveK {
+    config: AdaptiveKConfig,
+    monitor: Monitor,
+    k: usize,
 }
 
-impl KController {
+impl AdaptiveK {
     /// The settings.
-    pub fn config(&self) -> &AdaptiveConfig {
+    pub fn config(&self) -> &AdaptiveKConfig {
         &self.config
     }
 
-    /// K and reason of an update; the K and saturation count of the probes.
-    fn choose(&self, estimates: &[BiasEstimate]) -> (usize, Reason, Vec<usize>, usize) {
-        let AdaptiveConfig {
+    /// The new K and why.
+    fn choose(&self, assessed: &Assessment) -> (usize, Reason) {
+        match (&assessed.estimate, self.config.monitor.estimator) {
+            (None, _) => (self.k, Reason::Unusable),
+            (Some(_), Estimator::Paper(_)) => self.mean_of_probes(&assessed.each),
+            (Some(estimate), _) => self.clamped(estimate.smallest_k(self.config.delta), estimate),
+        }
+    }
+
+    /// K(δ) within the bounds; `None` where it is saturated.
+    fn clamped(&self, found: Option<usize>, estimate: &Estimate) -> (usize, Reason) {
+        let AdaptiveKConfig { k_min, k_max, .. } = self.config;
+        match found {
+            Some(k) if k < k_min => (k_min, Reason::ClampedToMin),
+            Some(k) if k > k_max => (k_max, Reason::ClampedToMax),
+            Some(k) => (k, Reason::ToleranceMet),
+            None => (k_max, saturation(estimate)),
+        }
+    }
+
+    /// K of one probe: `k_max` at most, and where it is saturated, so that a K which no window could have weighs no more
+    /// than one that can.
+    fn probe_k(&self, estimate: &Estimate) -> (usize, bool) {
+        let found = estimate.smallest_k(self.config.delta);
+        let k_max = self.config.k_max;
+        (found.map_or(k_max, |k| k.min(k_max)), found.is_none())
+    }
+
+    /// The mean of the probes' K (Aicher et al. 2019), for at least one probe.
+    fn mean_of_probes(&self, each: &[Estimate]) -> (usize, Reason) {
+        let AdaptiveKConfig {
             delta,
             k_min,
             k_max,
             ..
         } = self.config;
-        let found: Vec<Option<usize>> = estimates.iter().map(|e| e.smallest_k(delta)).collect();
-        let probe_ks: Vec<usize> = found.iter().map(|k| k.unwrap_or(k_max)).collect();
-        if probe_ks.is_empty() {
-            return (self.state.k, Reason::Unusable, probe_ks, 0);
-        }
-        let saturated = found.iter().filter(|k| k.is_none()).count();
-        let no_decay = estimates.iter().filter(|e| !e.is_bounded()).count();
-        let mean =
-            (probe_ks.iter().map(|k| *k as f64).sum::<f64>() / probe_ks.len() as f64).round();
+        let count = each.len().max(1);
+        let sum: f64 = each.iter().map(|e| self.probe_k(e).0 as f64).sum();
+        let mean = (sum / count as f64).round();
         let k = (mean as usize).clamp(k_min, k_max);
-        let reason = if 2 * saturated >= probe_ks.len() {
-            if 2 * no_decay >= saturated {
-                Reason::NoDecay
-            } else {
-                Reason::OutOfReach
+        let lacking: Vec<Reason> = each
+            .iter()
+            .filter(|e| e.smallest_k(delta).is_none())
+            .map(saturation)
+            .collect();
+        let no_decay = lacking.iter().filter(|r| **r == Reason::NoDecay).count();
+        let too_long = |e: &&Estimate| e.smallest_k(delta).is_none_or(|k| k > k_max);
+        let reason = if 2 * lacking.len() >= count {
+            match 2 * no_decay >= lacking.len() {
+                true => Reason::NoDecay,
+                false => Reason::OutOfReach,
             }
         } else if mean < k_min as f64 {
             Reason::ClampedToMin
-        } else if mean > k_max as f64 {
+        } else if 2 * each.iter().filter(too_long).count() >= count {
             Reason::ClampedToMax
         } else {
             Reason::ToleranceMet
         };
-        (k, reason, probe_ks, saturated)
+        (k, reason)
     }
 }
 
-impl TruncationPolicy for KController {
-    fn next_k(&mut self) -> usize {
-        self.state.k
+/// Why an estimate has no K that meets the tolerance.
+fn saturation(estimate: &Estimate) -> Reason {
+    match estimate.norms() {
+        Some(curve) if !curve.is_bounded() => Reason::NoDecay,
+        _ => Reason::OutOfReach,
+    }
+}
+
+impl TruncationPolicy for AdaptiveK {
+    fn next_window(&mut self) -> NextWindow {
+        NextWindow::new(self.k)
     }
 
     fn k(&self) -> usize {
-        self.state.k
+        self.k
     }
 
     fn k_max(&self) -> usize {
         self.config.k_max
     }
 
-    fn probes_due(&self, at: Position) -> usize {
-        let due = self
-            .config
-            .every
-            .is_due(self.state.last_update, self.config.probe_first, at);
-        if due { self.config.probes } else { 0 }
+    fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
-    fn update(&mut self, at: Position, probes: &[Result<LagNorms, EstimateError>]) -> Decision {
-        let Assessment {
-            each,
-            together,
-            unusable,
-        } = assess(&self.config.estimator, probes);
-        let (k, reason, probe_ks, saturated) = self.choose(&each);
+    fn update(&mut self, at: Position, measured: Measurement) -> Decision {
+        let assessed = self.monitor.assess(measured);
+        let (k, reason) = self.choose(&assessed);
+        self.k = k;
+        let probes: Vec<(usize, bool)> = assessed.each.iter().map(|e| self.probe_k(e)).collect();
         let decision = Decision {
-            k,
-            reason,
-            position: at,
             delta: Some(self.config.delta),
-            relative_bias: together.as_ref().and_then(|e| finite_bias(e, k)),
-            log_beta: together.as_ref().map(BiasEstimate::log_beta),
-            tau: together.as_ref().map(BiasEstimate::tau),
-            probe_ks,
-            saturated,
-            unusable,
+            saturated: probes.iter().filter(|(_, saturated)| *saturated).count(),
+            probe_ks: probes.into_iter().map(|(k, _)| k).collect(),
+            ..Decision::new(k, reason, at)
         };
-        self.state.k = k;
-        self.state.last_update = Some(at);
-        if together.is_some() {
-            self.state.last_estimate = together;
-        }
-        self.state.history.push(decision.clone());
-        decision
-    }
-
-    fn history(&self) -> &[Decision] {
-        &self.state.history
-    }
-
-    fn last_estimate(&self) -> Option<&BiasEstimate> {
-        self.state.last_estimate.as_ref()
+        self.monitor.conclude(decision, assessed)
     }
 
     fn save(&self) -> PolicyState {
-        PolicyState::Adaptive(self.state.clone())
+        PolicyState::Adaptive {
+            k: self.k,
+            monitor: self.monitor.save(),
+        }
     }
 
     /// K is clamped to this configuration's bounds, should they have changed since.
     fn restore(&mut self, state: PolicyState) -> Result<(), EstimateError> {
-        let PolicyState::Adaptive(mut state) = state else {
-            return Err(EstimateError::ForeignState {
-                expected: "adaptive",
-                got: state.policy().to_owned(),
-            });
-        };
-        state.k = state.k.clamp(self.config.k_min, self.config.k_max);
-        self.state = state;
-        Ok(())
+        match state {
+            PolicyState::Adaptive { k, monitor } => {
+                self.k = k.clamp(self.config.k_min, self.config.k_max);
+                self.monitor.restore(monitor);
+                Ok(())
+            }
+            other => Err(other.foreign("adaptive")),
+        }
     }
 }

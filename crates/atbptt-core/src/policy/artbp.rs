@@ -1,4 +1,4 @@
-//! A rival without bias: anticipated reweighted truncated backpropagation (ARTBP; Tallec and Ollivier 2017, *Unbiasing
+//! A baseline without bias: anticipated reweighted truncated backpropagation (ARTBP; Tallec and Ollivier 2017, *Unbiasing
 //! Truncated Backpropagation Through Time*).
 //!
 //! After every step the backward pass is cut with probability c, else the state gradient that crosses the boundary is
@@ -10,12 +10,15 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Decision, FixedKState, Monitor, PolicyState, Position, Reason, TruncationPolicy, generator,
+    Decision, Measurement, Monitor, MonitorConfig, NextWindow, PolicyState, Position, Reason,
+    TruncationPolicy, generator,
 };
-use crate::{BiasEstimate, EstimateError, LagNorms};
+use crate::EstimateError;
 
 /// How the probability of a cut depends on the distance from the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Truncation {
     /// c = 1/L₀: geometric lengths. The weights grow as (1 − 1/L₀)^−k with the lag k.
     Constant,
@@ -28,13 +31,15 @@ pub enum Truncation {
 }
 
 /// Longest [`ArtbpConfig::longest`].
-const LONGEST: usize = 1 << 24;
+const MAX_LONGEST: usize = 1 << 24;
 
-/// Largest exponent: beyond, c_i is 1/L₀ to the last digit, and products with L₀ may overflow.
-const LARGEST_ALPHA: f64 = 1e9;
+/// Largest exponent α: beyond, c_i is 1/L₀ to the last digit, and products with L₀ may overflow.
+const MAX_ALPHA: f64 = 1e9;
 
 /// Settings of an [`Artbp`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+#[non_exhaustive]
 pub struct ArtbpConfig {
     /// L₀, mean length between cuts, in steps, at least 1.
     pub mean_length: usize,
@@ -45,6 +50,32 @@ pub struct ArtbpConfig {
     pub longest: usize,
     /// Seed of the draws. Default 0.
     pub seed: u64,
+    /// How the bias that plain truncation at the mean length would have is watched. Default not at all.
+    pub monitor: Option<MonitorConfig>,
+}
+
+/// [`ArtbpConfig`] as a settings file may give it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    mean_length: usize,
+    truncation: Option<Truncation>,
+    longest: Option<usize>,
+    seed: Option<u64>,
+    monitor: Option<MonitorConfig>,
+}
+
+impl From<Written> for ArtbpConfig {
+    fn from(written: Written) -> Self {
+        let default = Self::new(written.mean_length);
+        Self {
+            mean_length: written.mean_length,
+            truncation: written.truncation.unwrap_or(default.truncation),
+            longest: written.longest.unwrap_or(default.longest),
+            seed: written.seed.unwrap_or(default.seed),
+            monitor: written.monitor,
+        }
+    }
 }
 
 impl ArtbpConfig {
@@ -55,25 +86,15 @@ impl ArtbpConfig {
             truncation: Truncation::Decaying { alpha: 6.0 },
             longest: mean_length.saturating_mul(20),
             seed: 0,
+            monitor: None,
         }
     }
 
-    /// Sets [`ArtbpConfig::truncation`].
-    pub fn with_truncation(mut self, truncation: Truncation) -> Self {
-        self.truncation = truncation;
-        self
-    }
-
-    /// Sets [`ArtbpConfig::longest`].
-    pub fn with_longest(mut self, longest: usize) -> Self {
-        self.longest = longest;
-        self
-    }
-
-    /// Sets [`ArtbpConfig::seed`].
-    pub fn with_seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        with_truncation => truncation: Truncation;
+        with_longest => longest: usize;
+        with_seed => seed: u64;
+        with_monitor => monitor: Option<MonitorConfig>;
     }
 
     /// c_i, the probability of a cut after the `i`-th step since the last cut, `i` from 1; in (0, 1] for settings that
@@ -91,7 +112,7 @@ impl ArtbpConfig {
     /// The policy, before its first draw.
     ///
     /// # Errors
-    /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`].
+    /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`], or a setting of the monitor.
     pub fn init(&self) -> Result<Artbp, EstimateError> {
         let (mean, longest) = (self.mean_length, self.longest);
         if !(1 <= mean && mean <= longest) {
@@ -101,7 +122,7 @@ impl ArtbpConfig {
                 k_max: longest,
             });
         }
-        if longest > LONGEST {
+        if longest > MAX_LONGEST {
             return Err(EstimateError::OutOfRange {
                 what: "ARTBP's longest length",
                 rule: "at most 2^24 steps: every step has a factor in memory",
@@ -109,7 +130,7 @@ impl ArtbpConfig {
             });
         }
         if let Truncation::Decaying { alpha } = self.truncation
-            && !(alpha > 2.0 && alpha <= LARGEST_ALPHA)
+            && !(alpha > 2.0 && alpha <= MAX_ALPHA)
         {
             return Err(EstimateError::OutOfRange {
                 what: "ARTBP's exponent alpha",
@@ -126,78 +147,45 @@ impl ArtbpConfig {
         Ok(Artbp {
             config: self.clone(),
             factors,
-            monitor: None,
-            state: ArtbpState {
-                draws: 0,
-                last: mean,
-                watched: FixedKState::default(),
-            },
+            monitor: Monitor::new(self.monitor)?,
+            draws: 0,
         })
     }
 }
 
-/// What an [`Artbp`] carries from window to window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ArtbpState {
-    /// Lengths drawn so far.
-    pub draws: u64,
-    /// The last one, in steps; the mean before the first.
-    pub last: usize,
-    /// Bias estimates of plain truncation at the mean length.
-    pub watched: FixedKState,
-}
-
 /// Cuts at random, and compensates.
 ///
-/// Windows lie end to end, and their mean loss is weighed by their length (through [`TruncationPolicy::step_scale`]), so
-/// that steps of gradient descent sum to the gradient of the whole sequence. Clipping undoes the unbiasedness where it
-/// bites.
+/// Windows lie end to end, and their mean loss is weighed by their length (through [`NextWindow::step_scale`]), so that steps
+/// of gradient descent sum to the gradient of the whole sequence. Clipping undoes the unbiasedness where it bites.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Artbp {
     config: ArtbpConfig,
     /// 1/(1 − c_i), i = 1, 2, …
     factors: Vec<f64>,
-    monitor: Option<Monitor>,
-    state: ArtbpState,
-}
-
-impl Artbp {
-    /// Watches the bias that plain truncation at the mean length would have.
-    ///
-    /// # Errors
-    /// [`EstimateError::Zero`], or a setting of the estimator out of range.
-    pub fn with_monitor(mut self, monitor: Monitor) -> Result<Self, EstimateError> {
-        monitor.validate()?;
-        self.monitor = Some(monitor);
-        Ok(self)
-    }
+    monitor: Monitor,
+    /// Lengths drawn so far.
+    draws: u64,
 }
 
 impl TruncationPolicy for Artbp {
-    fn next_k(&mut self) -> usize {
-        let mut rng = generator(self.config.seed, self.state.draws);
-        self.state.draws = self.state.draws.wrapping_add(1);
-        let mut length = 1;
-        while length < self.config.longest
-            && rng.random::<f64>() >= self.config.cut_probability(length)
-        {
-            length += 1;
+    fn next_window(&mut self) -> NextWindow {
+        let mut rng = generator(self.config.seed, self.draws);
+        self.draws = self.draws.wrapping_add(1);
+        let mut k = 1;
+        while k < self.config.longest && rng.random::<f64>() >= self.config.cut_probability(k) {
+            k += 1;
         }
-        self.state.last = length;
-        length
+        let factors = self.factors.get(..k - 1).unwrap_or(&self.factors);
+        NextWindow {
+            k,
+            typical_k: self.config.mean_length,
+            step_scale: k as f64 / self.config.mean_length as f64,
+            compensation: factors.to_vec(),
+        }
     }
 
     fn k(&self) -> usize {
         self.config.mean_length
-    }
-
-    fn step_scale(&self) -> f64 {
-        self.state.last as f64 / self.config.mean_length as f64
-    }
-
-    fn compensation(&self) -> &[f64] {
-        let boundaries = self.state.last.saturating_sub(1);
-        self.factors.get(..boundaries).unwrap_or(&self.factors)
     }
 
     fn needs_chunks(&self) -> bool {
@@ -208,38 +196,30 @@ impl TruncationPolicy for Artbp {
         self.config.longest
     }
 
-    fn probes_due(&self, at: Position) -> usize {
-        self.state.watched.probes_due(self.monitor.as_ref(), at)
+    fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
-    fn update(&mut self, at: Position, probes: &[Result<LagNorms, EstimateError>]) -> Decision {
-        let k = (self.config.mean_length, Reason::Random);
-        let watched = &mut self.state.watched;
-        watched.record(k, self.monitor.as_ref(), at, probes)
-    }
-
-    fn history(&self) -> &[Decision] {
-        &self.state.watched.history
-    }
-
-    fn last_estimate(&self) -> Option<&BiasEstimate> {
-        self.state.watched.last_estimate.as_ref()
+    fn update(&mut self, at: Position, measured: Measurement) -> Decision {
+        let k = self.config.mean_length;
+        self.monitor.record(k, Reason::Random, at, measured)
     }
 
     fn save(&self) -> PolicyState {
-        PolicyState::Artbp(self.state.clone())
+        PolicyState::Artbp {
+            draws: self.draws,
+            monitor: self.monitor.save(),
+        }
     }
 
-    /// The last length is clamped to this configuration's bounds, should they have changed since.
     fn restore(&mut self, state: PolicyState) -> Result<(), EstimateError> {
-        let PolicyState::Artbp(mut state) = state else {
-            return Err(EstimateError::ForeignState {
-                expected: "artbp",
-                got: state.policy().to_owned(),
-            });
-        };
-        state.last = state.last.clamp(1, self.config.longest);
-        self.state = state;
-        Ok(())
+        match state {
+            PolicyState::Artbp { draws, monitor } => {
+                self.draws = draws;
+                self.monitor.restore(monitor);
+                Ok(())
+            }
+            other => Err(other.foreign("artbp")),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A rival: windows of random length around a base, as AWD-LSTM trains.
+//! A baseline: windows of random length around a base, as AWD-LSTM trains.
 //!
 //! Merity, Keskar and Socher (2018, *Regularizing and Optimizing LSTM Language Models*, "variable length backpropagation
 //! sequences"): the base length with probability 0.95, else half of it; the length then normal around that with a
@@ -10,12 +10,15 @@ use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Decision, FixedKState, Monitor, PolicyState, Position, Reason, TruncationPolicy, generator,
+    Decision, Measurement, Monitor, MonitorConfig, NextWindow, PolicyState, Position, Reason,
+    TruncationPolicy, generator,
 };
-use crate::{BiasEstimate, EstimateError, LagNorms};
+use crate::EstimateError;
 
 /// Settings of a [`RandomLength`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+#[non_exhaustive]
 pub struct RandomLengthConfig {
     /// Base length, in steps, at least 1.
     pub base: usize,
@@ -29,6 +32,40 @@ pub struct RandomLengthConfig {
     pub longest: usize,
     /// Seed of the draws. Default 0.
     pub seed: u64,
+    /// How the bias at the base length is watched. Default not at all.
+    pub monitor: Option<MonitorConfig>,
+}
+
+/// [`RandomLengthConfig`] as a settings file may give it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    base: usize,
+    whole: Option<f64>,
+    spread: Option<f64>,
+    shortest: Option<usize>,
+    longest: Option<usize>,
+    seed: Option<u64>,
+    monitor: Option<MonitorConfig>,
+}
+
+impl From<Written> for RandomLengthConfig {
+    fn from(written: Written) -> Self {
+        let default = Self::new(written.base);
+        let default = match written.spread {
+            Some(spread) => default.with_spread(spread),
+            None => default,
+        };
+        Self {
+            base: written.base,
+            whole: written.whole.unwrap_or(default.whole),
+            spread: default.spread,
+            shortest: written.shortest.unwrap_or(default.shortest),
+            longest: written.longest.unwrap_or(default.longest),
+            seed: written.seed.unwrap_or(default.seed),
+            monitor: written.monitor,
+        }
+    }
 }
 
 impl RandomLengthConfig {
@@ -41,16 +78,19 @@ impl RandomLengthConfig {
             shortest: base.min(5),
             longest: base.saturating_add(20),
             seed: 0,
+            monitor: None,
         }
     }
 
-    /// Sets [`RandomLengthConfig::seed`].
-    pub fn with_seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        with_whole => whole: f64;
+        with_shortest => shortest: usize;
+        with_longest => longest: usize;
+        with_seed => seed: u64;
+        with_monitor => monitor: Option<MonitorConfig>;
     }
 
-    /// Sets [`RandomLengthConfig::spread`], and the longest length with it.
+    /// Sets `spread`, and the longest length with it.
     pub fn with_spread(mut self, spread: f64) -> Self {
         self.spread = spread;
         self.longest = self.base.saturating_add((4.0 * spread).ceil() as usize);
@@ -60,7 +100,7 @@ impl RandomLengthConfig {
     /// The policy, before its first draw.
     ///
     /// # Errors
-    /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`].
+    /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`], or a setting of the monitor.
     pub fn init(&self) -> Result<RandomLength, EstimateError> {
         let Self {
             base,
@@ -94,52 +134,26 @@ impl RandomLengthConfig {
         )?;
         Ok(RandomLength {
             config: self.clone(),
-            monitor: None,
-            state: RandomLengthState {
-                draws: 0,
-                last: base,
-                watched: FixedKState::default(),
-            },
+            monitor: Monitor::new(self.monitor)?,
+            draws: 0,
         })
     }
-}
-
-/// What a [`RandomLength`] carries from window to window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RandomLengthState {
-    /// Lengths drawn so far.
-    pub draws: u64,
-    /// The last one, in steps; the base before the first.
-    pub last: usize,
-    /// Bias estimates at the base length.
-    pub watched: FixedKState,
 }
 
 /// A new random length for every window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomLength {
     config: RandomLengthConfig,
-    monitor: Option<Monitor>,
-    state: RandomLengthState,
-}
-
-impl RandomLength {
-    /// Watches the bias at the base length.
-    ///
-    /// # Errors
-    /// [`EstimateError::Zero`], or a setting of the estimator out of range.
-    pub fn with_monitor(mut self, monitor: Monitor) -> Result<Self, EstimateError> {
-        monitor.validate()?;
-        self.monitor = Some(monitor);
-        Ok(self)
-    }
+    monitor: Monitor,
+    /// Lengths drawn so far.
+    draws: u64,
 }
 
 impl TruncationPolicy for RandomLength {
-    fn next_k(&mut self) -> usize {
+    fn next_window(&mut self) -> NextWindow {
         let config = &self.config;
-        let mut rng = generator(config.seed, self.state.draws);
-        self.state.draws = self.state.draws.wrapping_add(1);
+        let mut rng = generator(config.seed, self.draws);
+        self.draws = self.draws.wrapping_add(1);
         let centre = match rng.random_bool(config.whole) {
             true => config.base as f64,
             false => config.base as f64 / 2.0,
@@ -148,54 +162,47 @@ impl TruncationPolicy for RandomLength {
         let length =
             Normal::new(centre, config.spread).map_or(centre, |normal| normal.sample(&mut rng));
         // AWD-LSTM cuts the fraction off.
-        self.state.last = (length.max(0.0) as usize).clamp(config.shortest, config.longest);
-        self.state.last
+        let k = (length.max(0.0) as usize).clamp(config.shortest, config.longest);
+        NextWindow {
+            k,
+            typical_k: config.base,
+            step_scale: k as f64 / config.base as f64,
+            compensation: Vec::new(),
+        }
     }
 
     fn k(&self) -> usize {
         self.config.base
     }
 
-    fn step_scale(&self) -> f64 {
-        self.state.last as f64 / self.config.base as f64
-    }
-
     fn k_max(&self) -> usize {
         self.config.longest
     }
 
-    fn probes_due(&self, at: Position) -> usize {
-        self.state.watched.probes_due(self.monitor.as_ref(), at)
+    fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
-    fn update(&mut self, at: Position, probes: &[Result<LagNorms, EstimateError>]) -> Decision {
-        let k = (self.config.base, Reason::Random);
-        let watched = &mut self.state.watched;
-        watched.record(k, self.monitor.as_ref(), at, probes)
-    }
-
-    fn history(&self) -> &[Decision] {
-        &self.state.watched.history
-    }
-
-    fn last_estimate(&self) -> Option<&BiasEstimate> {
-        self.state.watched.last_estimate.as_ref()
+    fn update(&mut self, at: Position, measured: Measurement) -> Decision {
+        self.monitor
+            .record(self.config.base, Reason::Random, at, measured)
     }
 
     fn save(&self) -> PolicyState {
-        PolicyState::RandomLength(self.state.clone())
+        PolicyState::RandomLength {
+            draws: self.draws,
+            monitor: self.monitor.save(),
+        }
     }
 
-    /// The last length is clamped to this configuration's bounds, should they have changed since.
     fn restore(&mut self, state: PolicyState) -> Result<(), EstimateError> {
-        let PolicyState::RandomLength(mut state) = state else {
-            return Err(EstimateError::ForeignState {
-                expected: "random_length",
-                got: state.policy().to_owned(),
-            });
-        };
-        state.last = state.last.clamp(self.config.shortest, self.config.longest);
-        self.state = state;
-        Ok(())
+        match state {
+            PolicyState::RandomLength { draws, monitor } => {
+                self.draws = draws;
+                self.monitor.restore(monitor);
+                Ok(())
+            }
+            other => Err(other.foreign("random_length")),
+        }
     }
 }

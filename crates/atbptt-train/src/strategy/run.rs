@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atbptt_core::{EstimateError, LagNorms, Position};
+use atbptt_core::policy::{Measurement, Position};
+use atbptt_core::{EstimateError, LagNorms};
 use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
@@ -172,12 +173,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let mut accumulated = Accumulation::new();
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
-            let (k, typical_k, step_scale, compensation) = {
-                let mut policy = lock(&self.strategy.shared.policy);
-                let k = policy.next_k();
-                let compensation = policy.compensation().to_vec();
-                (k, policy.k(), policy.step_scale(), compensation)
-            };
+            let next = lock(&self.strategy.shared.policy).next_window();
+            let (k, typical_k) = (next.k, next.typical_k);
             let Some(span) = self.cursor.window(scheme, k, typical_k, steps) else {
                 break;
             };
@@ -185,8 +182,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let failed = |error: TrainError| {
                 error.in_window("training window", span.len, source.sequences(), k)
             };
-            let (mut output, loss, mut grads) =
-                self.window(&span, source, compensation).map_err(failed)?;
+            let (mut output, loss, mut grads) = self
+                .window(&span, source, next.compensation)
+                .map_err(failed)?;
             let (loss, count) = (loss.sum, loss.count);
             let model = self.learner.model();
             let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads).map_err(failed)?;
@@ -202,7 +200,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let clipped = step::clip(&model, &mut grads, norm, limit);
             // The mean over fewer losses, at the end of the stream, is worth a shorter step.
             let share = span.loss_steps() as f64 / scheme.losses(k).max(1) as f64;
-            let factor = scaling.factor(typical_k) * step_scale * share * self.shrink;
+            let factor = scaling.factor(typical_k) * next.step_scale * share * self.shrink;
             accumulated.add(&model, grads, norm.min(limit), factor);
             let last = span.next.next_loss >= steps;
             let update = (accumulated.windows() >= every || last).then(|| accumulated.take(&model));
@@ -308,11 +306,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     /// Relative bias at `k` and decay β of the last usable estimate.
     fn estimate(&self, k: usize) -> (Option<f64>, Option<f64>) {
         let policy = lock(&self.strategy.shared.policy);
-        let estimate = policy.last_estimate();
+        let estimate = policy.monitor().last_estimate();
         let finite = |value: f64| value.is_finite().then_some(value);
         (
             estimate.and_then(|estimate| finite(estimate.relative_bias(k))),
-            estimate.and_then(|estimate| finite(estimate.beta())),
+            estimate.and_then(|estimate| finite(estimate.norms()?.beta())),
         )
     }
 
@@ -320,20 +318,20 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     fn run_probes(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let at = Position {
             epoch: epoch - 1,
-            step: self.step,
+            update: self.step,
         };
         let (due, k) = {
             let policy = lock(&self.strategy.shared.policy);
-            (policy.probes_due(at), policy.k())
+            (policy.monitor().probes_due(at), policy.k())
         };
-        if due == 0 {
+        let Some(due) = due else {
             return Ok(());
-        }
+        };
         let started = Instant::now();
         let config = &self.strategy.config;
         let model = self.learner.model().into_inner();
         let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::new();
-        for index in 0..due {
+        for index in 0..due.probes() {
             let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
             self.device.seed(seed);
             let probed = probe(&model, source.as_ref(), config.probe, seed, &self.device);
@@ -351,10 +349,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             }
         }
         let mut policy = lock(&self.strategy.shared.policy);
-        let decision = policy.update(at, &probes);
+        let scheme = config.scheme;
+        let decision = policy.update(at, Measurement::Norms { probes, scheme });
         log::info!("{decision}");
         if let Some(observer) = &self.strategy.observer {
-            observer.on_decision(&decision, policy.last_estimate());
+            observer.on_decision(&decision, policy.monitor().last_estimate());
         }
         drop(policy);
         self.sums.probe_seconds += started.elapsed().as_secs_f64();

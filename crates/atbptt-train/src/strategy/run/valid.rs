@@ -113,7 +113,11 @@ impl<M: RecurrentModel> Run<'_, M> {
         let policy = lock(&self.strategy.shared.policy);
         let (k, reason) = (
             policy.k(),
-            policy.history().last().map(|d| d.reason.to_string()),
+            policy
+                .monitor()
+                .history()
+                .last()
+                .map(|d| d.reason.to_string()),
         );
         drop(policy);
         let (relative_bias, decay) = self.estimate(k);

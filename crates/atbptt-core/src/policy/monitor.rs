@@ -1,0 +1,149 @@
+//! What every policy knows about the bias: when probes are due, the last estimate, and all decisions.
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::Assessment;
+use super::{Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule};
+use crate::EstimateError;
+
+/// How the bias is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MonitorConfig {
+    /// Estimator of the bias.
+    pub estimator: Estimator,
+    /// Probes per estimate, at least 1. Default 5. More when the estimate jumps, fewer when probes cost too much.
+    pub probes: usize,
+    /// When to estimate. Default early and often at first, then once per epoch.
+    pub schedule: Schedule,
+}
+
+impl Default for MonitorConfig {
+    fn default() -> Self {
+        Self {
+            estimator: Estimator::default(),
+            probes: 5,
+            schedule: Schedule::default(),
+        }
+    }
+}
+
+impl MonitorConfig {
+    setters! {
+        with_estimator => estimator: Estimator;
+        with_probes => probes: usize;
+        with_schedule => schedule: Schedule;
+    }
+
+    pub(super) fn validate(&self) -> Result<(), EstimateError> {
+        self.schedule.validate()?;
+        self.estimator.validate(self.probes)
+    }
+}
+
+/// What a [`Monitor`] has seen, for checkpoints.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitorState {
+    /// When the bias was last estimated.
+    pub last_update: Option<Position>,
+    /// Last usable estimate.
+    pub last_estimate: Option<Estimate>,
+    /// All decisions, oldest first.
+    pub history: Vec<Decision>,
+}
+
+/// Watches the bias for a policy: knows when probes are due, estimates, and keeps all decisions.
+///
+/// Every policy owns one. A policy that acts on the bias decides in between; for one that does not, [`Monitor::record`] is the
+/// whole update.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Monitor {
+    config: Option<MonitorConfig>,
+    state: MonitorState,
+}
+
+impl Monitor {
+    /// A monitor that has seen nothing; without settings it never asks for probes.
+    ///
+    /// # Errors
+    /// [`EstimateError::Zero`], or a setting of the estimator out of range.
+    pub fn new(config: Option<MonitorConfig>) -> Result<Self, EstimateError> {
+        config.as_ref().map_or(Ok(()), MonitorConfig::validate)?;
+        Ok(Self {
+            config,
+            state: MonitorState::default(),
+        })
+    }
+
+    /// The settings; `None` when nothing is watched.
+    pub fn config(&self) -> Option<&MonitorConfig> {
+        self.config.as_ref()
+    }
+
+    /// All decisions so far, oldest first.
+    pub fn history(&self) -> &[Decision] {
+        &self.state.history
+    }
+
+    /// Last usable estimate.
+    pub fn last_estimate(&self) -> Option<&Estimate> {
+        self.state.last_estimate.as_ref()
+    }
+
+    /// Probes to run at `at`, before the next window.
+    pub fn probes_due(&self, at: Position) -> Option<ProbeRequest> {
+        let config = self.config.as_ref()?;
+        let due = config.schedule.is_due(self.state.last_update, at);
+        due.then(|| config.estimator.request(config.probes))
+    }
+
+    /// Takes what the probes measured and writes down the bias at `k`, which stays as it is.
+    pub fn record(
+        &mut self,
+        k: usize,
+        reason: Reason,
+        at: Position,
+        measured: Measurement,
+    ) -> Decision {
+        let assessed = self.assess(measured);
+        self.conclude(Decision::new(k, reason, at), assessed)
+    }
+
+    /// What a measurement comes to.
+    pub(super) fn assess(&self, measured: Measurement) -> Assessment {
+        let estimator = self.config.map(|config| config.estimator);
+        Assessment::new(estimator.unwrap_or_default(), measured)
+    }
+
+    /// Adds to a decision what is known about its K, and keeps it.
+    pub(super) fn conclude(&mut self, decision: Decision, assessed: Assessment) -> Decision {
+        let finite = |value: f64| value.is_finite().then_some(value);
+        let estimate = assessed.estimate.as_ref();
+        let curve = estimate.and_then(Estimate::norms);
+        let decision = Decision {
+            relative_bias: estimate.and_then(|e| finite(e.relative_bias(decision.k))),
+            log_beta: curve.map(crate::BiasEstimate::log_beta),
+            tau: curve.map(crate::BiasEstimate::tau),
+            unusable: assessed.unusable,
+            ..decision
+        };
+        self.state.last_update = Some(decision.position);
+        if assessed.estimate.is_some() {
+            self.state.last_estimate = assessed.estimate;
+        }
+        self.state.history.push(decision.clone());
+        decision
+    }
+
+    /// What it has seen, as a value.
+    pub fn save(&self) -> MonitorState {
+        self.state.clone()
+    }
+
+    /// Goes on where `state` was saved. The settings stay this monitor's own.
+    pub fn restore(&mut self, state: MonitorState) {
+        self.state = state;
+    }
+}
