@@ -73,6 +73,29 @@ impl Place {
     }
 }
 
+/// Folds the units' values in a fixed order, the largest (`largest`) or the sum; known to all of them.
+#[cube]
+pub(super) fn fold(shared: &mut Shared<[f32]>, value: f32, #[comptime] largest: bool) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    shared[unit] = value;
+    sync_cube();
+    let mut active = CUBE_DIM;
+    while active > 1 {
+        active /= 2;
+        if UNIT_POS < active {
+            let other = shared[unit + active as usize];
+            if comptime!(largest) {
+                shared[unit] = max(shared[unit], other);
+            } else {
+                shared[unit] += other;
+            }
+        }
+        sync_cube();
+    }
+    shared[0]
+}
+
 /// CubeCL's name of a float type.
 pub(super) fn float_elem(dtype: DType) -> ElemType {
     ElemType::Float(match dtype {

@@ -1,49 +1,13 @@
 //! Softmax and negative log-likelihood of rows of logits: one cube per row, one launch per block of rows.
 
 use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::SoftmaxFlags;
-use super::launch::{Place, float_elem, int_elem, writable};
-
-/// Largest of the units' values, known to all of them.
-#[cube]
-fn largest(shared: &mut Shared<[f32]>, value: f32) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut active = CUBE_DIM;
-    while active > 1 {
-        active /= 2;
-        if UNIT_POS < active {
-            shared[unit] = max(shared[unit], shared[unit + active as usize]);
-        }
-        sync_cube();
-    }
-    shared[0]
-}
-
-/// Sum of the units' values, known to all of them; always in the same order.
-#[cube]
-fn total(shared: &mut Shared<[f32]>, value: f32) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut active = CUBE_DIM;
-    while active > 1 {
-        active /= 2;
-        if UNIT_POS < active {
-            let other = shared[unit + active as usize];
-            shared[unit] += other;
-        }
-        sync_cube();
-    }
-    shared[0]
-}
+use super::launch::{Place, float_elem, fold, int_elem, writable};
+use crate::ops::types::Optional;
 
 /// −log softmax(z + bias) at the target, and, in place of the logits, weight · (softmax − onehot).
 #[cube(launch_unchecked)]
@@ -79,7 +43,7 @@ fn softmax_row<F: Float, I: Int>(
         most = max(most, z);
         class += units;
     }
-    let most = largest(&mut shared, most);
+    let most = fold(&mut shared, most, true);
 
     let mut sum = 0.0f32;
     let mut class = unit;
@@ -91,7 +55,7 @@ fn softmax_row<F: Float, I: Int>(
         sum += (z - most).exp();
         class += units;
     }
-    let sum = total(&mut shared, sum);
+    let sum = fold(&mut shared, sum, false);
 
     // A target that is no class (a negative one is a large number here) has no loss: NaN, and the softmax as its gradient.
     let target = usize::cast_from(targets[row]);
@@ -131,15 +95,20 @@ fn softmax_row<F: Float, I: Int>(
 /// [`CubeOps::softmax_rows`](super::CubeOps::softmax_rows).
 pub(super) fn softmax_rows(
     logits: CubeTensor,
-    bias: CubeTensor,
+    bias: Optional<CubeBackend>,
     targets: CubeTensor,
-    weights: CubeTensor,
-    has: SoftmaxFlags,
+    weights: Optional<CubeBackend>,
+    gradients: bool,
 ) -> (CubeTensor, CubeTensor) {
     let place = Place::of(&logits);
     let (rows, classes) = (logits.meta.shape()[0], logits.meta.shape()[1]);
     let logits = writable(logits);
     let losses = place.empty_as(&[rows], DType::F32);
+    // For what is absent, and never read.
+    let nothing = place.empty_as(&[1], DType::F32);
+    let (biased, weighted) = (bias.is_given(), weights.is_given());
+    let [bias, weights] =
+        [bias, weights].map(|tensor| tensor.into_option().unwrap_or_else(|| nothing.clone()));
     let (count, dim, units) = place.rows(rows);
     let elems = [float_elem(place.dtype), int_elem(targets.dtype)];
     // SAFETY: rows and classes are the logits' own; a target that is no class is not followed.
@@ -156,9 +125,9 @@ pub(super) fn softmax_rows(
             rows,
             classes,
             units,
-            has.bias,
-            has.weights,
-            has.gradients,
+            biased,
+            weighted,
+            gradients,
             elems,
         );
     }

@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use cubecl::prelude::*;
 
 use super::launch::Place;
-use super::window::Sizes;
+use super::window::Extent;
 
-impl Sizes {
+impl Extent {
     /// The grid of a kernel that runs the whole window, one cube per sequence; `None` where steps are better launched one by
     /// one. `gates`: per hidden unit.
     pub fn one_launch(self, place: &Place, gates: usize) -> Option<WindowGrid> {
         let hardware = &place.client.properties().hardware;
         // The most that a kernel keeps in a cube's memory: two steps' gates and one value per unit, in f32.
         let shared = (2 * gates + 1) * self.hidden * size_of::<f32>();
-        let fits = shared <= hardware.max_shared_memory_size && self.batch <= MOST_SEQUENCES;
+        let fits = shared <= hardware.max_shared_memory_size && self.batch <= MAX_SEQUENCES;
         let weights = gates * self.hidden * self.hidden;
         let on_device = match time_loop() {
             TimeLoop::OnHost => false,
             TimeLoop::OnDevice => true,
-            TimeLoop::Auto => weights <= MOST_WEIGHTS && weights * self.batch <= MOST_READS,
+            TimeLoop::Auto => weights <= MAX_WEIGHTS && weights * self.batch <= MAX_READS,
         };
         if !(fits && on_device) {
             return None;
@@ -38,13 +38,13 @@ impl Sizes {
 }
 
 /// Sequences that fit one dimension of any device's grid.
-const MOST_SEQUENCES: usize = 65_535;
+const MAX_SEQUENCES: usize = 65_535;
 
 /// Recurrent weights that one cube reads in the time of about two launches: 512 KiB in f32, 5 µs at 100 GB/s.
-const MOST_WEIGHTS: usize = 1 << 17;
+const MAX_WEIGHTS: usize = 1 << 17;
 
 /// Weights that all sequences read per step in the same time: 16 MiB in f32, from a second-level cache at 3 TB/s.
-const MOST_READS: usize = 1 << 22;
+const MAX_READS: usize = 1 << 22;
 
 /// A kernel over a whole window: its cubes, and the units in each.
 pub(super) struct WindowGrid {
@@ -70,8 +70,9 @@ pub enum TimeLoop {
 
 static TIME_LOOP: AtomicU8 = AtomicU8::new(TimeLoop::Auto as u8);
 
-/// Says for the whole process where the loop over time runs on CubeCL backends; for measurements and tests, [`TimeLoop::Auto`]
-/// else. The results differ by rounding.
+/// Chooses where the loop over time runs on CubeCL backends, for every layer of the process from now on: for measurements and
+/// tests. The results differ by rounding.
+#[cfg(feature = "_internals")]
 pub fn set_time_loop(time_loop: TimeLoop) {
     TIME_LOOP.store(time_loop as u8, Ordering::Relaxed);
 }

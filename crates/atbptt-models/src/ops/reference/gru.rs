@@ -8,7 +8,7 @@ use super::{Returned, Stepped, SteppedBack};
 pub(super) fn forward<B: Backend>(
     input: FloatTensor<B>,
     product: Option<FloatTensor<B>>,
-    recurrent_bias: FloatTensor<B>,
+    recurrent_bias: Option<FloatTensor<B>>,
     entering: FloatTensor<B>,
     hidden: usize,
 ) -> Stepped<B> {
@@ -22,7 +22,7 @@ pub(super) fn forward<B: Backend>(
         Some(product) => part::<B>(product, 2, hidden),
         None => zeros_like::<B>(&r, r.shape()),
     };
-    let u = B::float_add(u, recurrent_bias);
+    let u = plus::<B>(u, recurrent_bias);
     let n = B::float_tanh(B::float_add(
         part::<B>(&input, 2, hidden),
         B::float_mul(r, u.clone()),

@@ -61,10 +61,8 @@ pub fn forward<B: Backend>(cell: Cell, args: Arguments<B>) -> SavedActivations<B
     let sizes = args.sizes(cell);
     let (time, hidden) = (sizes.time, sizes.hidden);
     let recurrent_weight = recurrent_weight::<B>(cell, &args);
-    let recurrent_bias = match args.recurrent_bias.as_option() {
-        Some(bias) => B::float_reshape(bias.clone(), [1, hidden].into()),
-        None => zeros_like::<B>(&args.bias, [1, hidden]),
-    };
+    let recurrent_bias =
+        recurrent_bias::<B>(cell, &args).map(|bias| B::float_reshape(bias, [1, hidden].into()));
     let input_products = input_product::<B>(args.input, args.input_weight, args.bias);
 
     let mut entering = args.state;
@@ -182,6 +180,20 @@ pub(super) fn recurrent_weight<B: Backend>(
             .cloned()
             .unwrap_or_else(zeros),
     )
+}
+
+/// The recurrent bias, zeros where a cell that has one was given none; `None` for a cell without.
+pub(super) fn recurrent_bias<B: Backend>(
+    cell: Cell,
+    args: &Arguments<B>,
+) -> Option<FloatTensor<B>> {
+    let zeros = || zeros_like::<B>(&args.state, [args.sizes(cell).hidden]);
+    cell.has_recurrent_bias().then(|| {
+        args.recurrent_bias
+            .as_option()
+            .cloned()
+            .unwrap_or_else(zeros)
+    })
 }
 
 /// What the way back through all steps leaves.
