@@ -1,7 +1,6 @@
 //! One recurrent layer each: weights, and the sequence operation that runs them.
 //!
-//! Place in the flow: [`Stack`](crate::Stack) puts layers above each other. A layer packs its state into one tensor
-//! `[batch, S]` for the sequence operation and unpacks it again.
+//! Place in the flow: [`Stack`](crate::Stack) puts layers above each other, and packs their states for the operation.
 
 use std::fmt::Debug;
 
@@ -12,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 use crate::ModelError;
 use crate::init::WeightInit;
 use crate::ops::{self, Cell, SequenceOptions, Weights};
-use crate::state::{LstmState, RecurrentState};
+use crate::state::{LstmState, PackedState};
 
 /// Sizes and options of one layer.
 #[derive(Clone, Debug)]
@@ -32,7 +31,7 @@ pub struct LayerConfig {
 /// A recurrent layer that runs a window as one operation: the weights of a [`Cell`].
 pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
     /// State of this layer.
-    type State: RecurrentState + Sync + Debug;
+    type State: PackedState;
     /// The cell whose weights the layer holds.
     const CELL: Cell;
     /// Name in messages and summaries.
@@ -45,16 +44,6 @@ pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
 
     /// The weights, as the sequence operation takes them.
     fn weights(&self) -> Weights;
-
-    /// State → packed `[batch, S]`.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError`] when the parts do not belong together.
-    fn pack(state: Self::State) -> Result<Tensor<2>, ModelError>;
-
-    /// Packed `[batch, S]` → state.
-    fn unpack(packed: Tensor<2>) -> Self::State;
 
     /// Number of hidden units.
     fn d_hidden(&self) -> usize {
@@ -128,28 +117,6 @@ impl RecurrentLayer for LstmLayer {
             recurrent_bias: None,
         }
     }
-
-    fn pack(state: LstmState) -> Result<Tensor<2>, ModelError> {
-        let LstmState { hidden, cell } = state;
-        ops::checks::alike("cell state", &cell, &hidden)?;
-        if cell.dims() != hidden.dims() {
-            return Err(ModelError::shape(
-                "cell state",
-                cell.dims(),
-                format!("{:?}, as the hidden state", hidden.dims()),
-                "pass a state that a model returned",
-            ));
-        }
-        Ok(Tensor::cat(vec![hidden, cell], 1))
-    }
-
-    fn unpack(packed: Tensor<2>) -> LstmState {
-        let [batch, size] = packed.dims();
-        LstmState {
-            hidden: packed.clone().slice([0..batch, 0..size / 2]),
-            cell: packed.slice([0..batch, size / 2..size]),
-        }
-    }
 }
 
 /// One GRU layer (Cho et al. 2014; reset gate after the recurrent product, as in PyTorch and cuDNN).
@@ -187,14 +154,6 @@ impl RecurrentLayer for GruLayer {
             recurrent_bias: value(&self.recurrent_bias),
         }
     }
-
-    fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
-        Ok(state)
-    }
-
-    fn unpack(packed: Tensor<2>) -> Tensor<2> {
-        packed
-    }
 }
 
 /// One tanh-RNN layer (Elman 1990).
@@ -229,12 +188,35 @@ impl RecurrentLayer for RnnLayer {
             recurrent_bias: None,
         }
     }
+}
 
-    fn pack(state: Tensor<2>) -> Result<Tensor<2>, ModelError> {
-        Ok(state)
+/// One minGRU layer (Feng et al. 2024): gate and candidate see the input alone.
+#[derive(Module, Debug)]
+pub struct MinGruLayer {
+    /// `[input, 2·hidden]`, gate z and candidate n.
+    pub input_weight: Param<Tensor<2>>,
+    /// `[2·hidden]`, likewise.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl RecurrentLayer for MinGruLayer {
+    type State = Tensor<2>;
+    const CELL: Cell = Cell::MinGru;
+
+    fn init(config: &LayerConfig, device: &Device) -> Self {
+        let (i, h) = (config.d_input, config.d_hidden);
+        Self {
+            input_weight: config.weights.init([i, 2 * h], h, device),
+            bias: bias_param(2 * h, config.bias, device),
+        }
     }
 
-    fn unpack(packed: Tensor<2>) -> Tensor<2> {
-        packed
+    fn weights(&self) -> Weights {
+        Weights {
+            input: self.input_weight.val(),
+            recurrent: None,
+            bias: value(&self.bias),
+            recurrent_bias: None,
+        }
     }
 }

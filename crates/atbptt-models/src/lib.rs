@@ -1,17 +1,18 @@
 //! Recurrent layers as sequence operations, and models over them that a trainer can truncate and probe.
 //!
-//! A window of an LSTM, GRU or tanh RNN runs as one operation with a hand-written backward pass: one autodiff node per
+//! A window of an LSTM, GRU, tanh RNN or minGRU runs as one operation with a hand-written backward pass: one autodiff node per
 //! layer and window, not dozens per step. Its state taps give the gradient of one loss at every earlier state in a
 //! single backward pass, without any weight gradient; that is what truncation lengths are estimated from.
 //!
 //! ```text
-//! ops ──► layer ──► Stack (Lstm, Gru, Rnn) ──► LanguageModel ──┐
+//! ops ──► layer ──► Stack (Lstm, Gru, …) ──► LanguageModel ──┐
 //!  ▲                                                           ├─► RecurrentModel ──► window loss      (training)
 //!  └ kernels per backend            a model of your own ───────┘                  └─► StateGradients   (probe)
 //! ```
 //!
 //! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>` and as a backend extension;
-//! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`]: stacks with dropout;
+//! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`], [`MinGruLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`],
+//!   [`MinGru`]: stacks with dropout;
 //! - [`LanguageModel`]: embedding, stack, tied or untied softmax that never holds all logits of a window at once;
 //! - [`SeriesModel`], [`SeriesBatch`]: continuous series, with missing targets;
 //! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
@@ -75,14 +76,15 @@ pub use batch::{SequenceBatch, TokenBatch};
 pub use error::ModelError;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};
-pub use layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
+pub use layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 pub use precision::Precision;
 pub use probe::StateGradients;
 pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 pub use series_batch::{SeriesBatch, SeriesShape};
 pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
 pub use stack::{
-    Gru, GruConfig, Lstm, LstmConfig, Rnn, RnnConfig, Stack, StackConfig, UnrollOptions, Unrolled,
+    Gru, GruConfig, Lstm, LstmConfig, MinGru, MinGruConfig, Rnn, RnnConfig, Stack, StackConfig,
+    UnrollOptions, Unrolled,
 };
 pub use stack_model::StackModel;
-pub use state::{LstmState, RecurrentState};
+pub use state::{LstmState, PackedState, RecurrentState};

@@ -15,6 +15,7 @@ use crate::recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
 use crate::series_batch::SeriesBatch;
 use crate::stack::{Stack, StackConfig};
 use crate::stack_model::StackModel;
+use crate::state::PackedState as _;
 use crate::{ModelError, WeightInit};
 
 /// What a target costs.
@@ -212,7 +213,10 @@ impl<L: RecurrentLayer> StackModel for SeriesModel<L> {
     }
 
     fn stack_start(&self) -> Option<Vec<L::State>> {
-        let states = self.start.iter().map(|packed| L::unpack(packed.val()));
+        let states = self
+            .start
+            .iter()
+            .map(|packed| L::State::unpack(packed.val()));
         (!self.start.is_empty()).then(|| states.collect())
     }
 }

@@ -1,4 +1,4 @@
-//! Stacked recurrent layers: `Lstm`, `Gru`, `Rnn`.
+//! Stacked recurrent layers: `Lstm`, `Gru`, `Rnn`, `MinGru`.
 //!
 //! Each layer runs a whole window as one operation; the law that joins windows: a sequence cut into chunks, each
 //! started from the state the last one left, gives the outputs of one long run. Gradients differ by design.
@@ -9,9 +9,9 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
-use crate::layer::{GruLayer, LayerConfig, LstmLayer, RecurrentLayer, RnnLayer};
+use crate::layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 use crate::ops::{self, SequenceOptions};
-use crate::state::RecurrentState;
+use crate::state::{PackedState, RecurrentState};
 use crate::{ModelError, WeightInit};
 
 /// Stacked LSTM.
@@ -20,12 +20,16 @@ pub type Lstm = Stack<LstmLayer>;
 pub type Gru = Stack<GruLayer>;
 /// Stacked tanh RNN.
 pub type Rnn = Stack<RnnLayer>;
+/// Stacked minGRU.
+pub type MinGru = Stack<MinGruLayer>;
 /// Configuration of [`Lstm`].
 pub type LstmConfig = StackConfig<LstmLayer>;
 /// Configuration of [`Gru`].
 pub type GruConfig = StackConfig<GruLayer>;
 /// Configuration of [`Rnn`].
 pub type RnnConfig = StackConfig<RnnLayer>;
+/// Configuration of [`MinGru`].
+pub type MinGruConfig = StackConfig<MinGruLayer>;
 
 /// Configuration of stacked recurrent layers.
 ///
@@ -257,7 +261,7 @@ impl<L: RecurrentLayer> Unrolled<L> {
                 let [time, batch, size] = states.dims();
                 let step = step.min(time.saturating_sub(1));
                 let packed = states.clone().slice([step..step + 1, 0..batch, 0..size]);
-                L::unpack(packed.reshape([batch, size]))
+                L::State::unpack(packed.reshape([batch, size]))
             })
             .collect()
     }
@@ -309,7 +313,7 @@ impl<L: RecurrentLayer> Stack<L> {
     /// The state before the first step of a sequence: zeros.
     pub fn zero_state(&self, batch: usize, device: &Device) -> Vec<L::State> {
         let size = L::PARTS * self.d_hidden();
-        let zeros = |_| L::unpack(Tensor::zeros([batch, size], device));
+        let zeros = |_| L::State::unpack(Tensor::zeros([batch, size], device));
         self.layers.iter().map(zeros).collect()
     }
 
@@ -437,7 +441,7 @@ impl<L: RecurrentLayer> Stack<L> {
                 ));
             }
         }
-        state.into_iter().map(L::pack).collect()
+        state.into_iter().map(L::State::pack).collect()
     }
 
     /// [`unroll`](Self::unroll) from packed states, one `[batch, S]` per layer.

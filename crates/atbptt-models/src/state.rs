@@ -1,7 +1,12 @@
 //! Recurrent states: what a model carries from one step, or one window, to the next.
 
+use std::fmt::Debug;
+
 use burn::nn::LstmState as BurnLstmState;
 use burn::tensor::{Device, Int, Tensor};
+
+use crate::ModelError;
+use crate::ops::checks::alike;
 
 /// A state made of parts `[batch, features]`, such as hidden and cell of every layer.
 ///
@@ -90,6 +95,53 @@ impl RecurrentState for Tensor<2> {
 impl RecurrentState for BurnLstmState<2> {
     fn map_parts(self, f: &mut dyn FnMut(Tensor<2>) -> Tensor<2>) -> Self {
         Self::new(f(self.cell), f(self.hidden))
+    }
+}
+
+/// The state of one layer, which the sequence operation takes as one tensor `[batch, S]`: its parts side by side.
+pub trait PackedState: RecurrentState + Sync + Debug {
+    /// The parts side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when they do not belong together.
+    fn pack(self) -> Result<Tensor<2>, ModelError>;
+
+    /// The reverse.
+    fn unpack(packed: Tensor<2>) -> Self;
+}
+
+impl PackedState for Tensor<2> {
+    fn pack(self) -> Result<Tensor<2>, ModelError> {
+        Ok(self)
+    }
+
+    fn unpack(packed: Tensor<2>) -> Self {
+        packed
+    }
+}
+
+impl PackedState for LstmState {
+    fn pack(self) -> Result<Tensor<2>, ModelError> {
+        let Self { hidden, cell } = self;
+        alike("cell state", &cell, &hidden)?;
+        if cell.dims() != hidden.dims() {
+            return Err(ModelError::shape(
+                "cell state",
+                cell.dims(),
+                format!("{:?}, as the hidden state", hidden.dims()),
+                "pass a state that a model returned",
+            ));
+        }
+        Ok(Tensor::cat(vec![hidden, cell], 1))
+    }
+
+    fn unpack(packed: Tensor<2>) -> Self {
+        let [batch, size] = packed.dims();
+        Self {
+            hidden: packed.clone().slice([0..batch, 0..size / 2]),
+            cell: packed.slice([0..batch, size / 2..size]),
+        }
     }
 }
 

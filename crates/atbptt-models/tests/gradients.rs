@@ -8,7 +8,9 @@ mod common;
 use atbptt_models::interop::TorchCompatible;
 use atbptt_models::ops::backend::{Arguments, RecurrentKernels};
 use atbptt_models::ops::{Cell, SequenceOptions, Weights, linear_nll, linear_nll_rows, sequence};
-use atbptt_models::{LayerConfig, LstmLayer, RecurrentLayer, RecurrentState, WeightInit};
+use atbptt_models::{
+    LayerConfig, LstmLayer, LstmState, PackedState, RecurrentLayer, RecurrentState, WeightInit,
+};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use common::{
@@ -20,7 +22,7 @@ const B: usize = 3;
 const I: usize = 4;
 const H: usize = 3;
 
-const CELLS: [Cell; 3] = [Cell::Lstm, Cell::Gru, Cell::Rnn];
+const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru, Cell::Rnn, Cell::MinGru];
 
 /// Shapes of input, input weight, recurrent weight, bias, recurrent bias, state, taps.
 fn sizes(cell: Cell) -> [Vec<usize>; 7] {
@@ -267,7 +269,7 @@ fn lstm_layer_and_burns_lstm_convert_both_ways() {
             .unwrap();
         let output = packed.clone().narrow(2, 0, H).swap_dims(0, 1);
         assert_close(backend, &values(output), &values(expected), 1e-6);
-        let last = LstmLayer::unpack(packed.narrow(0, T - 1, 1).reshape([B, 2 * H]));
+        let last = LstmState::unpack(packed.narrow(0, T - 1, 1).reshape([B, 2 * H]));
         // Burn's order of parts is cell, hidden; ours hidden, cell.
         let (ours, theirs) = (last.parts(), state.parts());
         assert_close(

@@ -8,8 +8,8 @@ use atbptt_models::interop::{TorchCompatible, TorchLayer};
 use atbptt_models::ops::{self, Cell, SequenceOptions, Weights};
 use atbptt_models::{
     GruConfig, GruLayer, LanguageModelConfig, LstmConfig, LstmLayer, LstmState, ModelError,
-    Precision, RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig, TokenBatch,
-    UnrollOptions, WeightInit, WindowPlan,
+    PackedState, Precision, RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig,
+    TokenBatch, UnrollOptions, WeightInit, WindowPlan,
 };
 use burn::nn::{DropoutConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -243,13 +243,13 @@ fn states_that_belong_to_another_model_are_refused() {
         (double, ("type", "cell state")),
         (there, ("device", "cell state")),
     ] {
-        let packed = LstmLayer::pack(LstmState {
+        let packed = PackedState::pack(LstmState {
             hidden: fits(),
             cell,
         });
         assert_eq!(blamed(packed), expected);
     }
-    let packed = LstmLayer::pack(LstmState {
+    let packed = PackedState::pack(LstmState {
         hidden: fits(),
         cell: wide,
     });

@@ -180,7 +180,7 @@ impl Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let cell = prop_oneof![Just(Cell::Lstm), Just(Cell::Gru), Just(Cell::Rnn)];
+    let cell = prop::sample::select(CELLS.to_vec());
     let sizes = (1usize..=40, 1usize..=33, 1usize..=70, 1usize..=130);
     let flags = any::<[bool; 7]>();
     (cell, sizes, flags, any::<u32>()).prop_map(|(cell, sizes, flags, seed)| Case {
@@ -361,7 +361,7 @@ mod gpu {
     }
 }
 
-const CELLS: [Cell; 3] = [Cell::Lstm, Cell::Gru, Cell::Rnn];
+const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru, Cell::Rnn, Cell::MinGru];
 
 #[test]
 fn ndarray_takes_the_same_kernels() {
@@ -392,6 +392,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         case(Cell::Gru, 6, 5, 40, 333),
         case(Cell::Rnn, 6, 6, 40, 530),
         case(Cell::Gru, 6, 130, 40, 130),
+        case(Cell::MinGru, 30, 40, 40, 150),
     ];
     for window in windows {
         for dtype in [DType::F32, DType::F64] {

@@ -134,7 +134,12 @@ impl Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let cell = prop_oneof![Just(Cell::Lstm), Just(Cell::Gru), Just(Cell::Rnn)];
+    let cell = prop_oneof![
+        Just(Cell::Lstm),
+        Just(Cell::Gru),
+        Just(Cell::Rnn),
+        Just(Cell::MinGru)
+    ];
     let sizes = (
         1usize..=3,
         1usize..=40,

@@ -6,8 +6,8 @@ mod common;
 
 use atbptt_models::interop::TorchCompatible;
 use atbptt_models::{
-    GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack,
-    StackConfig, TokenBatch, WindowPlan,
+    GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, MinGruLayer, RecurrentLayer,
+    RecurrentModel, RnnLayer, Stack, StackConfig, TokenBatch, WindowPlan,
 };
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -52,7 +52,7 @@ fn batch(device: &Device) -> TokenBatch {
     TokenBatch::from_host(&tokens[..20], &tokens[1..], 2, 10, device).unwrap()
 }
 
-fn check_language_model<L: TorchCompatible>(device: &Device) {
+fn check_language_model<L: RecurrentLayer>(device: &Device) {
     for tied in [true, false] {
         let config = LanguageModelConfig::new(7)
             .with_hidden(6)
@@ -114,6 +114,7 @@ fn every_parameter_gets_a_gradient() {
         check_language_model::<LstmLayer>(&device);
         check_language_model::<GruLayer>(&device);
         check_language_model::<RnnLayer>(&device);
+        check_language_model::<MinGruLayer>(&device);
         check_converted::<LstmLayer>(&device);
         check_converted::<GruLayer>(&device);
         check_converted::<RnnLayer>(&device);

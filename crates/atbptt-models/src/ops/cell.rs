@@ -15,6 +15,9 @@ pub enum Cell {
     Gru,
     /// Tanh RNN (Elman 1990): h' = tanh(x W + h R + b).
     Rnn,
+    /// minGRU (Feng et al. 2024, "Were RNNs all we needed?"): z = σ(x W + b), n = x W + b, h' = (1 − z) h + z n. Gate and
+    /// candidate see the input alone, so that there is no recurrent product, and no recurrent weight.
+    MinGru,
 }
 
 /// What a cell hands from step to step beside its recurrent product.
@@ -35,15 +38,18 @@ impl Cell {
             Self::Lstm => "LSTM",
             Self::Gru => "GRU",
             Self::Rnn => "RNN",
+            Self::MinGru => "minGRU",
         }
     }
 
-    /// Gates with an input product, side by side in the columns of the input weight: LSTM i, f, g, o; GRU r, z, n.
+    /// Gates with an input product, side by side in the columns of the input weight: LSTM i, f, g, o; GRU r, z, n; minGRU
+    /// z, n.
     pub const fn gates(self) -> usize {
         match self {
             Self::Lstm => 4,
             Self::Gru => 3,
             Self::Rnn => 1,
+            Self::MinGru => 2,
         }
     }
 
@@ -53,6 +59,7 @@ impl Cell {
             Self::Lstm => 4,
             Self::Gru => 3,
             Self::Rnn => 1,
+            Self::MinGru => 0,
         }
     }
 
@@ -60,16 +67,17 @@ impl Cell {
     pub const fn state_parts(self) -> usize {
         match self {
             Self::Lstm => 2,
-            Self::Gru | Self::Rnn => 1,
+            Self::Gru | Self::Rnn | Self::MinGru => 1,
         }
     }
 
     /// Values per hidden unit and step that the backward pass needs beside the states: LSTM i, f, g, o; GRU r, z, n, u;
-    /// none for the tanh RNN.
+    /// minGRU z, n; none for the tanh RNN.
     pub const fn saved_gates(self) -> usize {
         match self {
             Self::Lstm | Self::Gru => 4,
             Self::Rnn => 0,
+            Self::MinGru => 2,
         }
     }
 
@@ -82,7 +90,7 @@ impl Cell {
     pub(crate) const fn carry(self) -> Carry {
         match self {
             Self::Lstm => Carry::Cell,
-            Self::Gru => Carry::Hidden,
+            Self::Gru | Self::MinGru => Carry::Hidden,
             Self::Rnn => Carry::Nothing,
         }
     }

@@ -17,15 +17,17 @@ pub(super) fn sequence(
 ) -> Result<(), ModelError> {
     let [time, batch, inputs] = input.dims();
     // The odd one out is the one to name: the input, where the weights agree.
-    match &weights.recurrent {
-        Some(recurrent) => match alike("input weight", &weights.input, recurrent) {
-            Ok(()) => alike("input", input, recurrent)?,
-            Err(_) => {
-                alike("input weight", &weights.input, input)?;
-                alike("recurrent weight", recurrent, input)?;
-            }
-        },
-        None => alike("input weight", &weights.input, input)?,
+    let agree = match (&weights.recurrent, &weights.bias) {
+        (Some(recurrent), _) => alike("input weight", &weights.input, recurrent).is_ok(),
+        (None, Some(bias)) => alike("input weight", &weights.input, bias).is_ok(),
+        (None, None) => true,
+    };
+    match agree {
+        true => alike("input", input, &weights.input)?,
+        false => alike("input weight", &weights.input, input)?,
+    }
+    if let Some(recurrent) = &weights.recurrent {
+        alike("recurrent weight", recurrent, input)?;
     }
     let recurrent_bias = weights.recurrent_bias.as_ref();
     for (what, bias) in [

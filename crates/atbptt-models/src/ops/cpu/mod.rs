@@ -5,7 +5,7 @@
 //!
 //! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
 //! 2. The recurrence multiplies a few rows with weights packed once per window (`panel`), and the sums meet the
-//!    pointwise part of the cell (`lstm`, `gru`, `rnn`; functions in `math`) while they are in registers, as the epilogue of
+//!    pointwise part of the cell (`lstm`, `gru`, `rnn`, `mingru`; functions in `math`) while they are in registers, as the epilogue of
 //!    the product (`sequence`). `team` shares the steps out over threads.
 //! 3. Backward likewise; the gradients of weights and input are large products after the loop.
 //!
@@ -15,6 +15,7 @@ mod gru;
 mod host;
 mod lstm;
 mod math;
+mod mingru;
 mod nll;
 mod panel;
 mod pool;

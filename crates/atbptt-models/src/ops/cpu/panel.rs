@@ -25,6 +25,9 @@ const ROW_GROUP: usize = 24;
 /// The next block arrives there meanwhile.
 const BLOCK_BYTES: usize = 16 * 1024;
 
+/// Multiplications that an epilogue's functions cost per hidden unit, roughly.
+const EPILOGUE_WORK: usize = 16;
+
 /// A pointer that several threads may use, each on elements of its own.
 pub(crate) struct Shared<E>(*mut E);
 
@@ -129,6 +132,14 @@ impl<E: Real, const V: usize> Packed<E, V> {
 
     pub(crate) fn panels(&self) -> usize {
         self.panels
+    }
+
+    /// Multiplications per row of the batch: those of the product or, where there is none, what the epilogue costs.
+    pub(crate) fn work(&self) -> usize {
+        match self.rows {
+            0 => EPILOGUE_WORK * self.panels * V * E::native_lanes(),
+            _ => self.data.len(),
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -12,7 +12,7 @@ use super::pool::{Buffer, UninitBuffer};
 use super::simd::Real;
 use super::team;
 use super::window::{DoubleBuffer, DoubleBufferParts, Gradients, Window, address};
-use super::{gru, lstm, rnn};
+use super::{gru, lstm, mingru, rnn};
 use crate::ops::cell::{Carry, Cell};
 use crate::ops::types::NeedsGrad;
 
@@ -253,6 +253,7 @@ pub(super) fn forward<E: Real>(
         Cell::Lstm => forward_of::<E, lstm::Lstm, 4>(window),
         Cell::Gru => forward_of::<E, gru::Gru, 3>(window),
         Cell::Rnn => forward_of::<E, rnn::Rnn, 2>(window),
+        Cell::MinGru => forward_of::<E, mingru::MinGru, 2>(window),
     }
 }
 
@@ -400,13 +401,12 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                     if !matches!(C::CELL.carry(), Carry::Nothing) {
                         store(self.carried.at(cell), back.carried);
                     }
-                    let left = self.left.row(step + 1, b).add(unit);
                     for (gate, &value) in back.input[..products].iter().enumerate() {
                         let value = match C::CELL.has_recurrent_bias() && gate + 1 == products {
                             true => back.last_product,
                             false => value,
                         };
-                        store(left.add(gate * hidden), value);
+                        store(self.left.row(step + 1, b).add(unit + gate * hidden), value);
                     }
                     if let Some(d_input) = self.d_input {
                         let at = at * gates * hidden + unit;
@@ -474,6 +474,7 @@ pub(super) fn backward<E: Real>(
         Cell::Lstm => backward_of::<E, lstm::Lstm>(window, saved, needs),
         Cell::Gru => backward_of::<E, gru::Gru>(window, saved, needs),
         Cell::Rnn => backward_of::<E, rnn::Rnn>(window, saved, needs),
+        Cell::MinGru => backward_of::<E, mingru::MinGru>(window, saved, needs),
     }
 }
 

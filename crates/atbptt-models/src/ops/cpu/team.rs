@@ -38,8 +38,8 @@ pub(crate) enum Split {
 }
 
 impl Split {
-    fn choose(steps: usize, rows: usize, panels: usize, weights: usize, bytes: usize) -> Self {
-        let work = rows * weights;
+    fn choose(steps: usize, rows: usize, panels: usize, row_work: usize, bytes: usize) -> Self {
+        let work = rows * row_work;
         let most = rayon::current_num_threads();
         if most == 1 || work.saturating_mul(steps) < WINDOW_WORK {
             return Self::None;
@@ -78,8 +78,7 @@ pub(crate) fn run<E: Real, F: Epilogue<E, V>, const V: usize>(
     packed: &Packed<E, V>,
     epilogue: &F,
 ) {
-    let weights = packed.bytes() / size_of::<E>();
-    let split = Split::choose(steps, rows, packed.panels(), weights, packed.bytes());
+    let split = Split::choose(steps, rows, packed.panels(), packed.work(), packed.bytes());
     run_split(split, steps, rows, packed, epilogue);
 }
 

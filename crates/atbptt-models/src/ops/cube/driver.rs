@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 
 use super::extension::{Steps, StepsBack};
 use super::kernels::{
-    BackwardLaunch, ForwardLaunch, Options, step, step_back, window, window_back,
+    BackwardLaunch, ForwardLaunch, Options, scan, scan_back, step, step_back, window, window_back,
 };
 use super::launch::{Place, product, writable};
 use super::window::{Extent, entering_state, leaving_grad, step_of, transposed};
@@ -84,7 +84,25 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
         reset_mask: or_nothing(args.reset_mask, &nothing),
     };
     let state = into_contiguous(args.state);
-    let weight = args.recurrent_weight.into_option().unwrap_or(nothing);
+    let Some(weight) = args.recurrent_weight.into_option() else {
+        let (count, dim) = place.elementwise(extent.units());
+        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
+        unsafe {
+            scan::launch_unchecked(
+                &place.client,
+                count,
+                dim,
+                buffers.launch::<scan::F>(),
+                state.into_buffer_arg(),
+                time,
+                batch,
+                hidden,
+                options,
+                place.elem(),
+            );
+        }
+        return (buffers.states, buffers.gates);
+    };
     if let Some(grid) = extent.one_launch(&place, cell.recurrent_gates()) {
         // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
         unsafe {
@@ -196,7 +214,26 @@ pub(super) fn backward(
         d_product: per_step(cell.recurrent_gates(), cell.has_recurrent_bias()),
         d_taps: per_step(cell.state_parts(), tap_grads),
     };
-    let weight = args.recurrent_weight.into_option().unwrap_or(nothing);
+    let Some(weight) = args.recurrent_weight.into_option() else {
+        let d_state = place.empty(&[batch, hidden]);
+        let (count, dim) = place.elementwise(extent.units());
+        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
+        unsafe {
+            scan_back::launch_unchecked(
+                &place.client,
+                count,
+                dim,
+                buffers.launch::<scan_back::F>(),
+                d_state.clone().into_buffer_arg(),
+                time,
+                batch,
+                hidden,
+                options,
+                place.elem(),
+            );
+        }
+        return (buffers.d_input, buffers.d_product, d_state, buffers.d_taps);
+    };
     let d_state = if let Some(grid) = extent.one_launch(&place, cell.recurrent_gates()) {
         let d_state = place.empty(&[batch, cell.state_parts() * hidden]);
         // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.

@@ -1,4 +1,5 @@
-//! The kernels that run any cell: one step, or all steps of a window by one cube per sequence, in either direction.
+//! The kernels that run any cell: one step, all steps of a window by one cube per sequence or, without recurrent product, by one
+//! unit each; in either direction.
 //!
 //! A cell adds its equations on one hidden unit; all that surrounds them is here: where values lie, taps, reset mask, and what
 //! is handed from step to step.
@@ -6,7 +7,7 @@
 use cubecl::prelude::*;
 
 use super::window::mask;
-use super::{gru, lstm, rnn};
+use super::{gru, lstm, mingru, rnn};
 use crate::ops::cell::{Carry, Cell};
 
 /// What a kernel is compiled for.
@@ -200,6 +201,8 @@ fn unit<F: Float>(
     } else if comptime!(cell == Cell::Gru) {
         let recurrent_bias = f32::cast_from(buffers.recurrent_bias[at.j]);
         gru::forward(x, product, bias, recurrent_bias, h_in)
+    } else if comptime!(cell == Cell::MinGru) {
+        mingru::forward(x, bias, h_in)
     } else {
         rnn::forward(x, product, bias)
     };
@@ -356,6 +359,44 @@ pub(super) fn window<F: Float>(
     }
 }
 
+/// All steps of one unit, of a cell without recurrent product: its units need nothing of each other.
+#[cube(launch_unchecked)]
+pub(super) fn scan<F: Float>(
+    buffers: &mut Forward<F>,
+    state: &[F], // [B, S]
+    time: usize,
+    batch: usize,
+    hidden: usize,
+    #[comptime] options: Options,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= batch * hidden {
+        terminate!();
+    }
+    let b = ABSOLUTE_POS / hidden;
+    let j = ABSOLUTE_POS % hidden;
+    let mask = mask(&buffers.reset_mask, 0, b, batch, comptime!(options.resets));
+    let mut h = f32::cast_from(state[ABSOLUTE_POS]) * mask;
+    for t in 0..time {
+        let at = At {
+            t,
+            b,
+            j,
+            time,
+            batch,
+            hidden,
+        };
+        let product = Gates {
+            a: 0.0f32,
+            b: 0.0f32,
+            c: 0.0f32,
+            d: 0.0f32,
+        };
+        let next = unit(product, h, 0.0f32, buffers, at, options);
+        h = next.h;
+    }
+}
+
 /// What a step leaves on the way back.
 #[derive(CubeType)]
 struct Back {
@@ -432,6 +473,8 @@ fn unit_back<F: Float>(
         lstm::backward(gate, state, entering, d_h, d_c)
     } else if comptime!(cell == Cell::Gru) {
         gru::backward(gate, entering, d_h)
+    } else if comptime!(cell == Cell::MinGru) {
+        mingru::backward(gate, entering, d_h)
     } else {
         rnn::backward(state, d_h)
     };
@@ -443,7 +486,12 @@ fn unit_back<F: Float>(
         buffers.d_product[last] = F::cast_from(back.last_product);
         read(&buffers.d_product, to, at.hidden, gates)
     } else {
-        read(&buffers.d_input, to, at.hidden, gates)
+        read(
+            &buffers.d_input,
+            to,
+            at.hidden,
+            comptime!(cell.recurrent_gates()),
+        )
     };
     Back {
         product,
@@ -582,6 +630,39 @@ pub(super) fn window_back<F: Float>(
         }
         j += units;
     }
+}
+
+/// All steps of one unit on the way back, of a cell without recurrent product.
+#[cube(launch_unchecked)]
+pub(super) fn scan_back<F: Float>(
+    buffers: &mut Backward<F>,
+    d_state: &mut [F], // [B, S]
+    time: usize,
+    batch: usize,
+    hidden: usize,
+    #[comptime] options: Options,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= batch * hidden {
+        terminate!();
+    }
+    let b = ABSOLUTE_POS / hidden;
+    let j = ABSOLUTE_POS % hidden;
+    let mut returned = 0.0f32;
+    for s in 0..time {
+        let at = At {
+            t: time - 1 - s,
+            b,
+            j,
+            time,
+            batch,
+            hidden,
+        };
+        let back = unit_back(returned, 0.0f32, buffers, at, options);
+        returned = back.carried;
+    }
+    let mask = mask(&buffers.reset_mask, 0, b, batch, comptime!(options.resets));
+    d_state[ABSOLUTE_POS] = F::cast_from(returned * mask);
 }
 
 /// Zeros in all of a cube's memory; the caller waits for the other units.

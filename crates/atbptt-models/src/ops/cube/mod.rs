@@ -3,13 +3,14 @@
 //! A GPU waits for work more than it works when a step is made of dozens of small operations. Here a step of a layer is two
 //! launches in either direction, the recurrent product and one kernel for all that lies between two products: gates, cell,
 //! taps, reset mask and the copy of the state that the next product reads. Where the recurrent weight is small, one launch does
-//! all steps: sequences need nothing of each other, so each has a cube that loops over time by itself ([`TimeLoop`](time_loop::TimeLoop)). The products
+//! all steps: sequences need nothing of each other, so each has a cube that loops over time by itself
+//! ([`TimeLoop`](time_loop::TimeLoop)). Of a cell without recurrent product each unit does. The products
 //! over all steps (input, weight gradients) stay Burn's, outside.
 //!
 //! - `extension`: [`CubeOps`], an extension of its own for these operations, that
 //!   [`RecurrentKernels`](super::backend::RecurrentKernels) of the CubeCL backend calls;
 //! - `driver`: the host's part, buffers and launches, for all cells;
-//! - `kernels`: the kernels, for all cells; `lstm`, `gru` and `rnn` have the equations.
+//! - `kernels`: the kernels, for all cells; `lstm`, `gru`, `rnn` and `mingru` have the equations.
 //!
 //! Arithmetic is done in f32, whatever type the tensors hold. `f64` goes through the reference bodies.
 //!
@@ -22,6 +23,7 @@ mod gru;
 mod kernels;
 mod launch;
 mod lstm;
+mod mingru;
 mod nll;
 mod rnn;
 mod step;

@@ -7,6 +7,7 @@
 
 mod gru;
 mod lstm;
+mod mingru;
 pub mod nll;
 mod rnn;
 pub mod step;
@@ -82,6 +83,7 @@ pub fn forward<B: Backend>(cell: Cell, args: Arguments<B>) -> SavedActivations<B
                 gru::forward::<B>(input, product, recurrent_bias.clone(), entering, hidden)
             }
             Cell::Rnn => rnn::forward::<B>(input, product),
+            Cell::MinGru => mingru::forward::<B>(input, entering, hidden),
         };
         gates.extend(stepped.gates.map(as_step::<B>));
         states.push(as_step::<B>(stepped.state.clone()));
@@ -132,6 +134,7 @@ pub fn backward<B: Backend>(
             Cell::Lstm => lstm::backward::<B>(at),
             Cell::Gru => gru::backward::<B>(at),
             Cell::Rnn => rnn::backward::<B>(at),
+            Cell::MinGru => mingru::backward::<B>(at),
         };
         let product = transposed.as_ref().map(|transposed| {
             let grad = back.product.as_ref().unwrap_or(&back.input).clone();
