@@ -30,7 +30,7 @@
 //! # Example
 //!
 //! ```
-//! use atbptt_core::policy::{AdaptiveKConfig, Measurement, Position, ProbeRequest, Reason, TruncationPolicy};
+//! use atbptt_core::policy::{AdaptiveKConfig, Estimator, Measurement, Position, ProbeRequest, Reason, TruncationPolicy};
 //! use atbptt_core::{BiasEstimator, LagNorms, Scheme};
 //!
 //! // Norms of a probe over W = 40 steps and two sequences: φ_k = 0.8^k.
@@ -43,7 +43,9 @@
 //! assert_eq!(estimate.smallest_k(0.1), Some(11)); // 0.8^10 = 0.107, 0.8^11 = 0.086
 //!
 //! // The controller: starts at K = 15; probes early and often at first, then once per epoch.
-//! let mut policy = AdaptiveKConfig::new(0.1).with_probes(1).init()?;
+//! // From norms, as any framework can give them.
+//! let norms_only = Estimator::Norms(BiasEstimator::new());
+//! let mut policy = AdaptiveKConfig::new(0.1).with_estimator(norms_only).with_probes(1).init()?;
 //! let at = Position { epoch: 0, update: 50 };
 //! assert_eq!(policy.monitor().probes_due(at), Some(ProbeRequest::Norms { probes: 1 }));
 //! // Windows with one loss each: exactly K lags are kept.

@@ -269,6 +269,7 @@ fn probes_come_due_by_epochs_and_updates() {
     ];
     for (schedule, visits) in rows {
         let monitor = MonitorConfig::default()
+            .with_estimator(Estimator::Norms(BiasEstimator::new()))
             .with_schedule(schedule)
             .with_probes(4);
         let policies: [PolicyConfig; 3] = [

@@ -12,7 +12,7 @@ use super::{
     Decision, Estimate, Estimator, Measurement, Monitor, MonitorConfig, NextWindow, PolicyState,
     Position, Reason, Schedule, TruncationPolicy,
 };
-use crate::EstimateError;
+use crate::{DirectEstimate, DirectOutcome, EstimateError};
 
 /// What the controller does when the probes cannot tell the gradient from noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +44,11 @@ pub struct AdaptiveKConfig {
     /// Longest K, in steps: bounds memory and time per update; saturated probes ask for it. Default 100.
     #[serde(default = "default_k_max")]
     pub k_max: usize,
+    /// How sure the estimate must be before K moves: K is kept while the estimated bias at K lies within so many standard errors
+    /// of the tolerance (both in the logarithm), at least 0. Default 1. 0 follows every estimate. For the direct estimate,
+    /// which knows its error.
+    #[serde(default = "default_hysteresis")]
+    pub hysteresis: f64,
     /// What to do when the probes cannot tell the gradient from noise. Default back to `k0`.
     #[serde(default)]
     pub when_noise_limited: WhenNoiseLimited,
@@ -64,6 +69,10 @@ fn default_k_max() -> usize {
     100
 }
 
+fn default_hysteresis() -> f64 {
+    1.0
+}
+
 impl AdaptiveKConfig {
     /// Defaults for everything but the tolerance.
     pub fn new(delta: f64) -> Self {
@@ -72,6 +81,7 @@ impl AdaptiveKConfig {
             k0: default_k0(),
             k_min: default_k_min(),
             k_max: default_k_max(),
+            hysteresis: default_hysteresis(),
             when_noise_limited: WhenNoiseLimited::default(),
             monitor: MonitorConfig::default(),
         }
@@ -81,6 +91,7 @@ impl AdaptiveKConfig {
         with_k0 => k0: usize;
         with_k_min => k_min: usize;
         with_k_max => k_max: usize;
+        with_hysteresis => hysteresis: f64;
         with_when_noise_limited => when_noise_limited: WhenNoiseLimited;
         with_monitor => monitor: MonitorConfig;
         with_estimator => monitor.estimator: Estimator;
@@ -91,7 +102,8 @@ impl AdaptiveKConfig {
     /// The controller, at `k0`.
     ///
     /// # Errors
-    /// [`EstimateError::Tolerance`], [`EstimateError::Lengths`], [`EstimateError::Zero`], or a setting of the estimator.
+    /// [`EstimateError::Tolerance`], [`EstimateError::Lengths`], [`EstimateError::OutOfRange`] for the hysteresis, or a setting
+    /// of the monitor.
     pub fn init(&self) -> Result<AdaptiveK, EstimateError> {
         let Self {
             delta,
@@ -106,6 +118,13 @@ impl AdaptiveKConfig {
         if !(1 <= k_min && k_min <= k0 && k0 <= k_max) {
             return Err(EstimateError::Lengths { k_min, k0, k_max });
         }
+        if !(self.hysteresis >= 0.0 && self.hysteresis.is_finite()) {
+            return Err(EstimateError::OutOfRange {
+                what: "the hysteresis of K",
+                rule: "finite and at least 0 standard errors",
+                value: self.hysteresis,
+            });
+        }
         Ok(AdaptiveK {
             monitor: Monitor::new(Some(self.monitor))?,
             config: self.clone(),
@@ -118,6 +137,10 @@ impl AdaptiveKConfig {
 ///
 /// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
 /// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
+///
+/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate cannot
+/// tell from K(δ); where noise hides the gradient itself, K goes back to K₀ (a model that has not yet learnt to use its
+/// memory has a gradient without long reach, and a short K could keep it so) or stays, as the settings say.
 ///
 /// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
 /// rounded, is the new K. The decision's reason is the saturated one when at least half of the usable probes were saturated
@@ -139,19 +162,47 @@ impl AdaptiveK {
     fn choose(&self, assessed: &Assessment) -> (usize, Reason) {
         match (&assessed.estimate, self.config.monitor.estimator) {
             (None, _) => (self.k, Reason::Unusable),
-            (Some(_), Estimator::Paper(_)) => self.mean_of_probes(&assessed.each),
-            (Some(estimate), _) => self.clamped(estimate.smallest_k(self.config.delta), estimate),
+            (Some(Estimate::Norms { .. }), Estimator::Paper(_)) => {
+                self.mean_of_probes(&assessed.each)
+            }
+            (Some(Estimate::Direct(direct)), _) => self.by_direct(direct),
+            (Some(estimate), _) => {
+                self.clamped(estimate.smallest_k(self.config.delta), saturation(estimate))
+            }
         }
     }
 
-    /// K(δ) within the bounds; `None` where it is saturated.
-    fn clamped(&self, found: Option<usize>, estimate: &Estimate) -> (usize, Reason) {
+    /// By the bias of the parameter gradient, whose error is known.
+    fn by_direct(&self, direct: &DirectEstimate) -> (usize, Reason) {
+        let AdaptiveKConfig {
+            delta, hysteresis, ..
+        } = self.config;
+        let outcome = direct.outcome_for(delta);
+        if let DirectOutcome::NoiseLimited { .. } = outcome {
+            return match self.config.when_noise_limited {
+                WhenNoiseLimited::BackToK0 => (self.config.k0, Reason::NoiseLimitedBackToK0),
+                WhenNoiseLimited::Keep => (self.k, Reason::NoiseLimitedKept),
+            };
+        }
+        let (k, reason) = self.clamped(direct.smallest_k(delta), Reason::OutOfReach);
+        let (low, high) = direct.k_interval(delta, hysteresis);
+        if k != self.k && hysteresis > 0.0 && (low..=high).contains(&self.k) {
+            return (self.k, Reason::KeptByHysteresis);
+        }
+        match outcome {
+            DirectOutcome::WindowTooShort { .. } => (k, Reason::WindowTooShort),
+            _ => (k, reason),
+        }
+    }
+
+    /// K(δ) within the bounds; where there is none, the longest for the reason `lacking`.
+    fn clamped(&self, found: Option<usize>, lacking: Reason) -> (usize, Reason) {
         let AdaptiveKConfig { k_min, k_max, .. } = self.config;
         match found {
             Some(k) if k < k_min => (k_min, Reason::ClampedToMin),
             Some(k) if k > k_max => (k_max, Reason::ClampedToMax),
             Some(k) => (k, Reason::ToleranceMet),
-            None => (k_max, saturation(estimate)),
+            None => (k_max, lacking),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Position;
+use crate::DirectOutcome;
 
 /// Why K is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,15 +62,9 @@ impl fmt::Display for Reason {
             Self::KeptByHysteresis => {
                 "kept: the estimate cannot tell this length from the one that meets the tolerance"
             }
-            Self::NoiseLimitedBackToK0 => {
-                "noise-limited: the probes cannot tell the gradient from noise, so back to the first length"
-            }
-            Self::NoiseLimitedKept => {
-                "noise-limited: the probes cannot tell the gradient from noise, so kept"
-            }
-            Self::WindowTooShort => {
-                "the probe window is too short: much of the bias lies beyond it and is extrapolated"
-            }
+            Self::NoiseLimitedBackToK0 => "back to the first length",
+            Self::NoiseLimitedKept => "kept",
+            Self::WindowTooShort => "extrapolated beyond the probe window",
             Self::Unusable => "kept: no probe was usable",
             Self::Fixed => "fixed by the configuration",
             Self::Random => "the mean of lengths drawn at random",
@@ -92,6 +87,8 @@ pub struct Decision {
     /// Estimated relative bias at `k` under the scheme of windows in use, from all usable probes together; `None` when it has no
     /// bound or no probe was usable.
     pub relative_bias: Option<f64>,
+    /// Whether a direct estimate can be acted upon, and why not.
+    pub outcome: Option<DirectOutcome>,
     /// Standard error of [`relative_bias`](Self::relative_bias), where the estimate has one.
     pub standard_error: Option<f64>,
     /// Upper limit of the relative bias, where the estimate has one. Also where no bias was seen.
@@ -124,6 +121,7 @@ impl Decision {
             position,
             delta: None,
             relative_bias: None,
+            outcome: None,
             standard_error: None,
             upper_limit: None,
             noisy_updates: None,
@@ -148,15 +146,25 @@ fn decimals(value: f64) -> usize {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "K = {}: ", self.k)?;
-        if let Some(bias) = self.relative_bias {
-            let digits = decimals(bias);
-            write!(f, "bias {bias:.digits$}")?;
-            if let Some(error) = self.standard_error {
-                write!(f, " ± {error:.digits$}")?;
+        let noise_limited = matches!(self.outcome, Some(DirectOutcome::NoiseLimited { .. }));
+        let known = |value: Option<f64>| value.filter(|_| !noise_limited);
+        match (known(self.relative_bias), known(self.upper_limit)) {
+            (Some(bias), _) if bias > 0.0 => {
+                let digits = decimals(bias);
+                write!(f, "bias {bias:.digits$}")?;
+                if let Some(error) = self.standard_error {
+                    write!(f, " ± {error:.digits$}")?;
+                }
+                f.write_str(" of the gradient; ")?;
             }
-            f.write_str(" of the gradient; ")?;
+            // No bias was seen.
+            (Some(_), Some(limit)) => {
+                let digits = decimals(limit);
+                write!(f, "bias at most {limit:.digits$} of the gradient; ")?;
+            }
+            _ => {}
         }
-        match self.noisy_updates {
+        match known(self.noisy_updates) {
             Some(updates) if updates >= 1.0 => {
                 // One digit says all there is to say.
                 let unit = 10f64.powf(updates.log10().floor());
@@ -166,7 +174,12 @@ impl fmt::Display for Decision {
             Some(_) => f.write_str("it outweighs the noise of a single update; ")?,
             None => {}
         }
-        write!(f, "{} ({}", self.reason, self.position)?;
+        write!(f, "{}", self.reason)?;
+        match self.outcome {
+            None | Some(DirectOutcome::Usable) => {}
+            Some(outcome) => write!(f, "; {outcome}")?,
+        }
+        write!(f, " ({}", self.position)?;
         match self.unusable {
             0 => f.write_str(")"),
             1 => f.write_str("; 1 probe unusable)"),

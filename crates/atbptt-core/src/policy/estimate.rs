@@ -2,13 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BiasEstimate, BiasEstimator, EstimateError, LagNorms, Scheme};
+use crate::{
+    BiasEstimate, BiasEstimator, DirectEstimate, DirectStatistics, EstimateError, LagNorms, Scheme,
+};
 
 /// How the bias is estimated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {
+    /// The bias of the parameter gradient itself, from inner products between independent probes ([`crate::direct`]), under
+    /// the scheme of windows in use.
+    Direct,
     /// From the norms of state gradients, all probes' sequences pooled, averaged over what the losses of a window keep
     /// under the scheme in use ([`Scheme::kept_lags`]).
     Norms(BiasEstimator),
@@ -24,9 +29,13 @@ impl Default for Estimator {
 }
 
 impl Estimator {
+    /// Fewest probes that the direct estimate takes.
+    const MIN_DIRECT_PROBES: usize = 2;
+
     /// What to ask the trainer for.
     pub(super) fn request(self, probes: usize) -> ProbeRequest {
         match self {
+            Self::Direct => ProbeRequest::Direct { probes },
             Self::Norms(_) | Self::Paper(_) => ProbeRequest::Norms { probes },
         }
     }
@@ -38,6 +47,11 @@ impl Estimator {
             });
         }
         match self {
+            Self::Direct if probes < Self::MIN_DIRECT_PROBES => Err(EstimateError::TooFewProbes {
+                needed: Self::MIN_DIRECT_PROBES,
+                got: probes,
+            }),
+            Self::Direct => Ok(()),
             Self::Norms(estimator) | Self::Paper(estimator) => estimator.validate(),
         }
     }
@@ -47,6 +61,11 @@ impl Estimator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProbeRequest {
+    /// Inner products of the weight gradients of a window's pieces, within and between the probes.
+    Direct {
+        /// How many random windows, at least 2.
+        probes: usize,
+    },
     /// Norms of the state gradient at every lag of a window.
     Norms {
         /// How many random windows, at least 1.
@@ -58,7 +77,7 @@ impl ProbeRequest {
     /// How many random windows, at least 1.
     pub fn probes(self) -> usize {
         match self {
-            Self::Norms { probes } => probes,
+            Self::Direct { probes } | Self::Norms { probes } => probes,
         }
     }
 }
@@ -67,6 +86,15 @@ impl ProbeRequest {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Measurement {
+    /// Answers [`ProbeRequest::Direct`].
+    Direct {
+        /// Of all probes together, or why there are none.
+        statistics: Result<DirectStatistics, EstimateError>,
+        /// How training windows follow each other.
+        scheme: Scheme,
+        /// Updates of the weights per epoch at the present K: what a bias is weighed against.
+        updates_per_epoch: f64,
+    },
     /// Answers [`ProbeRequest::Norms`].
     Norms {
         /// One result per probe; an `Err` is a probe that could not be used.
@@ -81,6 +109,8 @@ pub enum Measurement {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimate {
+    /// From the parameter gradient itself.
+    Direct(DirectEstimate),
     /// From norms.
     Norms {
         /// The bias of one loss at each number of kept lags.
@@ -93,10 +123,11 @@ pub enum Estimate {
 impl Estimate {
     /// Relative bias of the gradient of windows of truncation length `k`; infinite when it has no bound, never NaN.
     ///
-    /// The losses of a window keep different numbers of lags ([`Scheme::kept_lags`]), and the bias of their mean gradient is
-    /// at most the mean of their biases.
+    /// The losses of a window keep different numbers of lags ([`Scheme::kept_lags`]). The direct estimate is of their mean
+    /// gradient; norms give the mean of their biases, which the bias of their mean does not exceed.
     pub fn relative_bias(&self, k: usize) -> f64 {
         match self {
+            Self::Direct(direct) => direct.relative_bias(k),
             Self::Norms { curve, scheme } => mean_over_losses(curve, *scheme, k),
         }
     }
@@ -104,6 +135,7 @@ impl Estimate {
     /// Smallest K within the probe window whose relative bias is at most `delta`; `None` when there is none.
     pub fn smallest_k(&self, delta: f64) -> Option<usize> {
         match self {
+            Self::Direct(direct) => direct.smallest_k(delta),
             Self::Norms {
                 curve,
                 scheme: Scheme::Strided { losses: 1 },
@@ -130,6 +162,15 @@ impl Estimate {
     pub fn norms(&self) -> Option<&BiasEstimate> {
         match self {
             Self::Norms { curve, .. } => Some(curve),
+            Self::Direct(_) => None,
+        }
+    }
+
+    /// The direct estimate, if it is one.
+    pub fn direct(&self) -> Option<&DirectEstimate> {
+        match self {
+            Self::Direct(direct) => Some(direct),
+            Self::Norms { .. } => None,
         }
     }
 }
@@ -165,19 +206,52 @@ pub(super) struct Assessment {
     pub each: Vec<Estimate>,
     /// Probes that gave none.
     pub unusable: usize,
+    /// Updates of the weights per epoch, where the measurement says.
+    pub updates_per_epoch: Option<f64>,
 }
 
 impl Assessment {
-    /// A probe is usable when it was measured and its norms give an estimate.
-    pub(super) fn new(estimator: Estimator, measured: Measurement) -> Self {
+    /// A probe is usable when it was measured and gives an estimate. `asked`: how many probes there should be.
+    pub(super) fn new(estimator: Estimator, asked: usize, measured: Measurement) -> Self {
         match measured {
+            Measurement::Direct {
+                statistics,
+                scheme,
+                updates_per_epoch,
+            } => {
+                let probes = statistics.as_ref().map_or(0, DirectStatistics::probes);
+                let estimate = statistics.and_then(|s| s.estimate(scheme)).ok();
+                Self {
+                    unusable: match estimate {
+                        Some(_) => asked.saturating_sub(probes),
+                        None => asked,
+                    },
+                    estimate: estimate.map(Estimate::Direct),
+                    each: Vec::new(),
+                    updates_per_epoch: Some(updates_per_epoch),
+                }
+            }
             Measurement::Norms { probes, scheme } => match estimator {
                 Estimator::Norms(estimator) => Self::of_norms(&estimator, &probes, scheme),
                 Estimator::Paper(estimator) => {
                     Self::of_norms(&estimator, &probes, Scheme::Strided { losses: 1 })
                 }
+                // Norms that nobody asked for.
+                Estimator::Direct => Self::of_norms(&BiasEstimator::default(), &probes, scheme),
             },
         }
+    }
+
+    /// Averages the direct estimate with the one before it, numerator and denominator apart; `keep`: share of the old one.
+    pub(super) fn smoothed(mut self, previous: Option<&Estimate>, keep: f64) -> Self {
+        let previous = previous.and_then(Estimate::direct);
+        if let (Some(Estimate::Direct(new)), Some(old)) = (&self.estimate, previous)
+            // Other cuts or windows than before start afresh.
+            && let Ok(both) = new.smoothed(old, keep)
+        {
+            self.estimate = Some(Estimate::Direct(both));
+        }
+        self
     }
 
     fn of_norms(
@@ -203,6 +277,7 @@ impl Assessment {
                 .into_iter()
                 .map(|(_, curve)| estimate(curve))
                 .collect(),
+            updates_per_epoch: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Assessment;
 use super::{Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule};
-use crate::EstimateError;
+use crate::{BiasEstimate, DirectEstimate, EstimateError};
 
 /// How the bias is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -13,8 +13,12 @@ use crate::EstimateError;
 pub struct MonitorConfig {
     /// Estimator of the bias.
     pub estimator: Estimator,
-    /// Probes per estimate, at least 1. Default 5. More when the estimate jumps, fewer when probes cost too much.
+    /// Probes per estimate, at least 1, and at least 2 for the direct estimate (3 for it to know its own error). Default 5.
+    /// More when the estimate jumps, fewer when probes cost too much.
     pub probes: usize,
+    /// Share of the previous estimates in a direct estimate, in [0, 1): numerator and denominator are averaged apart, over some
+    /// 1/(1 − share) estimates. Default 0.5. More when the estimate jumps, 0 when it lags behind.
+    pub smoothing: f64,
     /// When to estimate. Default early and often at first, then once per epoch.
     pub schedule: Schedule,
 }
@@ -24,6 +28,7 @@ impl Default for MonitorConfig {
         Self {
             estimator: Estimator::default(),
             probes: 5,
+            smoothing: 0.5,
             schedule: Schedule::default(),
         }
     }
@@ -33,11 +38,19 @@ impl MonitorConfig {
     setters! {
         with_estimator => estimator: Estimator;
         with_probes => probes: usize;
+        with_smoothing => smoothing: f64;
         with_schedule => schedule: Schedule;
     }
 
     pub(super) fn validate(&self) -> Result<(), EstimateError> {
         self.schedule.validate()?;
+        if !(0.0..1.0).contains(&self.smoothing) {
+            return Err(EstimateError::OutOfRange {
+                what: "the share of previous estimates",
+                rule: "in [0, 1)",
+                value: self.smoothing,
+            });
+        }
         self.estimator.validate(self.probes)
     }
 }
@@ -113,8 +126,9 @@ impl Monitor {
 
     /// What a measurement comes to.
     pub(super) fn assess(&self, measured: Measurement) -> Assessment {
-        let estimator = self.config.map(|config| config.estimator);
-        Assessment::new(estimator.unwrap_or_default(), measured)
+        let config = self.config.unwrap_or_default();
+        Assessment::new(config.estimator, config.probes, measured)
+            .smoothed(self.last_estimate(), config.smoothing)
     }
 
     /// Adds to a decision what is known about its K, and keeps it.
@@ -122,10 +136,24 @@ impl Monitor {
         let finite = |value: f64| value.is_finite().then_some(value);
         let estimate = assessed.estimate.as_ref();
         let curve = estimate.and_then(Estimate::norms);
+        let direct = estimate.and_then(Estimate::direct);
+        let (k, delta) = (decision.k, decision.delta);
+        let outcome = match delta {
+            Some(delta) => direct.map(|e| e.outcome_for(delta)),
+            None => direct.map(DirectEstimate::outcome),
+        };
+        let effective = |direct: &DirectEstimate| {
+            finite(direct.effective_tolerance(delta?, assessed.updates_per_epoch?))
+        };
         let decision = Decision {
-            relative_bias: estimate.and_then(|e| finite(e.relative_bias(decision.k))),
-            log_beta: curve.map(crate::BiasEstimate::log_beta),
-            tau: curve.map(crate::BiasEstimate::tau),
+            outcome,
+            standard_error: direct.and_then(|e| finite(e.standard_error(k))),
+            upper_limit: direct.and_then(|e| finite(e.upper_limit(k))),
+            noisy_updates: direct.and_then(|e| finite(e.updates_until_bias_outweighs_noise(k))),
+            effective_tolerance: direct.and_then(effective),
+            relative_bias: estimate.and_then(|e| finite(e.relative_bias(k))),
+            log_beta: curve.map(BiasEstimate::log_beta),
+            tau: curve.map(BiasEstimate::tau),
             unusable: assessed.unusable,
             ..decision
         };

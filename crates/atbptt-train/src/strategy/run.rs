@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atbptt_core::policy::{Measurement, Position};
+use atbptt_core::policy::{Measurement, Position, ProbeRequest};
 use atbptt_core::{EstimateError, LagNorms};
 use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
@@ -324,14 +324,23 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let policy = lock(&self.strategy.shared.policy);
             (policy.monitor().probes_due(at), policy.k())
         };
-        let Some(due) = due else {
-            return Ok(());
+        let count = match due {
+            None => return Ok(()),
+            Some(ProbeRequest::Norms { probes }) => probes,
+            Some(other) => {
+                return Err(TrainError::Config {
+                    field: "estimator",
+                    rule: "one whose probes the training strategy can run",
+                    got: format!("{other:?}"),
+                    remedy: "choose `Estimator::Norms`",
+                });
+            }
         };
         let started = Instant::now();
         let config = &self.strategy.config;
         let model = self.learner.model().into_inner();
         let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::new();
-        for index in 0..due.probes() {
+        for index in 0..count {
             let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
             self.device.seed(seed);
             let probed = probe(&model, source.as_ref(), config.probe, seed, &self.device);
