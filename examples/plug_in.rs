@@ -1,29 +1,44 @@
 //! How do I train a model of my own, made of Burn's modules, with adaptive truncation?
 //!
-//! `cargo run --release --example plug_in` (6 epochs, about 10 seconds; a number after `--` sets the epochs) ends with
+//! ```text
+//! cargo run --release --example plug_in                              # 6 epochs, about 10 seconds
+//! cargo run --release --example plug_in -- --resume runs/plug_in-1   # after Ctrl-C, or to train up to 12 epochs
+//! ```
+//!
+//! ends with
 //!
 //! ```text
-//! device: flex
 //! epoch 1: perplexity 19.52 (validation 12.53), K = 15: as configured
 //! epoch 2: perplexity 10.93 (validation 10.36), K = 5: shortest length that meets the bias tolerance
 //! ```
 //!
-//! and so on. All a model needs is `forward` and `loss`; probes find the gradient at every lag by autodiff.
+//! and so on, and leaves metrics, checkpoints and a figure in `runs/plug_in-1`. All a model needs is `forward` and `loss`;
+//! probes find the gradient at every lag by autodiff.
+
+use std::process::ExitCode;
 
 use atbptt::prelude::*;
-use atbptt::train::data::{Corpus, Split, SyntheticConfig, TokenStream};
-use atbptt::train::{QuietRenderer, device_from_env};
+use atbptt::train::data::{Corpus, Split, SyntheticConfig};
 use burn::module::Module;
 use burn::nn::{self, loss::CrossEntropyLossConfig};
 use burn::optim::AdamConfig;
-use burn::tensor::Tensor;
-use burn::train::{Learner, SupervisedTraining};
+use burn::tensor::{Device, Tensor};
 
 #[derive(Module, Debug)]
 struct MyModel {
     embedding: nn::Embedding,
     lstm: nn::Lstm,
     decoder: nn::Linear,
+}
+
+impl MyModel {
+    fn new(words: usize, size: usize, device: &Device) -> Self {
+        Self {
+            embedding: nn::EmbeddingConfig::new(words, size).init(device),
+            lstm: nn::LstmConfig::new(size, size, true).init(device),
+            decoder: nn::LinearConfig::new(size, words).init(device),
+        }
+    }
 }
 
 impl RecurrentModel for MyModel {
@@ -49,8 +64,7 @@ impl RecurrentModel for MyModel {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let epochs: usize = std::env::args().nth(1).map_or(Ok(6), |n| n.parse())?;
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     // The built-in language: what closes an agreement was opened 4 or 12 words before.
     let language = SyntheticConfig::default()
         .with_tokens(40_000, 4_000, 2)
@@ -58,43 +72,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_distances([4, 12])
         .with_classes(4);
     let corpus = Corpus::synthetic(&language)?;
-    let train = TokenStream::for_training(corpus.tokens(Split::Train), 16)?;
-    let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 16)?;
-
-    let found = device_from_env()?;
-    println!("device: {found}");
-    let device = found.device.autodiff();
-    device.seed(1);
-    let (words, size) = (corpus.vocabulary().len(), 64);
-    let model = MyModel {
-        embedding: nn::EmbeddingConfig::new(words, size).init(&device),
-        lstm: nn::LstmConfig::new(size, size, true).init(&device),
-        decoder: nn::LinearConfig::new(size, words).init(&device),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (folder, epochs) = match arguments.as_slice() {
+        [] => (RunFolder::numbered("runs", "plug_in")?, 6),
+        [option, run] if option == "--resume" => (RunFolder::resume(run)?, 12),
+        _ => return Err("usage: plug_in [--resume RUN]".into()),
     };
 
     // The shortest K whose gradient bias is at most a tenth of the gradient.
-    let policy = AdaptiveKConfig::new(0.1)
-        .with_k0(15)
-        .with_k_max(40)
-        .init()?;
-    let config = TbpttConfig {
-        probe: ProbeConfig::new(60),
-        ..TbpttConfig::default()
-    };
-    let strategy = AdaptiveTbptt::new(policy, config)?;
-    let handle = strategy.handle();
-    let folder = std::env::temp_dir().join("atbptt-plug-in");
-    let train = StreamLoader::tokens(train).into_loader::<MyModel>();
-    let valid = StreamLoader::tokens(valid).into_loader::<MyModel>();
-    let learner = Learner::new(Tbptt::new(model), AdamConfig::new().init(), 3e-3);
-    let result = SupervisedTraining::new(folder, train, valid)
-        .renderer(Box::new(QuietRenderer))
-        .num_epochs(epochs)
-        .with_training_strategy(strategy.into_strategy())
-        .launch(learner);
-    handle.finish(&result)?;
-    for report in handle.reports() {
-        println!("{report}");
-    }
-    Ok(())
+    let run = Run::new(AdaptiveKConfig::new(0.1).with_k0(15).with_k_max(40))
+        .with_training(TbpttConfig {
+            probe: ProbeConfig::new(60),
+            ..TbpttConfig::default()
+        })
+        .with_epochs(epochs)
+        .must_match("data", corpus.fingerprint())
+        .stop_on_signals();
+    let model = MyModel::new(corpus.vocabulary().len(), 64, &run.device()?);
+    let (train, valid) = (corpus.training(16)?, corpus.evaluation(Split::Valid, 16)?);
+    let result = run.train(&folder, model, train, valid, AdamConfig::new().init(), 3e-3)?;
+    println!("{result}");
+    Ok(result.exit_code())
 }

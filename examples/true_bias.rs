@@ -25,8 +25,9 @@ use std::process::ExitCode;
 use atbptt::core::{BiasEstimator, FixedK, GradientSize, LagNorms, Tau};
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel};
 use atbptt::prelude::*;
-use atbptt::train::data::{Corpus, CorpusOptions, Split, TokenStream};
+use atbptt::train::data::{Corpus, CorpusOptions, Split};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
+use atbptt::train::run::RunFolder;
 use atbptt::train::{FusedSgd, QuietRenderer, device_from_env, measured_bias, probe};
 use burn::module::Module;
 use burn::store::ModuleRecord;
@@ -36,8 +37,7 @@ use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 
 use crate::common::diagnostics::SIZES;
-use crate::common::folder::RunFolder;
-use crate::common::{Ended, Result, exit_code};
+use crate::common::{Result, exit_code};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 
@@ -121,7 +121,7 @@ fn check(cli: &Cli) -> Result<()> {
     Err(wrong.into())
 }
 
-fn run(cli: &Cli) -> Result<Ended> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     check(cli)?;
     let device = device_from_env()?.device.autodiff();
     device.seed(cli.seed);
@@ -163,9 +163,7 @@ fn run(cli: &Cli) -> Result<Ended> {
                     .with_hidden(cli.hidden)
                     .with_dropout(0.0)
                     .init(&device)?;
-            let train = TokenStream::for_training(corpus.tokens(Split::Train), 32)?;
-            let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 32)?;
-            let sources = (TokenSource::new(train), TokenSource::new(valid));
+            let sources = (corpus.training(32)?, corpus.evaluation(Split::Valid, 32)?);
             let lr = cli.lr.unwrap_or(10.0);
             measure(cli, "language model", model, sources, (lr, 1e-7), &device)
         }
@@ -189,7 +187,7 @@ fn measure<M, S>(
     (train, valid): (S, S),
     (lr, weight_decay): (f64, f64),
     device: &Device,
-) -> Result<Ended>
+) -> Result<ExitCode>
 where
     M: RecurrentModel,
     S: SequenceSource<Batch = M::Batch> + Clone,
@@ -209,7 +207,7 @@ where
         )
         .into());
     }
-    let _folder = RunFolder::create(Some(&cli.out), "true_bias")?;
+    let _folder = RunFolder::create(&cli.out)?;
     println!(
         "training: {name}, K = {} for {} epochs",
         cli.train_k, cli.epochs
@@ -275,7 +273,7 @@ where
         "\n{table}\nfigure: {}",
         cli.out.join("true_bias.png").display()
     );
-    Ok(Ended::Complete)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// δ̂(k) with τ = 0.8 W and least squares, as the copy experiment has it; infinite where there is no bound.

@@ -15,7 +15,7 @@
 //! |---|---|
 //! | [`core`] | lag profile, decay fits, bias curve, K controller; knows no model |
 //! | [`models`] | LSTM, GRU and RNN as fused sequence operations, a language model, the [`RecurrentModel`] trait |
-//! | [`train`] | corpora, windows, the [`AdaptiveTbptt`] training strategy, metrics, plots |
+//! | [`train`] | corpora, windows, the [`AdaptiveTbptt`] training strategy, whole runs ([`Run`](train::run::Run)), plots |
 //!
 //! # Shapes
 //!
@@ -27,41 +27,29 @@
 //! A small language model on the built-in corpus, K chosen so that the estimated relative bias stays under one half:
 //!
 //! ```
-//! use std::sync::Arc;
-//! use atbptt::{prelude::*, train::data::{Corpus, Split, SyntheticConfig, TokenStream}};
-//! use burn::{optim::SgdConfig, tensor::Device, train::{Learner, SupervisedTraining}};
-//!
-//! type Model = LanguageModel<LstmLayer>;
+//! use atbptt::{prelude::*, train::data::{Corpus, Split, SyntheticConfig}};
+//! use burn::optim::SgdConfig;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-//! let stream = TokenStream::for_training(corpus.tokens(Split::Train), 8)?;
-//! let train = StreamLoader::tokens(stream).into_loader::<Model>();
-//! let stream = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), 8)?;
-//! let valid = StreamLoader::tokens(stream).into_loader::<Model>();
+//! let run = Run::new(AdaptiveKConfig::new(0.5).with_k0(10).with_k_max(40))
+//!     .with_training(TbpttConfig { probe: ProbeConfig::new(50), ..TbpttConfig::default() })
+//!     .with_epochs(2);
+//! let model: LanguageModel<LstmLayer> = LanguageModelConfig::new(corpus.vocabulary().len())
+//!     .with_hidden(16)
+//!     .init(&run.device()?)?;
 //!
-//! let device = Device::default().autodiff();
-//! let model: Model = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(16).init(&device)?;
+//! # let parent = tempfile::tempdir()?;
+//! # let runs = parent.path();
+//! let folder = RunFolder::numbered(runs, "first")?;
+//! let (train, valid) = (corpus.training(8)?, corpus.evaluation(Split::Valid, 8)?);
+//! let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 1.0)?;
 //!
-//! let policy = AdaptiveKConfig::new(0.5).with_k0(10).with_k_max(40).init()?;
-//! let config = TbpttConfig { probe: ProbeConfig::new(50), ..TbpttConfig::default() };
-//! let strategy = AdaptiveTbptt::new(policy, config)?;
-//! let handle = strategy.handle();
-//!
-//! # let folder = tempfile::tempdir()?;
-//! # let folder = folder.path();
-//! let result = SupervisedTraining::new(folder, train, valid)
-//!     .num_epochs(2)
-//!     .with_training_strategy(strategy.into_strategy())
-//! #   .with_application_logger(None)
-//!     .launch(Learner::new(Tbptt::new(model), SgdConfig::new().init(), 1.0));
-//! handle.finish(&result)?;
-//!
-//! for epoch in handle.reports() {
+//! for epoch in &result.reports {
 //!     println!("epoch {}: perplexity {:.0}, K = {}", epoch.epoch, epoch.train_perplexity, epoch.k);
 //! }
-//! # assert_eq!(handle.reports().len(), 2);
-//! # assert!(handle.history().len() == 1);
+//! # assert_eq!(result.reports.len(), 2);
+//! # assert!(result.history.len() == 1);
 //! # Ok(()) }
 //! ```
 //!
@@ -87,6 +75,7 @@ pub mod prelude {
         GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, ModelError, RecurrentModel,
         RecurrentState, RnnLayer, SequenceBatch, StepLoss, TokenBatch,
     };
+    pub use atbptt_train::run::{Run, RunFolder, RunResult};
     pub use atbptt_train::{
         AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling,
         StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TbpttInput, TokenSource, TrainError,

@@ -142,12 +142,18 @@ fn a_run_is_not_resumed_as_another_one() {
     let settings = fs::read_to_string(run.join("config.json")).unwrap();
     // (options, what the refusal says)
     let changes = [
-        (["--delta", "0.1"], "rule for K is adaptive"),
-        (["--fixed-k", "4"], "and fixed at 4 steps now"),
-        (["--k0", "5"], "first K is 4 in the checkpoint and 5 now"),
+        (
+            ["--delta", "0.1"],
+            "delta is 0.5 in the checkpoint and 0.1 now",
+        ),
+        (
+            ["--fixed-k", "4"],
+            "policy is adaptive in the checkpoint and fixed now",
+        ),
+        (["--k0", "5"], "k0 is 4 in the checkpoint and 5 now"),
         (
             ["--lr", "0.5"],
-            "step size is 1 in the checkpoint and 0.5 now",
+            "learning rate is 1 in the checkpoint and 0.5 now",
         ),
         (
             ["--batch", "5"],
@@ -157,7 +163,7 @@ fn a_run_is_not_resumed_as_another_one() {
         (["--hidden", "6"], "hidden is 5 in the checkpoint and 6 now"),
         (["--memory", "2"], "data is "),
         (["--style", "chunked"], "scheme is "),
-        (["--gradient-size", "sum"], "estimator is "),
+        (["--gradient-size", "sum"], "gradient size is "),
         (["--window", "29"], "probe"),
     ];
     for (options, expected) in changes {
@@ -245,6 +251,48 @@ fn a_run_keeps_to_a_folder_of_its_own() {
     success(&resume(&run, &["--epochs", "4"]));
     assert_eq!(before, epochs(&run)[..3]);
     assert_eq!(epochs(&other), epochs(&run));
+}
+
+/// A relative `--data` is resolved where it was given, whatever its bytes are.
+#[cfg(unix)]
+#[test]
+fn a_run_goes_on_from_another_working_directory_with_data_of_any_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(copy) = example("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for name in [&b"digits"[..], b"caf\xe9"] {
+        let name = std::ffi::OsStr::from_bytes(name);
+        let data = folder.path().join(name);
+        if fs::create_dir(&data).is_err() {
+            println!("skipped: the file system takes UTF-8 names only");
+            continue;
+        }
+        for (split, steps) in [("train", 120), ("valid", 40), ("test", 40)] {
+            let line = |step: usize| format!("{}{}\n", step % 3, step % 2);
+            let text: String = (0..steps).map(line).collect();
+            for part in ["input", "target"] {
+                fs::write(data.join(format!("{split}_{part}.txt")), &text).unwrap();
+            }
+        }
+        let run = folder.path().join("runs").join(name);
+        let mut start = command(&copy);
+        start
+            .current_dir(folder.path())
+            .arg("--data")
+            .arg(name)
+            .args(["--symbols", "3", "--hidden", "4", "--fixed-k", "3"])
+            .args(["--window", "20", "--epochs", "1", "--quiet", "--out"])
+            .arg(Path::new("runs").join(name));
+        success(&start.output().unwrap());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut resume = command(&copy);
+        resume
+            .current_dir(elsewhere.path())
+            .args(["--quiet", "--epochs", "2", "--resume"])
+            .arg(&run);
+        success(&resume.output().unwrap());
+        assert_eq!(epochs(&run).len(), 2, "{name:?}");
+    }
 }
 
 /// Perplexities beyond all numbers are left out; the run goes to its end and can be read.

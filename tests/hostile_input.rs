@@ -306,11 +306,11 @@ proptest! {
             prop_assert_eq!(k, 0);
             return Ok(());
         };
-        match AdaptiveTbptt::new(policy, config) {
-            Ok(strategy) => {
+        match config.check(&policy) {
+            Ok(()) => {
                 prop_assert!(sound);
                 let fits = k <= steps && losses.is_none_or(|losses| losses <= steps);
-                prop_assert_eq!(strategy.check_stream(steps).is_ok(), fits);
+                prop_assert_eq!(config.check_stream(&policy, steps).is_ok(), fits);
             }
             Err(error) => prop_assert!(!sound && matches!(error, TrainError::Config { .. }), "{}", error),
         }

@@ -109,7 +109,7 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
         ),
         (
             &["--delta", "0.7"],
-            "rule for K is adaptive, relative bias at most 0.1 in the checkpoint and",
+            "delta is 0.1 in the checkpoint and 0.7 now",
         ),
         (&["--max-tokens", "11000"], "data is "),
         (

@@ -20,21 +20,20 @@ mod predict;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
+use atbptt::train::run::{DataPath, LossName};
 use atbptt::train::{OnNonFinite, device_from_env};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::figures::Figure;
-use crate::common::folder::Settings;
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
-use crate::common::progress::Style;
-use crate::common::train::{Start, Task, train};
-use crate::common::{Ended, Result, Show, exit_code};
+use crate::common::start::{Settings, Start, finish};
+use crate::common::{Result, exit_code};
 use crate::data::{Events, content_hash};
 use crate::model::EventModel;
 
@@ -64,7 +63,8 @@ struct Cli {
 /// Data and model of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct BookOrder {
-    data: PathBuf,
+    /// None before the options are read.
+    data: Option<DataPath>,
     hidden: usize,
     layers: usize,
 }
@@ -96,7 +96,7 @@ fn preset(adaptive: bool) -> Settings<BookOrder> {
         on_non_finite: OnNonFinite::Stop,
     };
     let task = BookOrder {
-        data: PathBuf::new(),
+        data: None,
         hidden: 128,
         layers: 2,
     };
@@ -105,15 +105,15 @@ fn preset(adaptive: bool) -> Settings<BookOrder> {
 
 impl Cli {
     /// Puts what the user asked for into the settings.
-    fn apply(&self, mut settings: Settings<BookOrder>) -> Settings<BookOrder> {
+    fn apply(&self, mut settings: Settings<BookOrder>) -> Result<Settings<BookOrder>> {
         settings.plan = settings.plan.with_options(&self.policy, &self.run);
         let task = &mut settings.task;
         if let Some(folder) = &self.data {
-            task.data = folder.clone();
+            task.data = Some(DataPath::new(folder)?);
         }
         task.hidden = self.hidden.unwrap_or(task.hidden);
         task.layers = self.layers.unwrap_or(task.layers);
-        settings
+        Ok(settings)
     }
 }
 
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
     exit_code(run(parse(&defaults)))
 }
 
-fn run(cli: Cli) -> Result<Ended> {
+fn run(cli: Cli) -> Result<ExitCode> {
     // What can be wrong with the options is found before any work or folder is made.
     let mut start = Start::new(
         &cli.run,
@@ -133,18 +133,39 @@ fn run(cli: Cli) -> Result<Ended> {
         |settings| cli.apply(settings),
     )?;
     let Settings { task, plan } = start.settings.clone();
-    let found = device_from_env()?;
-    let device = found.device.clone();
-    let events = Events::from_folder(&task.data, "train")?;
-    let (valid, test) = Events::from_folder(&task.data, "test")?.halves()?;
+    let data = task.data.ok_or("no data; give their folder with --data")?;
+    let events = Events::from_folder(data.path(), "train")?;
+    let (valid, test) = Events::from_folder(data.path(), "test")?.halves()?;
     let marks = events.classes();
     valid.check(marks)?;
     test.check(marks)?;
-    let streams = events.streams(plan.batch);
-    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?
-        .check_stream(streams.common_steps())?;
-    device.clone().autodiff().seed(plan.training.seed);
-    let model = EventModel::new(marks, task.hidden, task.layers, &device.clone().autodiff())?;
+    let training = Arc::new(events.streams(plan.batch));
+    let found = device_from_env()?;
+    let device = found.device.clone();
+    let (chunk, parallel) = (plan.training.eval_chunk, test.parallel());
+    let run = start
+        .settings
+        .run()
+        .with_title(format!("Order book; {}", plan.policy))
+        .with_loss_name(LossName::Named(
+            "Negative log-likelihood per event (nats)".into(),
+        ))
+        .with_display(cli.run.display())
+        .must_match("data", content_hash([&events, &valid, &test]))
+        .must_match("hidden", task.hidden)
+        .must_match("layers", task.layers)
+        .may_change("source of the data", &data)
+        .with_measures(move |model: &EventModel| {
+            let quality = predict::evaluate(model, &parallel, chunk, &device)?;
+            Ok(BTreeMap::from([
+                ("test_nll".into(), quality.nll),
+                ("test_rmse".into(), quality.rmse),
+                ("test_rmse_unbounded".into(), quality.rmse_unbounded),
+                ("test_error".into(), quality.error),
+            ]))
+        });
+    run.check(&training)?;
+    let model = EventModel::new(marks, task.hidden, task.layers, &run.device()?)?;
     let folder = start.folder(&cli.run, "book_order")?;
     if !cli.run.quiet {
         println!(
@@ -159,51 +180,33 @@ fn run(cli: Cli) -> Result<Ended> {
             task.hidden,
             model.num_params(),
             plan.batch,
-            streams.common_steps(),
+            training.common_steps(),
         );
         println!("device:  {found}");
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();
     }
-    let identity = plan
-        .identity()?
-        .must_match("data", content_hash([&events, &valid, &test]))
-        .must_match("hidden", task.hidden)
-        .must_match("layers", task.layers)
-        .may_change("source of the data", task.data.display());
-    let (chunk, test) = (plan.training.eval_chunk, test.parallel());
-    let training = Task {
-        title: format!("Order book; {}", plan.policy),
-        figure: Figure::Loss("Negative log-likelihood per event (nats)"),
-        style: Style::LOSS,
+    let valid = valid.parallel();
+    let result = run.train(
+        &folder,
         model,
-        identity,
-        parts: lstm_parts(task.layers),
-        train: StreamLoader::new(streams),
-        valid: StreamLoader::new(valid.parallel()),
-        measures: Box::new(move |model: &EventModel| {
-            let quality = predict::evaluate(model, &test, chunk, &device)?;
-            Ok(BTreeMap::from([
-                ("test_nll".into(), quality.nll),
-                ("test_rmse".into(), quality.rmse),
-                ("test_rmse_unbounded".into(), quality.rmse_unbounded),
-                ("test_error".into(), quality.error),
-            ]))
-        }),
-    };
-    let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
-    if let Some(result) = result {
-        println!(
+        training.clone(),
+        valid,
+        plan.optimizer()?,
+        plan.lr,
+    )?;
+    let parts = lstm_parts(task.layers);
+    finish(result, &training, &plan, &parts, |summary| {
+        format!(
             "test NLL {}, RMSE {} s, 0-1 error {} at epoch {} (best on validation, of {}); {:.0} s; {}",
-            result.measure("test_nll", 4),
-            result.measure("test_rmse", 7),
-            result.measure("test_error", 4),
-            result.best_epoch,
-            result.epochs,
-            result.seconds,
+            summary.measure("test_nll", 4),
+            summary.measure("test_rmse", 7),
+            summary.measure("test_error", 4),
+            summary.best_epoch,
+            summary.epochs,
+            summary.seconds,
             folder.path().join("report.png").display(),
-        );
-    }
-    Ok(ended)
+        )
+    })
 }

@@ -1,15 +1,16 @@
 //! A closer look at the lag profile of a trained model: part by part, and what each reading of the gradient's size makes
 //! of it.
 
+use atbptt::core::seed::mix;
 use atbptt::core::{BiasEstimate, BiasEstimator, GradientSize, LagNorms};
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
 use atbptt::train::plot::{LagProfileFigure, Line, LinesPanel, lag_profile_figure, lines_figure};
 use atbptt::train::probe;
+use atbptt::train::run::RunFolder;
 use burn::tensor::Device;
 
 use super::Result;
-use super::folder::RunFolder;
 use super::options::Plan;
 
 /// The readings of the gradient's size, and how figures name them.
@@ -39,7 +40,7 @@ pub fn diagnose<M: RecurrentModel>(
 ) -> Result<()> {
     let probes: Vec<LagNorms> = (1..=PROBES)
         .map(|nth| {
-            let seed = plan.training.seed.wrapping_mul(1000).wrapping_add(nth);
+            let seed = mix(plan.training.seed, [nth]);
             device.seed(seed);
             probe(model, source, plan.training.probe, seed, device)
         })
@@ -125,7 +126,7 @@ pub fn diagnose<M: RecurrentModel>(
         return Ok(());
     };
     let delta = plan.delta().unwrap_or(f64::NAN);
-    let rule = plan.rule()?;
+    let rule = plan.policy().init()?;
     let k = match plan.delta() {
         Some(delta) => estimate
             .smallest_k(delta)
@@ -186,5 +187,5 @@ fn write_table(
             .chain(bias);
         table.write_record(row)?;
     }
-    folder.write("profiles.csv", table.into_inner()?)
+    Ok(folder.write("profiles.csv", table.into_inner()?)?)
 }

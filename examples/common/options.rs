@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use atbptt::core::policy::{
     AdaptiveKConfig, ArtbpConfig, Estimator, FixedKConfig, MonitorConfig, PolicyConfig,
-    RandomLengthConfig, Schedule, TruncationPolicy, UpdateEvery,
+    RandomLengthConfig, Schedule, UpdateEvery,
 };
 use atbptt::core::{BiasEstimator, GradientSize};
-use atbptt::train::{Identity, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::run::Display;
+use atbptt::train::{FusedSgd, OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
+use burn::optim::ModuleOptimizer;
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -368,12 +370,12 @@ impl Plan {
                 )
                 .into())
             }
-            _ => self.rule().map(|_| ()),
+            _ => Ok(self.policy().init().map(|_| ())?),
         }
     }
 
     /// The rule for K.
-    pub fn rule(&self) -> Result<Box<dyn TruncationPolicy>> {
+    pub fn policy(&self) -> PolicyConfig {
         let monitor = MonitorConfig::default()
             .with_estimator(Estimator::Paper(self.estimator))
             .with_probes(self.probes)
@@ -396,21 +398,12 @@ impl Plan {
                 .with_seed(seed)
                 .into(),
         };
-        Ok(config.with_monitor(monitor).init()?)
+        config.with_monitor(monitor)
     }
 
-    /// What a run by this plan is made of, as far as the training strategy does not know it.
-    pub fn identity(&self) -> Result<Identity> {
-        Ok(Identity::new()
-            .must_match("rule for K", self.policy)
-            .must_match("first K", self.k0)
-            .must_match("smallest K", self.k_min)
-            .must_match("probes", self.probes)
-            .must_match("estimator", serde_json::to_string(&self.estimator)?)
-            .must_match("step size", self.lr)
-            .must_match("weight decay", self.weight_decay)
-            .may_change("checkpoint every", self.checkpoint_every)
-            .may_change("on non-finite", format!("{:?}", self.on_non_finite)))
+    /// Stochastic gradient descent with weight decay, as in the paper.
+    pub fn optimizer(&self) -> Result<ModuleOptimizer> {
+        Ok(FusedSgd::new().with_weight_decay(self.weight_decay)?.init())
     }
 
     /// The tolerance, for plots.
@@ -435,6 +428,16 @@ impl Plan {
             "{}{range}; {} probes of {} steps per epoch, after a burn-in of {}",
             self.policy, self.probes, probe.window, probe.burn_in,
         )
+    }
+}
+
+impl RunArgs {
+    /// What the program shows while it trains.
+    pub fn display(&self) -> Display {
+        match self.quiet {
+            true => Display::Silent,
+            false => Display::Lines,
+        }
     }
 }
 

@@ -19,21 +19,20 @@ mod model;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
+use atbptt::train::run::{DataPath, LossName};
 use atbptt::train::{OnNonFinite, device_from_env, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::figures::Figure;
-use crate::common::folder::Settings;
 use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
-use crate::common::progress::Style;
-use crate::common::train::{Start, Task, train};
-use crate::common::{Ended, Result, Show, exit_code};
+use crate::common::start::{Settings, Start, finish};
+use crate::common::{Result, exit_code};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
 
@@ -82,7 +81,7 @@ struct Cli {
 /// Where the symbols come from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Data {
-    Folder(PathBuf),
+    Folder(DataPath),
     Generated { task: CopyTask, steps: usize },
 }
 
@@ -130,7 +129,7 @@ fn preset() -> Settings<Copy> {
 
 impl Cli {
     /// Puts what the user asked for into the settings.
-    fn apply(&self, mut settings: Settings<Copy>) -> Settings<Copy> {
+    fn apply(&self, mut settings: Settings<Copy>) -> Result<Settings<Copy>> {
         settings.plan = settings.plan.with_options(&self.policy, &self.run);
         let Settings { task, plan } = &mut settings;
         task.symbols = self.symbols.unwrap_or(task.symbols);
@@ -138,7 +137,7 @@ impl Cli {
         task.layers = self.layers.unwrap_or(task.layers);
         let generation = self.memory.or(self.min_memory).or(self.steps);
         match (&self.data, generation, &mut task.data) {
-            (Some(folder), _, data) => *data = Data::Folder(folder.clone()),
+            (Some(folder), _, data) => *data = Data::Folder(DataPath::new(folder)?),
             // Files that are to become generated data.
             (None, Some(_), data @ Data::Folder(_)) => *data = Data::generated(),
             (None, _, _) => {}
@@ -152,7 +151,7 @@ impl Cli {
             copy.sequences = plan.batch;
             *steps = self.steps.unwrap_or(*steps);
         }
-        settings
+        Ok(settings)
     }
 }
 
@@ -175,7 +174,7 @@ impl Copy {
     fn load(&self) -> Result<[SymbolSequences; 3]> {
         Ok(match &self.data {
             Data::Folder(folder) => {
-                let read = |split| SymbolSequences::from_folder(folder, split, self.symbols);
+                let read = |split| SymbolSequences::from_folder(folder.path(), split, self.symbols);
                 [read("train")?, read("valid")?, read("test")?]
             }
             // The data have seeds of their own: --seed varies what is learnt from the same data.
@@ -189,7 +188,7 @@ impl Copy {
 
     fn in_words(&self) -> String {
         match &self.data {
-            Data::Folder(folder) => format!("copy task from {}", folder.display()),
+            Data::Folder(folder) => format!("copy task from {folder}"),
             Data::Generated { task, .. } => match task.memory {
                 (least, most) if least < most => format!("copy task, memory {least} to {most}"),
                 (_, most) => format!("copy task, memory {most}"),
@@ -202,40 +201,51 @@ fn main() -> ExitCode {
     exit_code(run(parse(&preset().plan.defaults(&[]))))
 }
 
-fn run(cli: Cli) -> Result<Ended> {
+fn run(cli: Cli) -> Result<ExitCode> {
     // What can be wrong with the options is found before any work or folder is made.
     let mut start = Start::new(&cli.run, preset, |settings| cli.apply(settings))?;
-    let Settings { task, plan } = start.settings.clone();
-    let found = device_from_env()?;
-    let device = found.device.clone();
-    let [train_data, valid, test] = task.load()?;
-    if plan.batch != train_data.sequences() {
+    let [training, valid, test] = start.settings.task.load()?;
+    let sequences = training.sequences();
+    if start.settings.plan.batch != sequences {
         // Files hold as many as they hold.
         if let Some(asked) = cli.run.batch {
             return Err(format!(
-                "--batch {asked} does not fit the {} sequences of {}; leave it out",
-                train_data.sequences(),
-                task.in_words()
+                "--batch {asked} does not fit the {sequences} sequences of {}; leave it out",
+                start.settings.task.in_words()
             )
             .into());
         }
-        start.settings.plan.batch = train_data.sequences();
+        start.settings.plan.batch = sequences;
     }
-    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?.check_stream(train_data.steps())?;
-    device.clone().autodiff().seed(plan.training.seed);
-    let model = CopyModel::new(
-        task.symbols,
-        task.hidden,
-        task.layers,
-        &device.clone().autodiff(),
-    )?;
+    let Settings { task, plan } = start.settings.clone();
+    let identity = content_hash([&training, &valid, &test]);
+    let (training, chunk) = (Arc::new(training), plan.training.eval_chunk);
+    let found = device_from_env()?;
+    let device = found.device.clone();
+    let run = start
+        .settings
+        .run()
+        .with_title(format!("{}; {}", task.in_words(), plan.policy))
+        .with_loss_name(LossName::Named("Loss per symbol (nats)".into()))
+        .with_display(cli.run.display())
+        .must_match("data", identity)
+        .must_match("symbols", task.symbols)
+        .must_match("hidden", task.hidden)
+        .must_match("layers", task.layers)
+        .may_change("source of the data", task.in_words())
+        .with_measures(move |model: &CopyModel| {
+            let loss = evaluate(model, &test, chunk, &device)?;
+            let perplexity = (loss.sum / loss.count as f64).exp();
+            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+        });
+    run.check(&training)?;
+    let model = CopyModel::new(task.symbols, task.hidden, task.layers, &run.device()?)?;
     let folder = start.folder(&cli.run, "copy")?;
     if !cli.run.quiet {
         println!("data:    {}", task.in_words());
         println!(
-            "         {} training steps of {} sequences",
-            train_data.steps(),
-            train_data.sequences()
+            "         {} training steps of {sequences} sequences",
+            training.steps(),
         );
         println!(
             "model:   LSTM, {} layers of {} units, {} parameters",
@@ -248,40 +258,23 @@ fn run(cli: Cli) -> Result<Ended> {
         println!("run:     {}", folder.path().display());
         println!();
     }
-    let chunk = plan.training.eval_chunk;
-    let identity = plan
-        .identity()?
-        .must_match("data", content_hash([&train_data, &valid, &test]))
-        .must_match("symbols", task.symbols)
-        .must_match("hidden", task.hidden)
-        .must_match("layers", task.layers)
-        .may_change("source of the data", task.in_words());
-    let title = format!("{}; {}", task.in_words(), plan.policy);
-    let training = Task {
-        title,
-        figure: Figure::Loss("Loss per symbol (nats)"),
-        style: Style::LOSS,
+    let result = run.train(
+        &folder,
         model,
-        identity,
-        parts: lstm_parts(task.layers),
-        train: StreamLoader::new(train_data),
-        valid: StreamLoader::new(valid),
-        measures: Box::new(move |model: &CopyModel| {
-            let loss = evaluate(model, &test, chunk, &device)?;
-            let perplexity = (loss.sum / loss.count as f64).exp();
-            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
-        }),
-    };
-    let (ended, result) = train(training, start, &folder, Show::lines(!cli.run.quiet))?;
-    if let Some(result) = result {
-        println!(
+        training.clone(),
+        valid,
+        plan.optimizer()?,
+        plan.lr,
+    )?;
+    let parts = lstm_parts(task.layers);
+    finish(result, &training, &plan, &parts, |summary| {
+        format!(
             "test perplexity {} at epoch {} (best on validation, of {}); {:.0} s; {}",
-            result.measure("test_perplexity", 4),
-            result.best_epoch,
-            result.epochs,
-            result.seconds,
+            summary.measure("test_perplexity", 4),
+            summary.best_epoch,
+            summary.epochs,
+            summary.seconds,
             folder.path().join("report.png").display(),
-        );
-    }
-    Ok(ended)
+        )
+    })
 }

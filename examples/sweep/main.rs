@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 
-use crate::common::{Ended, Result, exit_code};
+use crate::common::{Result, exit_code};
 use crate::spec::Spec;
 
 /// Run a grid of truncation policies and seeds, and compare them in a table and a figure.
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     exit_code(run(&Cli::parse()))
 }
 
-fn run(cli: &Cli) -> Result<Ended> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     let spec = Spec::read(&cli.file)?;
     let jobs = match cli.jobs {
         Some(0) => return Err("--jobs must be at least 1, got 0".into()),
@@ -96,10 +96,10 @@ fn run(cli: &Cli) -> Result<Ended> {
     }
     if outcome.interrupted {
         println!("interrupted; the same command goes on");
-        return Ok(Ended::Interrupted(130));
+        return Ok(ExitCode::from(130));
     }
     match outcome.failed.len() {
-        0 => Ok(Ended::Complete),
+        0 => Ok(ExitCode::SUCCESS),
         failed => Err(format!(
             "{failed} of {} runs failed, see above; the same command tries them again",
             runs.len()

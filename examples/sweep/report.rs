@@ -6,8 +6,8 @@ use std::path::Path;
 
 use atbptt::train::EpochReport;
 use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
+use atbptt::train::run::RunSummary;
 
-use crate::common::folder::{RunResult, best};
 use crate::grid::Run;
 use crate::spec::{Metric, Policy, Spec};
 
@@ -95,9 +95,9 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
     for &policy in &spec.policies {
         let of_policy: Vec<&Finished> =
             finished.iter().filter(|run| run.policy == policy).collect();
-        let results: Vec<RunResult> = of_policy
+        let results: Vec<RunSummary> = of_policy
             .iter()
-            .filter_map(|run| best(&run.reports))
+            .filter_map(|run| RunSummary::of(&run.reports))
             .collect();
         let open = of_policy.iter().any(|run| !run.complete);
         unfinished |= open;
@@ -130,7 +130,7 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
                 cells.push(paper.map_or("–".into(), |p| number(metric, p.mean, p.sd)));
             }
         }
-        let average = |value: &dyn Fn(&RunResult) -> f64, digits: usize| match results.is_empty() {
+        let average = |value: &dyn Fn(&RunSummary) -> f64, digits: usize| match results.is_empty() {
             true => "–".to_owned(),
             false => {
                 let values: Vec<f64> = results.iter().map(value).collect();

@@ -16,23 +16,18 @@ mod common;
 mod options;
 mod text;
 
-use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use atbptt::models::{LanguageModel, LstmLayer};
-use atbptt::prelude::*;
-use atbptt::train::data::{Corpus, Split, TokenStream};
-use atbptt::train::{EpochReport, NamedDevice, device_from_env, evaluate};
+use atbptt::train::data::{Corpus, Split};
+use atbptt::train::run::{Display, EpochLines, RunFolder, number};
+use atbptt::train::{EpochReport, NamedDevice, device_from_env};
 use burn::module::Module;
 
 use self::common::diagnostics::lstm_parts;
-use self::common::figures::Figure;
-use self::common::folder::{RunFolder, Settings};
 use self::common::options::parse;
-use self::common::progress::{Style, left_out, number};
-use self::common::train::{Start, Task, train};
-use self::common::{Ended, Result, Show, exit_code};
+use self::common::start::{Settings, Start, finish};
+use self::common::{Result, exit_code};
 use self::options::{Cli, Language, PROGRAM};
 
 type Model = LanguageModel<LstmLayer>;
@@ -43,66 +38,62 @@ pub fn main() -> ExitCode {
 }
 
 /// Trains and tests.
-fn run(cli: Cli) -> Result<Ended> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
     let corpus = text::load(&mut start.settings.task, cli.paper)?;
     if !start.is_resumed() {
         cli.fit_to_built_in(&mut start.settings);
     }
     let Settings { task, plan } = start.settings.clone();
-    let found = device_from_env()?;
-    let device = found.device.clone().autodiff();
-    device.seed(plan.training.seed);
-    let model: Model = task.model(corpus.vocabulary().len()).init(&device)?;
-    let training = TokenStream::for_training(corpus.tokens(Split::Train), plan.batch)?;
-    let valid = TokenStream::exact(corpus.evaluation_tokens(Split::Valid), plan.batch)?;
-    let test = TokenStream::exact(corpus.evaluation_tokens(Split::Test), plan.batch)?;
-    AdaptiveTbptt::new(plan.rule()?, plan.training.clone())?.check_stream(training.steps())?;
-    let folder = start.folder(&cli.run, PROGRAM)?;
-    let dashboard = !cli.no_tui && std::io::stdout().is_terminal() && cfg!(feature = "tui");
-    let show = match (cli.run.quiet, dashboard) {
-        (true, _) => Show::Nothing,
-        (false, true) => Show::Dashboard,
-        (false, false) => Show::Lines,
-    };
-    if show != Show::Nothing {
-        introduce(&start.settings, &corpus, &model, &found, &folder);
-    }
-    let (test, chunk) = (TokenSource::new(test), plan.training.eval_chunk);
-    let tokens = corpus.len(Split::Test);
-    let device = device.inner();
-    let experiment = Task {
-        title: format!("{}; {}", corpus.description(), plan.policy),
-        figure: Figure::Perplexity,
-        style: Style {
+    let training = corpus.training(plan.batch)?;
+    let valid = corpus.evaluation(Split::Valid, plan.batch)?;
+    let run = start
+        .settings
+        .run()
+        .with_display(match cli.no_tui || !cfg!(feature = "tui") {
+            _ if cli.run.quiet => Display::Silent,
+            true => Display::Lines,
+            false => Display::Dashboard,
+        })
+        .with_lines(EpochLines {
             header: Some(HEADER),
             line: epoch_line,
-            running: |loss| format!("perplexity {:.1}", loss.exp()),
-        },
-        model,
-        identity: task.identify(plan.identity()?, &corpus),
-        parts: lstm_parts(task.layers),
-        train: StreamLoader::tokens(training),
-        valid: StreamLoader::tokens(valid),
-        measures: Box::new(move |model: &Model| {
-            let loss = evaluate(model, &test, chunk, &device)?;
-            let perplexity = (loss.sum / loss.count as f64).min(700.0).exp();
-            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
-        }),
-    };
-    let (ended, result) = train(experiment, start, &folder, show)?;
-    if let Some(result) = result {
-        println!();
-        println!(
-            "test perplexity {} over {tokens} tokens, weights of epoch {} (best on validation, of {})",
-            result.measure("test_perplexity", 2),
-            result.best_epoch,
-            result.epochs,
+            ..EpochLines::PERPLEXITY
+        })
+        .with_test(corpus.evaluation(Split::Test, plan.batch)?);
+    let run = task.identify(run, &corpus);
+    run.check(&training)?;
+    let model: Model = task.model(corpus.vocabulary().len()).init(&run.device()?)?;
+    let folder = start.folder(&cli.run, PROGRAM)?;
+    if !cli.run.quiet {
+        introduce(
+            &start.settings,
+            &corpus,
+            &model,
+            &device_from_env()?,
+            &folder,
         );
-        println!("text: {}", corpus.description());
-        println!("figure: {}", folder.path().join("report.png").display());
     }
-    Ok(ended)
+    let result = run.train(
+        &folder,
+        model,
+        training.clone(),
+        valid,
+        plan.optimizer()?,
+        plan.lr,
+    )?;
+    let parts = lstm_parts(task.layers);
+    finish(result, &training, &plan, &parts, |summary| {
+        format!(
+            "\ntest perplexity {} over {} tokens, weights of epoch {} (best on validation, of {})\ntext: {}\nfigure: {}",
+            summary.measure("test_perplexity", 2),
+            corpus.len(Split::Test),
+            summary.best_epoch,
+            summary.epochs,
+            corpus.description(),
+            folder.path().join("report.png").display(),
+        )
+    })
 }
 
 /// Says what is about to happen.
@@ -166,5 +157,5 @@ fn epoch_line(report: &EpochReport) -> String {
         report.elapsed_seconds,
         report.reason.as_deref().unwrap_or("start value"),
     );
-    line + &left_out(report)
+    line + &report.left_out()
 }

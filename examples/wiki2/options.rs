@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use atbptt::core::BiasEstimator;
-use atbptt::models::{LanguageModelConfig, Precision};
+use atbptt::models::{LanguageModelConfig, Precision, RecurrentModel};
 use atbptt::train::data::Corpus;
-use atbptt::train::{Identity, OnNonFinite, ProbeConfig, StepScaling, TbpttConfig};
+use atbptt::train::run::{DataPath, Run};
+use atbptt::train::{OnNonFinite, ProbeConfig, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::common::folder::Settings;
+use super::common::Result;
 use super::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use super::common::start::Settings;
 use super::text::Text;
 
 /// `wiki2`, or `ptb`: the same program with another preset.
@@ -200,10 +202,10 @@ impl Cli {
     }
 
     /// Puts what the user asked for into the settings.
-    pub fn apply(&self, mut settings: Settings<Language>) -> Settings<Language> {
+    pub fn apply(&self, mut settings: Settings<Language>) -> Result<Settings<Language>> {
         let task = &mut settings.task;
         match (&self.data, self.builtin) {
-            (Some(folder), _) => task.text = Text::Folder(folder.clone()),
+            (Some(folder), _) => task.text = Text::Folder(DataPath::new(folder)?),
             (None, true) => task.text = Text::BuiltIn,
             (None, false) => {}
         }
@@ -220,7 +222,7 @@ impl Cli {
             None => task.precision,
         };
         settings.plan = settings.plan.with_options(&self.policy, &self.run);
-        settings
+        Ok(settings)
     }
 
     /// Fits what was left open to the built-in corpus, whose dependencies reach back at most 32 steps: shorter probes and
@@ -271,8 +273,8 @@ impl Language {
     }
 
     /// Adds text and model to what a run is made of.
-    pub fn identify(&self, plan: Identity, corpus: &Corpus) -> Identity {
-        plan.must_match("data", corpus.fingerprint())
+    pub fn identify<M: RecurrentModel>(&self, run: Run<M>, corpus: &Corpus) -> Run<M> {
+        run.must_match("data", corpus.fingerprint())
             .must_match("vocabulary", corpus.vocabulary().content_hash())
             .must_match("hidden", self.hidden)
             .must_match("layers", self.layers)
@@ -283,8 +285,8 @@ impl Language {
 }
 
 /// Penn Treebank has no free download: where the tests look for it.
-fn penn_treebank() -> Option<PathBuf> {
+fn penn_treebank() -> Option<DataPath> {
     let data = std::env::var_os("ATBPTT_DATA").unwrap_or_else(|| "../shared/data".into());
     let folder = PathBuf::from(data).join("ptb");
-    folder.is_dir().then_some(folder)
+    folder.is_dir().then(|| DataPath::new(folder).ok())?
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, download::WikiText2};
+use atbptt::train::run::DataPath;
 use serde::{Deserialize, Serialize};
 
 use super::common::Result;
@@ -16,7 +17,7 @@ pub enum Text {
     /// The built-in corpus.
     BuiltIn,
     /// A folder.
-    Folder(PathBuf),
+    Folder(DataPath),
 }
 
 /// Loads the text of `task` and says which one it is. Where it was left open, the choice is written into `task`, so that a
@@ -29,12 +30,12 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
         ..CorpusOptions::default()
     };
     let corpus = match &task.text {
-        Text::Folder(folder) => from_folder(folder, &options)?,
+        Text::Folder(folder) => from_folder(folder.path(), &options)?,
         Text::BuiltIn => built_in(task.max_tokens)?,
         Text::WikiText2OrBuiltIn => match WikiText2::new().and_then(|source| source.fetch()) {
             Ok(folder) => {
                 let corpus = Corpus::from_folder(&folder, &options)?;
-                task.text = Text::Folder(folder);
+                task.text = Text::Folder(DataPath::new(folder)?);
                 corpus
             }
             Err(error) if paper => {

@@ -72,6 +72,7 @@ mod norms;
 pub mod policy;
 pub mod profile;
 mod scheme;
+pub mod seed;
 
 pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
 pub use decay::{DecayFit, FitLags};

@@ -7,6 +7,8 @@ use atbptt_models::ModelError;
 
 use crate::checkpoint::CheckpointFault;
 use crate::data::DataError;
+use crate::device::DeviceError;
+use crate::run::RunFault;
 
 /// What can stop a training run.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,9 @@ pub enum TrainError {
     /// The estimator or the policy refused its input.
     #[error(transparent)]
     Estimate(#[from] EstimateError),
+    /// There is no device to run on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A setting is outside its range.
     #[error("{field} must be {rule}, got {got}; {remedy}")]
     Config {
@@ -109,7 +114,10 @@ pub enum TrainError {
         remedy: String,
     },
     /// A run folder holds no checkpoint to resume from.
-    #[error("{} holds no checkpoint; start a new run", run.display())]
+    #[error(
+        "{} holds no checkpoint; give the folder of an earlier run or one of its checkpoints, or start a new run",
+        run.display()
+    )]
     NoCheckpoint {
         /// The run folder.
         run: PathBuf,
@@ -120,6 +128,19 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
+    /// A run's folder cannot be used, or a run not gone on with.
+    #[error("{} {fault}", path.display())]
+    Run {
+        /// The folder, or the file in it.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        #[source]
+        fault: RunFault,
+    },
+    /// The figure of a run could not be drawn.
+    #[cfg(feature = "plot")]
+    #[error(transparent)]
+    Plot(#[from] crate::plot::PlotError),
     /// The device failed while it worked on a window, most often for want of memory.
     #[error(
         "the device failed in a {what} of {steps} steps with batch {batch} (K = {k}): {reason}; if its memory is too small, \

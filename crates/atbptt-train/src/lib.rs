@@ -11,10 +11,12 @@
 //!    probe ──► policy ──► K ──► Cursor ──► window ──► Tbptt<model> ──► clip ──► update
 //! ```
 //!
-//! - [`data`]: corpora, vocabularies, batchified streams; [`TokenSource`]: a stream as a source of windows;
+//! - [`data`]: corpora, vocabularies, batchified streams; [`TokenSource`]: a text as a source of windows
+//!   (`Corpus::training`, `Corpus::evaluation`);
 //! - [`Tbptt`]: a `RecurrentModel` as Burn's learner sees it;
 //! - [`AdaptiveTbptt`], [`TbpttConfig`]: the strategy and its settings: [`Scheme`], [`StepScaling`], [`Clip`],
 //!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
+//! - [`run`]: a whole run around the strategy: folder, settings, resuming, progress, metrics files, a figure;
 //! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run; [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
@@ -65,6 +67,7 @@ pub mod data;
 mod device;
 mod error;
 mod evaluate;
+mod files;
 mod learner;
 mod measured;
 mod metric_files;
@@ -76,11 +79,13 @@ pub mod plot;
 mod probe;
 mod renderer;
 mod report;
+pub mod run;
 #[cfg(feature = "signals")]
 mod signals;
 mod source;
 mod step;
 mod strategy;
+mod token_sources;
 
 pub use atbptt_core::Scheme;
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};

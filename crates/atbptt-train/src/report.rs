@@ -86,6 +86,18 @@ impl EpochReport {
             false => 0.0,
         }
     }
+
+    /// What the epoch did about values that were not finite, as a clause; empty without any.
+    pub fn left_out(&self) -> String {
+        let mut text = String::new();
+        if self.skipped > 0 {
+            text += &format!("; {} windows skipped", self.skipped);
+        }
+        if self.restored > 0 {
+            text += &format!("; {} times back to a checkpoint", self.restored);
+        }
+        text
+    }
 }
 
 /// One line: perplexities, K and why.
@@ -105,13 +117,7 @@ impl fmt::Display for EpochReport {
             let share = 100.0 * self.clipped_share();
             write!(f, ", gradient clipped in {share:.0} % of windows")?;
         }
-        if self.skipped > 0 {
-            write!(f, ", {} windows skipped", self.skipped)?;
-        }
-        if self.restored > 0 {
-            write!(f, ", {} times back to a checkpoint", self.restored)?;
-        }
-        Ok(())
+        f.write_str(&self.left_out())
     }
 }
 

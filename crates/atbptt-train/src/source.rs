@@ -61,6 +61,40 @@ pub trait SequenceSource: Send + Sync + 'static {
     ) -> Result<Self::Batch, TrainError>;
 }
 
+/// Shares a source.
+impl<S: SequenceSource + ?Sized> SequenceSource for Arc<S> {
+    type Batch = S::Batch;
+
+    fn sequences(&self) -> usize {
+        self.as_ref().sequences()
+    }
+
+    fn common_steps(&self) -> usize {
+        self.as_ref().common_steps()
+    }
+
+    fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
+        self.as_ref().in_epoch(epoch)
+    }
+
+    fn active(&self, step: usize) -> usize {
+        self.as_ref().active(step)
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<S::Batch, TrainError> {
+        self.as_ref().window(start, len, device)
+    }
+
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<S::Batch, TrainError> {
+        self.as_ref().gather(starts, len, device)
+    }
+}
+
 /// A text as a source of [`TokenBatch`]es.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
@@ -73,6 +107,10 @@ impl TokenSource {
     pub fn new(stream: TokenStream) -> Self {
         let common = stream.full_starts(1).map_or(0, |starts| starts.end);
         Self { stream, common }
+    }
+
+    pub(crate) fn stream(&self) -> &TokenStream {
+        &self.stream
     }
 
     fn batch(

@@ -85,6 +85,70 @@ impl TbpttConfig {
         self.scheme = Scheme::Strided { losses };
         self
     }
+
+    /// Refuses settings outside their range, and those that do not go with `policy`. A strategy checks the same.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Config`].
+    pub fn check(&self, policy: &dyn TruncationPolicy) -> Result<(), TrainError> {
+        self.clip.validate()?;
+        if self.scheme == (Scheme::Strided { losses: 0 }) {
+            return Err(TrainError::Config {
+                field: "losses",
+                rule: "at least 1 step per update",
+                got: "0".into(),
+                remedy: "20 is a good choice; few losses make noisy updates that look less far",
+            });
+        }
+        self.probe.check(usize::MAX)?;
+        if self.eval_chunk == 0 {
+            return Err(TrainError::Config {
+                field: "eval_chunk",
+                rule: "at least 1 step",
+                got: "0".into(),
+                remedy: "100 is a good choice",
+            });
+        }
+        if policy.needs_chunks() && self.scheme != Scheme::Chunked {
+            return Err(TrainError::Config {
+                field: "scheme",
+                rule: "`Scheme::Chunked` for this policy, whose windows lie end to end",
+                got: format!("{:?}", self.scheme),
+                remedy: "choose that scheme or another policy",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses a training source of `steps` steps per sequence that is too short for the policy's longest K, for the losses of
+    /// one strided window or for a probe. Training checks the same before it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::StreamTooShort`], [`TrainError::StrideTooLong`], [`TrainError::ProbeTooLong`].
+    pub fn check_stream(
+        &self,
+        policy: &dyn TruncationPolicy,
+        steps: usize,
+    ) -> Result<(), TrainError> {
+        let k_max = policy.k_max();
+        if k_max > steps {
+            return Err(TrainError::StreamTooShort { k_max, steps });
+        }
+        let losses = self.scheme.losses(k_max);
+        if losses > steps {
+            return Err(TrainError::StrideTooLong { losses, steps });
+        }
+        let at_the_end = Position {
+            epoch: usize::MAX,
+            update: u64::MAX,
+        };
+        match policy.monitor().probes_due(at_the_end) {
+            None => Ok(()),
+            Some(_) => self.probe.check(steps),
+        }
+    }
 }
 
 /// What a run does about a loss, a gradient or a weight that is not finite. None of them ever reaches the weights: the window's
@@ -176,32 +240,7 @@ impl AdaptiveTbptt {
         policy: impl TruncationPolicy + 'static,
         config: TbpttConfig,
     ) -> Result<Self, TrainError> {
-        config.clip.validate()?;
-        if config.scheme == (Scheme::Strided { losses: 0 }) {
-            return Err(TrainError::Config {
-                field: "losses",
-                rule: "at least 1 step per update",
-                got: "0".into(),
-                remedy: "20 is a good choice; few losses make noisy updates that look less far",
-            });
-        }
-        config.probe.check(usize::MAX)?;
-        if config.eval_chunk == 0 {
-            return Err(TrainError::Config {
-                field: "eval_chunk",
-                rule: "at least 1 step",
-                got: "0".into(),
-                remedy: "100 is a good choice",
-            });
-        }
-        if policy.needs_chunks() && config.scheme != Scheme::Chunked {
-            return Err(TrainError::Config {
-                field: "scheme",
-                rule: "`Scheme::Chunked` for this policy, whose windows lie end to end",
-                got: format!("{:?}", config.scheme),
-                remedy: "choose that scheme or another policy",
-            });
-        }
+        config.check(&policy)?;
         Ok(Self {
             config,
             on_non_finite: OnNonFinite::default(),
@@ -217,32 +256,6 @@ impl AdaptiveTbptt {
                 interrupted: Mutex::new(false),
             }),
         })
-    }
-
-    /// Refuses a training stream of `steps` steps per sequence that is too short for the policy's longest K, for the losses of
-    /// one strided window or for a probe. Training checks the same before it starts.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError::StreamTooShort`], [`TrainError::StrideTooLong`], [`TrainError::ProbeTooLong`].
-    pub fn check_stream(&self, steps: usize) -> Result<(), TrainError> {
-        let policy = lock(&self.shared.policy);
-        let k_max = policy.k_max();
-        if k_max > steps {
-            return Err(TrainError::StreamTooShort { k_max, steps });
-        }
-        let losses = self.config.scheme.losses(k_max);
-        if losses > steps {
-            return Err(TrainError::StrideTooLong { losses, steps });
-        }
-        let at_the_end = Position {
-            epoch: usize::MAX,
-            update: u64::MAX,
-        };
-        match policy.monitor().probes_due(at_the_end) {
-            None => Ok(()),
-            Some(_) => self.config.probe.check(steps),
-        }
     }
 
     /// Writes checkpoints into `run/checkpoint` at the ends of epochs and where the run is interrupted: short for

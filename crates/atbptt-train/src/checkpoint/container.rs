@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::CheckpointFault;
+use crate::files::NewFile;
 
 const MAGIC: [u8; 8] = *b"atbpttCK";
 /// Version of the format.
@@ -20,8 +21,6 @@ const NAME: usize = 8;
 const DIGEST: usize = 32;
 /// Most sections of a file: bounds the table before it is trusted.
 const MAX_SECTIONS: u32 = 64;
-/// Added to the name of a file that is still being written.
-pub(crate) const TEMPORARY: &str = "tmp";
 
 /// Contents by name.
 pub(crate) type Sections = BTreeMap<String, Vec<u8>>;
@@ -37,30 +36,12 @@ pub(crate) fn write(
     sections: &[(&str, &[u8])],
     verify: impl FnOnce(&Path) -> Result<(), CheckpointFault>,
 ) -> Result<(), CheckpointFault> {
-    let temporary = temporary(path);
-    let written = write_file(&temporary, sections)
-        .map_err(io_fault("written"))
-        .and_then(|()| verify(&temporary))
-        .and_then(|()| std::fs::rename(&temporary, path).map_err(io_fault("put in its place")))
-        .and_then(|()| flush_folder(path).map_err(io_fault("flushed")));
-    if written.is_err() {
-        // Best effort: the disk may be full or gone, and the first error is the one to report.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(TEMPORARY);
-    PathBuf::from(name)
-}
-
-fn write_file(path: &Path, sections: &[(&str, &[u8])]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    put(&mut file, sections)?;
-    file.sync_all()
+    let mut new = NewFile::create(path).map_err(io_fault("written"))?;
+    put(new.file(), sections)
+        .and_then(|()| new.sync())
+        .map_err(io_fault("written"))?;
+    verify(new.temporary())?;
+    new.place().map_err(io_fault("put in its place"))
 }
 
 /// Writes the bytes of a file.
@@ -87,19 +68,6 @@ pub(crate) fn put(file: &mut impl Write, sections: &[(&str, &[u8])]) -> io::Resu
         file.write_all(bytes)?;
     }
     file.write_all(&hasher.finalize())
-}
-
-/// A rename is on the disk once the folder is.
-fn flush_folder(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    match cfg!(unix) {
-        true => File::open(folder)?.sync_all(),
-        // Elsewhere a folder cannot be opened as a file.
-        false => Ok(()),
-    }
 }
 
 /// Reads the sections of a file, after magic, version, length and checksum were found right.

@@ -146,8 +146,8 @@ pub(crate) fn prune(config: &CheckpointConfig, newest: &Path, reports: &[EpochRe
 pub(crate) fn remove_temporary(folder: &Path) {
     let half_written = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.and_then(|name| name.strip_suffix(super::container::TEMPORARY))
-            .is_some_and(|name| name.ends_with(&format!(".{EXTENSION}.")))
+        name.and_then(|name| name.strip_suffix(crate::files::TEMPORARY))
+            .is_some_and(|name| name.ends_with(&format!(".{EXTENSION}")))
     };
     for path in entries(folder).filter(half_written) {
         if let Err(error) = std::fs::remove_file(&path) {

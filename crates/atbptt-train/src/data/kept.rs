@@ -1,6 +1,5 @@
 //! A corpus in token files: written once, found again and checked.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::text::io_error;
 use super::vocabulary::hex;
 use super::{DataError, FileTokens, Split, TokenStore, Vocabulary};
+use crate::files;
 
 /// Words and tokens of a whole corpus.
 pub(super) struct Kept {
@@ -59,15 +59,11 @@ impl Kept {
     /// The last file to be written: without it the others do not count.
     pub(super) fn write(&self, place: &Path) -> Result<(), DataError> {
         let path = place.join("vocabulary.json");
-        let temporary = path.with_extension("tmp");
         let fail = |cause| io_error("write", &path, cause);
         let seal = Self::seal(&self.vocabulary, &self.fingerprint, &self.warnings);
         let text = serde_json::to_vec(&(&self.vocabulary, &self.fingerprint, &self.warnings, seal));
         let text = text.map_err(|e| fail(e.into()))?;
-        std::fs::write(&temporary, text)
-            .and_then(|()| File::open(&temporary)?.sync_all())
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(fail)
+        files::write(&path, &text).map_err(fail)
     }
 }
 

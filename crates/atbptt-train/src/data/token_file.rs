@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::text::io_error;
 use super::{DataError, MemoryTokens, TokenStore};
+use crate::files::NewFile;
 
 const MAGIC: [u8; 8] = *b"atbpttTK";
 const VERSION: u32 = 1;
@@ -189,20 +190,13 @@ fn read_at(file: &File, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
 /// Writes a token file, one token at a time, under a temporary name until [`finish`](Self::finish).
 pub(super) struct TokenFileWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<NewFile>,
     len: u64,
 }
 
 impl TokenFileWriter {
     pub(super) fn create(path: &Path) -> Result<Self, DataError> {
-        let temporary = path.with_extension("tmp");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-            .map_err(|cause| io_error("create", &temporary, cause))?;
+        let file = NewFile::create(path).map_err(|cause| io_error("create", path, cause))?;
         let mut writer = Self {
             path: path.to_owned(),
             file: BufWriter::with_capacity(1 << 20, file),
@@ -228,17 +222,17 @@ impl TokenFileWriter {
         use io::{Seek, SeekFrom};
         let Self { path, file, len } = self;
         let fail = |cause| io_error("write", &path, cause);
-        let mut file = file
+        let mut new = file
             .into_inner()
             .map_err(|error| fail(error.into_error()))?;
+        let file = new.file();
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         file.write_all(&header(len)).map_err(fail)?;
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let mut hasher = Sha256::new();
-        io::copy(&mut file, &mut hasher).map_err(fail)?;
+        io::copy(file, &mut hasher).map_err(fail)?;
         file.write_all(&hasher.finalize()).map_err(fail)?;
-        file.sync_all().map_err(fail)?;
-        std::fs::rename(path.with_extension("tmp"), &path).map_err(fail)?;
+        new.place().map_err(fail)?;
         FileTokens::open(&path)
     }
 }

@@ -110,7 +110,11 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     ) -> Result<(), TrainError> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
-        self.strategy.check_stream(train.common_steps())?;
+        {
+            let policy = lock(&self.strategy.shared.policy);
+            let config = &self.strategy.config;
+            config.check_stream(&*policy, train.common_steps())?;
+        }
         if train.active(train.common_steps()) > 0 {
             log::warn!(
                 "training reads the {} steps that all sequences have, and some are longer; `PackedSource` uses them whole",
@@ -398,19 +402,11 @@ enum Draw {
     Probe(u64),
 }
 
-/// A seed of its own for every draw of a run (SplitMix64's finaliser over seed, step and purpose): no generator's state
-/// needs saving, and a resumed run draws what the uninterrupted one would have.
+/// A seed of its own for every draw of a run: a resumed run draws what the uninterrupted one would have.
 fn mix(seed: u64, step: u64, draw: Draw) -> u64 {
     let purpose = match draw {
         Draw::Dropout => 0,
         Draw::Probe(index) => index + 1,
     };
-    let mut z = seed;
-    for word in [step, purpose] {
-        z = z.wrapping_add(word).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-    }
-    z
+    atbptt_core::seed::mix(seed, [step, purpose])
 }

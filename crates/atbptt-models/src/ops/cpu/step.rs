@@ -4,6 +4,7 @@
 //! Whatever the number of threads, the bits are the same: elementwise work has no order, and sums are taken over pieces
 //! of fixed size, then over the pieces in order.
 
+use atbptt_core::seed::{GAMMA, scramble};
 use burn::backend::{
     TensorMetadata,
     tensor::{FloatTensor, IntTensor},
@@ -222,10 +223,7 @@ fn masked<B: Host>(tensor: &FloatTensor<B>, seed: u64, prob: f64) -> Option<Floa
 
 /// Two seeds for a piece: SplitMix64 of the tensor's seed and the piece's number.
 fn seeds_of(seed: u64, piece: u64) -> [u32; 2] {
-    let mut z = seed.wrapping_add(piece.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
+    let z = scramble(seed.wrapping_add(piece.wrapping_add(1).wrapping_mul(GAMMA)));
     [z as u32, (z >> 32) as u32]
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use atbptt_core::seed::{GAMMA, scramble};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
 
@@ -175,11 +176,8 @@ impl Iterator for SyntheticText {
 fn generator(seed: u64, split: u64) -> Pcg64 {
     let mut state = seed;
     let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u128::from(z ^ (z >> 31))
+        state = state.wrapping_add(GAMMA);
+        u128::from(scramble(state))
     };
     // One state per split, far apart on the generator's cycle.
     let mut states = (0..3).map(|_| (next() << 64) | next());

@@ -2,36 +2,25 @@
 
 use std::path::Path;
 
-use atbptt::train::plot::{
+use super::LossName;
+use crate::plot::{
     EpochRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure, report_figure,
 };
-use atbptt::train::{EpochReport, TbpttHandle};
+use crate::report::EpochReport;
+use crate::strategy::TbpttHandle;
 
-type Result = std::result::Result<(), PlotError>;
-
-/// What the figure of a run shows above K and bias.
-#[derive(Clone, Copy, Debug)]
-pub enum Figure {
-    /// Perplexities; below, the last lag profile.
-    Perplexity,
-    /// The loss, under this name, and the measures.
-    Loss(&'static str),
-}
-
-impl Figure {
-    /// Draws a run of at least one epoch.
-    pub fn draw(
-        self,
-        path: &Path,
-        title: &str,
-        reports: &[EpochReport],
-        handle: &TbpttHandle,
-        delta: Option<f64>,
-    ) -> Result {
-        match self {
-            Self::Perplexity => perplexity_figure(path, reports, handle, delta),
-            Self::Loss(loss) => loss_figure(path, title, loss, reports, delta),
-        }
+/// Draws a run of at least one epoch: perplexities or the loss, K and bias; below perplexities, the last lag profile.
+pub(super) fn draw(
+    path: &Path,
+    title: &str,
+    loss: &LossName,
+    reports: &[EpochReport],
+    handle: &TbpttHandle,
+    delta: Option<f64>,
+) -> Result<(), PlotError> {
+    match loss {
+        LossName::Perplexity => perplexity_figure(path, reports, handle, delta),
+        LossName::Named(loss) => loss_figure(path, title, loss, reports, delta),
     }
 }
 
@@ -41,7 +30,7 @@ fn perplexity_figure(
     reports: &[EpochReport],
     handle: &TbpttHandle,
     delta: Option<f64>,
-) -> Result {
+) -> Result<(), PlotError> {
     let row = |report: &EpochReport| EpochRow {
         epoch: report.epoch,
         train_perplexity: report.train_perplexity,
@@ -86,7 +75,7 @@ fn loss_figure(
     loss: &str,
     reports: &[EpochReport],
     delta: Option<f64>,
-) -> Result {
+) -> Result<(), PlotError> {
     let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| {
         let points = reports
             .iter()

@@ -1,0 +1,551 @@
+//! A whole training run: a folder, settings, checkpoints, progress, metrics and a figure around the [`AdaptiveTbptt`] strategy.
+//!
+//! Place in the flow: the program brings a model, sources, an optimiser and a policy for K; [`Run`] puts Burn's
+//! `SupervisedTraining` together, trains in a [`RunFolder`], and gives a [`RunResult`]. What a run is made of ([`Identity`])
+//! is written into its checkpoints, so that a run which goes on as another one is refused.
+//!
+//! ```
+//! use atbptt_core::policy::AdaptiveKConfig;
+//! use atbptt_models::{LanguageModelConfig, LstmLayer};
+//! use atbptt_train::data::{Corpus, Split, SyntheticConfig};
+//! use atbptt_train::run::{Run, RunFolder};
+//! use atbptt_train::{ProbeConfig, TbpttConfig};
+//! use burn::optim::SgdConfig;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+//! let run = Run::new(AdaptiveKConfig::new(0.5).with_k0(10).with_k_max(40))
+//!     .with_training(TbpttConfig { probe: ProbeConfig::new(50), ..TbpttConfig::default() })
+//!     .with_epochs(2)
+//!     .must_match("data", corpus.fingerprint());
+//!
+//! // Weights are drawn from the run's seed.
+//! let model = LanguageModelConfig::new(corpus.vocabulary().len())
+//!     .with_hidden(16)
+//!     .init::<LstmLayer>(&run.device()?)?;
+//! # let parent = tempfile::tempdir()?;
+//! # let runs = parent.path();
+//! let folder = RunFolder::numbered(runs, "first")?; // or `RunFolder::resume("runs/first-1")`
+//! let (train, valid) = (corpus.training(8)?, corpus.evaluation(Split::Valid, 8)?);
+//! let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 1.0)?;
+//! println!("{result}");
+//! # assert_eq!(result.reports.len(), 2);
+//! # Ok(()) }
+//! ```
+
+mod data_path;
+mod fault;
+#[cfg(feature = "plot")]
+mod figure;
+mod folder;
+mod lines;
+mod metrics;
+mod stop;
+mod summary;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use atbptt_models::RecurrentModel;
+use burn::optim::ModuleOptimizer;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::tensor::Device;
+use burn::train::{Interrupter, Learner, SupervisedTraining};
+use serde::Serialize;
+
+use self::folder::{SETTINGS, absolute, fault};
+use self::lines::Progress;
+use self::stop::Stop;
+use self::watch::Watch;
+use crate::TrainError;
+use crate::checkpoint::{CheckpointConfig, Identity};
+use crate::device::device_from_env;
+use crate::evaluate::evaluate;
+use crate::learner::Tbptt;
+use crate::metric_files::MetricFiles;
+use crate::metrics::{
+    DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
+};
+use crate::renderer::QuietRenderer;
+use crate::report::TrainingObserver;
+use crate::source::{SequenceSource, StreamLoader};
+use crate::strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
+
+pub use atbptt_core::policy::PolicyConfig;
+pub use data_path::DataPath;
+pub use fault::RunFault;
+pub use folder::{EarlierRun, RunFolder};
+pub use lines::{Display, EpochLines, LossName, number};
+pub use summary::{RunEnd, RunResult, RunSummary};
+
+/// The outcome of a complete run; written last, so that its presence says the run is complete.
+const RESULT: &str = "result.json";
+
+type Configure<M> = Box<dyn FnOnce(SupervisedTraining<Tbptt<M>>) -> SupervisedTraining<Tbptt<M>>>;
+type Measures<M> = Box<dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync>;
+
+/// A training run about to begin, or to go on. See the [module](self) for an example.
+pub struct Run<M: RecurrentModel> {
+    policy: PolicyConfig,
+    training: TbpttConfig,
+    epochs: usize,
+    checkpoint_every: u64,
+    on_non_finite: OnNonFinite,
+    identity: Identity,
+    settings: Option<serde_json::Result<String>>,
+    title: String,
+    loss: LossName,
+    lines: Option<EpochLines>,
+    display: Display,
+    signals: bool,
+    interrupter: Interrupter,
+    measures: Option<Measures<M>>,
+    test: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
+    observer: Option<Arc<dyn TrainingObserver>>,
+    configure: Option<Configure<M>>,
+}
+
+/// The settings of a run whose program has none of its own.
+#[derive(Serialize)]
+struct OwnSettings<'a> {
+    policy: &'a PolicyConfig,
+    training: &'a TbpttConfig,
+    epochs: usize,
+    checkpoint_every: u64,
+    on_non_finite: OnNonFinite,
+}
+
+impl<M: RecurrentModel> Run<M> {
+    /// A run of one epoch under a rule for K, with the default settings of the training loop.
+    pub fn new(policy: impl Into<PolicyConfig>) -> Self {
+        Self {
+            policy: policy.into(),
+            training: TbpttConfig::default(),
+            epochs: 1,
+            checkpoint_every: 200,
+            on_non_finite: OnNonFinite::default(),
+            identity: Identity::new(),
+            settings: None,
+            title: "Training run".into(),
+            loss: LossName::default(),
+            lines: None,
+            display: Display::default(),
+            signals: false,
+            interrupter: Interrupter::new(),
+            measures: None,
+            test: None,
+            observer: None,
+            configure: None,
+        }
+    }
+
+    /// Settings of the training loop, the seed of the run among them.
+    pub fn with_training(mut self, config: TbpttConfig) -> Self {
+        self.training = config;
+        self
+    }
+
+    /// Passes over the training data, with those of the run that is resumed.
+    pub fn with_epochs(mut self, epochs: usize) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// Writes a checkpoint after every so many training windows, 200 by default, beside those at the ends of epochs; 0: only
+    /// those.
+    pub fn with_checkpoint_every(mut self, windows: u64) -> Self {
+        self.checkpoint_every = windows;
+        self
+    }
+
+    /// What to do about values that are not finite; by default, stop.
+    pub fn on_non_finite(mut self, choice: OnNonFinite) -> Self {
+        self.on_non_finite = choice;
+        self
+    }
+
+    /// Adds something without which the run would be another one, above all a hash of the data: a run that goes on with
+    /// another value is refused. Policy, training loop, learning rate at the start, sizes of data and weights are there
+    /// already.
+    pub fn must_match(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.identity = self.identity.must_match(name, value);
+        self
+    }
+
+    /// Adds something that may differ when the run goes on, and is then listed.
+    pub fn may_change(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.identity = self.identity.may_change(name, value);
+        self
+    }
+
+    /// What the program needs to set the run up again: goes into `config.json` and every checkpoint;
+    /// [`EarlierRun::settings`] gives it back. Without it, `config.json` holds policy, training loop and epochs.
+    pub fn with_settings(mut self, settings: &impl Serialize) -> Self {
+        self.settings = Some(serde_json::to_string_pretty(settings));
+        self
+    }
+
+    /// Heading of the figure.
+    pub fn with_title(mut self, title: impl Into<String>) -> Self {
+        self.title = title.into();
+        self
+    }
+
+    /// How the loss is told; by default, as a perplexity.
+    pub fn with_loss_name(mut self, name: LossName) -> Self {
+        self.loss = name;
+        self
+    }
+
+    /// How epochs are told; by default, as the loss is.
+    pub fn with_lines(mut self, lines: EpochLines) -> Self {
+        self.lines = Some(lines);
+        self
+    }
+
+    /// What is shown while it trains; by default, [`Display::Lines`].
+    pub fn with_display(mut self, display: Display) -> Self {
+        self.display = display;
+        self
+    }
+
+    /// SIGINT, SIGTERM and SIGHUP end the run with a checkpoint ([`StopSignals`](crate::StopSignals)). Handlers are one set
+    /// per process, so this is the program's choice.
+    #[cfg(feature = "signals")]
+    pub fn stop_on_signals(mut self) -> Self {
+        self.signals = true;
+        self
+    }
+
+    /// Measures the model after every epoch; see [`AdaptiveTbptt::with_measures`].
+    pub fn with_measures(
+        mut self,
+        measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
+    ) -> Self {
+        self.measures = Some(Box::new(measures));
+        self
+    }
+
+    /// Evaluates the model on a test set after every epoch: `test_perplexity` among the measures, or `test_loss` where the
+    /// loss has a name of its own.
+    pub fn with_test(mut self, test: impl SequenceSource<Batch = M::Batch>) -> Self {
+        self.test = Some(Arc::new(test));
+        self
+    }
+
+    /// Tells `observer` what happens.
+    pub fn with_observer(mut self, observer: Arc<dyn TrainingObserver>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Lets the program change Burn's training before it is launched: metrics, early stopping, accumulated gradients.
+    ///
+    /// ```
+    /// # use atbptt_core::policy::AdaptiveKConfig;
+    /// # use atbptt_models::{LanguageModel, LstmLayer};
+    /// # use atbptt_train::run::Run;
+    /// # let run = Run::<LanguageModel<LstmLayer>>::new(AdaptiveKConfig::new(0.5));
+    /// let run = run.with_supervised(|training| training.grads_accumulation(4));
+    /// ```
+    pub fn with_supervised(
+        mut self,
+        change: impl FnOnce(SupervisedTraining<Tbptt<M>>) -> SupervisedTraining<Tbptt<M>> + 'static,
+    ) -> Self {
+        self.configure = Some(Box::new(change));
+        self
+    }
+
+    /// Stops the run from elsewhere, as a signal would: it ends after the window with a checkpoint.
+    pub fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    /// The device that `BURN_DEVICE` names, with gradient tracking, its random generator seeded with the run's seed: a model
+    /// initialised on it right away has the same weights every time.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Device`].
+    pub fn device(&self) -> Result<Device, TrainError> {
+        let device = device_from_env()?.device.autodiff();
+        device.seed(self.training.seed);
+        Ok(device)
+    }
+
+    /// Refuses settings outside their range, and a training source too short for the longest window or a probe.
+    /// [`train`](Self::train) does the same; a program that asks before it makes the folder leaves none behind.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Config`], [`TrainError::Estimate`], [`TrainError::StreamTooShort`], [`TrainError::ProbeTooLong`].
+    pub fn check(&self, train: &dyn SequenceSource<Batch = M::Batch>) -> Result<(), TrainError> {
+        if self.epochs == 0 {
+            return Err(TrainError::Config {
+                field: "epochs",
+                rule: "at least 1",
+                got: "0".into(),
+                remedy: "an epoch is one pass over the training data",
+            });
+        }
+        let policy = self.policy.init()?;
+        self.training.check(&policy)?;
+        self.training.check_stream(&policy, train.common_steps())
+    }
+
+    /// Trains in `folder`: from the beginning, or from the checkpoint that the folder was entered with.
+    ///
+    /// `train` is read in windows; `valid` after every epoch, whole. `learning_rate` is a number or one of Burn's schedulers.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check); [`TrainError::Run`] when the folder cannot be written, or the run has more epochs behind it
+    /// than it is to have; whatever ends the training.
+    pub fn train(
+        mut self,
+        folder: &RunFolder,
+        model: M,
+        train: impl SequenceSource<Batch = M::Batch>,
+        valid: impl SequenceSource<Batch = M::Batch>,
+        optimizer: ModuleOptimizer,
+        learning_rate: impl Into<ModuleLrScheduler>,
+    ) -> Result<RunResult<M>, TrainError> {
+        self.check(&train)?;
+        let resumed = folder.checkpoint().cloned();
+        if let Some(checkpoint) = &resumed
+            && checkpoint.epochs() > self.epochs
+        {
+            let (epochs, done) = (self.epochs, checkpoint.epochs());
+            return Err(fault(
+                checkpoint.path(),
+                RunFault::EpochsDone { epochs, done },
+            ));
+        }
+        let settings = match self.settings.take() {
+            Some(settings) => settings.map_err(cannot_serialize)?,
+            None => json(&self.own_settings(), true)?,
+        };
+        if resumed.is_none() {
+            folder.write(SETTINGS, &settings)?;
+        }
+        let learning_rate: ModuleLrScheduler = learning_rate.into();
+        let checkpoints = CheckpointConfig::new(folder.path())
+            .every(self.checkpoint_every)
+            .with_identity(self.identify(folder, &learning_rate)?)
+            .with_settings(settings.clone());
+        let signals = Stop::listen(self.signals, &self.interrupter)?;
+        let dashboard = self.display == Display::Dashboard && std::io::stdout().is_terminal();
+        let lines = self.display != Display::Silent && !dashboard;
+        let style = self.lines.unwrap_or(match self.loss {
+            LossName::Perplexity => EpochLines::PERPLEXITY,
+            LossName::Named(_) => EpochLines::LOSS,
+        });
+        let progress = Arc::new(Progress::new(lines, self.epochs, style));
+        let mut strategy = AdaptiveTbptt::new(self.policy.init()?, self.training.clone())?
+            .with_checkpoints(checkpoints)
+            .on_non_finite(self.on_non_finite);
+        if let Some(measures) = self.all_measures() {
+            strategy = strategy.with_measures(measures);
+        }
+        let handle = strategy.handle();
+        strategy = strategy.with_observer(Arc::new(Watch {
+            progress: progress.clone(),
+            folder: folder.clone(),
+            handle: handle.clone(),
+            settings,
+            dashboard: dashboard.then(|| signals.clone()),
+            begun: AtomicBool::new(false),
+            observer: self.observer.take(),
+        }));
+        let mut training = self.supervised(folder, train, valid, dashboard);
+        if let Some(checkpoint) = resumed {
+            if checkpoint.epochs() > 0 {
+                training = training.checkpoint(checkpoint.epochs());
+            }
+            strategy = strategy.resume(checkpoint);
+        }
+        let training = training.with_training_strategy(strategy.into_strategy());
+        let result = training.launch(Learner::new(Tbptt::new(model), optimizer, learning_rate));
+        let outcome = handle.finish(&result);
+        // The dashboard ends with the renderer in `result`.
+        let model = result.model.into_inner();
+        drop(result.renderer);
+        progress.clear();
+        signals.restore_terminal();
+
+        let reports = handle.reports();
+        // A checkpoint that does not belong to this run leaves its folder as it was.
+        let refused = matches!(&outcome, Err(TrainError::Checkpoint { .. })) && reports.is_empty();
+        let written = match refused {
+            true => Ok(()),
+            false => self.write(folder, &handle),
+        };
+        // The error that ended the run says more than one of its files.
+        outcome?;
+        written?;
+        if dashboard {
+            progress.all(handle.resumed().as_ref(), &reports);
+        }
+        let end = match handle.interrupted() {
+            true => RunEnd::Interrupted {
+                status: signals.exit_status(),
+            },
+            false => RunEnd::Complete,
+        };
+        let summary = match end {
+            RunEnd::Complete => RunSummary::of(&reports),
+            RunEnd::Interrupted { .. } => None,
+        };
+        if let Some(summary) = &summary {
+            folder.write(RESULT, json(summary, true)?)?;
+        }
+        Ok(RunResult {
+            model,
+            reports,
+            history: handle.history(),
+            resumed: handle.resumed(),
+            end,
+            summary,
+            folder: folder.clone(),
+        })
+    }
+
+    fn own_settings(&self) -> OwnSettings<'_> {
+        OwnSettings {
+            policy: &self.policy,
+            training: &self.training,
+            epochs: self.epochs,
+            checkpoint_every: self.checkpoint_every,
+            on_non_finite: self.on_non_finite,
+        }
+    }
+
+    /// Burn's training, but for the strategy.
+    fn supervised(
+        &mut self,
+        folder: &RunFolder,
+        train: impl SequenceSource<Batch = M::Batch>,
+        valid: impl SequenceSource<Batch = M::Batch>,
+        dashboard: bool,
+    ) -> SupervisedTraining<Tbptt<M>> {
+        let mut training = SupervisedTraining::new(
+            folder.path(),
+            StreamLoader::new(train).into_loader::<M>(),
+            StreamLoader::new(valid).into_loader::<M>(),
+        )
+        .with_metric_logger(MetricFiles::new(folder.path()))
+        .metric_valid_numeric(PerplexityMetric::new())
+        .with_interrupter(self.interrupter.clone())
+        .num_epochs(self.epochs);
+        if self.loss == LossName::Perplexity {
+            training = training
+                .metric_train_numeric(PerplexityMetric::new())
+                .metric_train_numeric(TruncationMetric::new())
+                .metric_train_numeric(RelativeBiasMetric::new())
+                .metric_train_numeric(DecayRateMetric::new())
+                .metric_train_numeric(TokensPerSecondMetric::new());
+        }
+        if !dashboard {
+            training = training.renderer(Box::new(QuietRenderer));
+        }
+        match self.configure.take() {
+            Some(change) => change(training),
+            None => training,
+        }
+    }
+
+    /// What the run is made of, as far as the strategy does not know it.
+    fn identify(
+        &self,
+        folder: &RunFolder,
+        learning_rate: &ModuleLrScheduler,
+    ) -> Result<Identity, TrainError> {
+        let policy = serde_json::to_value(&self.policy).map_err(cannot_serialize)?;
+        let mut identity = self.identity.clone();
+        let mut settings: Vec<(String, &serde_json::Value)> = policy
+            .as_object()
+            .into_iter()
+            .flatten()
+            // The kind of policy is known to the strategy.
+            .filter(|(name, _)| *name != "policy")
+            .map(|(name, value)| (name.replace('_', " "), value))
+            .collect();
+        while let Some((name, value)) = settings.pop() {
+            match value.as_object() {
+                Some(inner) => {
+                    settings.extend(inner.iter().map(|(part, value)| {
+                        (format!("{name}, {}", part.replace('_', " ")), value)
+                    }))
+                }
+                None => identity = identity.must_match(name, value),
+            }
+        }
+        let first = learning_rate.clone().step().base();
+        Ok(identity
+            .must_match("learning rate", first)
+            .may_change("checkpoint every", self.checkpoint_every)
+            .may_change("on non-finite", format!("{:?}", self.on_non_finite))
+            .may_change("run folder", absolute(folder.path()).display()))
+    }
+
+    /// The program's measures and those on the test set.
+    fn all_measures(&mut self) -> Option<Measures<M>> {
+        let (measures, test) = (self.measures.take(), self.test.take());
+        let Some(test) = test else { return measures };
+        let (chunk, perplexity) = (self.training.eval_chunk, self.loss == LossName::Perplexity);
+        Some(Box::new(move |model: &M| {
+            let mut all = match &measures {
+                Some(measures) => measures(model)?,
+                None => BTreeMap::new(),
+            };
+            let device = model.devices().into_iter().next().unwrap_or_default();
+            let loss = evaluate(model, test.as_ref(), chunk, &device)?;
+            let mean = loss.sum / loss.count as f64;
+            match perplexity {
+                true => all.insert("test_perplexity".into(), mean.exp()),
+                false => all.insert("test_loss".into(), mean),
+            };
+            Ok(all)
+        }))
+    }
+
+    /// Metrics, the history of decisions, and the figure.
+    fn write(&self, folder: &RunFolder, handle: &TbpttHandle) -> Result<(), TrainError> {
+        folder.write("controller.json", json(&handle.history(), true)?)?;
+        let reports = handle.reports();
+        if reports.is_empty() {
+            return Ok(());
+        }
+        metrics::write(folder, &reports)?;
+        #[cfg(feature = "plot")]
+        figure::draw(
+            &folder.path().join("report.png"),
+            &self.title,
+            &self.loss,
+            &reports,
+            handle,
+            match &self.policy {
+                PolicyConfig::Adaptive(config) => Some(config.delta),
+                _ => None,
+            },
+        )?;
+        Ok(())
+    }
+}
+
+fn json(value: &impl Serialize, pretty: bool) -> Result<String, TrainError> {
+    match pretty {
+        true => serde_json::to_string_pretty(value),
+        false => serde_json::to_string(value),
+    }
+    .map_err(cannot_serialize)
+}
+
+fn cannot_serialize(error: serde_json::Error) -> TrainError {
+    TrainError::Training {
+        reason: format!("settings or reports cannot be written as JSON: {error}"),
+    }
+}

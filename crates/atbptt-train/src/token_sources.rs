@@ -1,0 +1,107 @@
+//! From a text to a training source and to an exact evaluation source, the one way everywhere.
+//!
+//! Training drops the remainder of the text, so that all sequences have the same length. Evaluation drops nothing: every
+//! token of a corpus' split counts once, the first one too, which follows an `<eos>`.
+
+use std::sync::Arc;
+
+use crate::TrainError;
+use crate::data::{Corpus, MemoryTokens, Split, TokenStream};
+use crate::source::TokenSource;
+
+impl Corpus {
+    /// The training split as `batch` parallel sequences of equal length.
+    ///
+    /// ```
+    /// use atbptt_train::SequenceSource;
+    /// use atbptt_train::data::{Corpus, Split, SyntheticConfig};
+    ///
+    /// let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+    /// assert_eq!(corpus.training(8)?.common_steps(), 499);
+    /// // Evaluation counts every token of the split.
+    /// assert_eq!(corpus.evaluation(Split::Valid, 8)?.targets(), 500);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] unless every sequence gets two tokens.
+    pub fn training(&self, batch: usize) -> Result<TokenSource, TrainError> {
+        let stream = TokenStream::for_training(self.tokens(Split::Train), batch)?;
+        Ok(TokenSource::new(stream))
+    }
+
+    /// A split as `batch` parallel sequences that predict each of its tokens once, for validation and test. The state
+    /// starts fresh at the `batch − 1` seams, so `batch = 1` is exact to the last digit, and a larger one faster.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] when the split has fewer tokens than `batch`.
+    pub fn evaluation(&self, split: Split, batch: usize) -> Result<TokenSource, TrainError> {
+        let stream = TokenStream::exact(self.evaluation_tokens(split), batch)?;
+        Ok(TokenSource::new(stream))
+    }
+}
+
+impl TokenSource {
+    /// Token ids as `batch` parallel sequences of equal length, for training; the remainder at their end is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] unless every sequence gets two tokens.
+    pub fn training(tokens: impl Into<Vec<u32>>, batch: usize) -> Result<Self, TrainError> {
+        let tokens = Arc::new(MemoryTokens::from(tokens.into()));
+        Ok(Self::new(TokenStream::for_training(tokens, batch)?))
+    }
+
+    /// Token ids as `batch` parallel sequences that predict each but the first once, for evaluation. Put the token that
+    /// stands before the text, such as `<eos>`, in front of it to predict the first one too.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] unless every sequence gets one token to predict.
+    pub fn evaluation(tokens: impl Into<Vec<u32>>, batch: usize) -> Result<Self, TrainError> {
+        let tokens = Arc::new(MemoryTokens::from(tokens.into()));
+        Ok(Self::new(TokenStream::exact(tokens, batch)?))
+    }
+
+    /// Number of targets: the losses that a pass over the source counts.
+    pub fn targets(&self) -> usize {
+        self.stream().targets()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::SyntheticConfig;
+    use crate::source::SequenceSource;
+
+    /// A source built from the split's own tokens skips the first one: nothing stands before it.
+    #[test]
+    fn an_evaluation_source_counts_every_token_of_its_split() {
+        let language = SyntheticConfig::default().with_tokens(4_000, 503, 211);
+        let corpus = Corpus::synthetic(&language).unwrap();
+        for batch in [1, 7, 16] {
+            for split in [Split::Valid, Split::Test] {
+                let source = corpus.evaluation(split, batch).unwrap();
+                assert_eq!(source.targets(), corpus.len(split));
+            }
+        }
+        let training = corpus.training(16).unwrap();
+        assert_eq!((training.sequences(), training.common_steps()), (16, 249));
+    }
+
+    #[test]
+    fn a_slice_of_tokens_is_a_source_in_one_line() {
+        let tokens: Vec<u32> = (0..21).collect();
+        let training = TokenSource::training(tokens.as_slice(), 4).unwrap();
+        assert_eq!((training.common_steps(), training.targets()), (4, 16));
+        let evaluation = TokenSource::evaluation(tokens.clone(), 4).unwrap();
+        assert_eq!(evaluation.targets(), 20);
+        assert!(matches!(
+            TokenSource::training([1, 2, 3], 2),
+            Err(TrainError::Data(_))
+        ));
+    }
+}

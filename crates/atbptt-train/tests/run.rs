@@ -1,0 +1,259 @@
+//! [`Run`]: a folder that belongs to one run and one process, runs that go on exactly, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use atbptt_core::policy::AdaptiveKConfig;
+use atbptt_models::{LanguageModel, LanguageModelConfig, LstmLayer};
+use atbptt_train::data::{Corpus, Split, SyntheticConfig};
+use atbptt_train::run::{
+    Display, EarlierRun, LossName, Run, RunEnd, RunFault, RunFolder, RunResult, RunSummary,
+};
+use atbptt_train::{Checkpoint, ProbeConfig, TbpttConfig, TrainError};
+use burn::optim::SgdConfig;
+
+type Model = LanguageModel<LstmLayer>;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The random generator is one per process, so tests that train take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn corpus() -> Corpus {
+    let language = SyntheticConfig::default()
+        .with_tokens(804, 101, 53)
+        .with_vocabulary(36)
+        .with_distances([3])
+        .with_classes(2);
+    Corpus::synthetic(&language).unwrap()
+}
+
+fn run(epochs: usize, corpus: &Corpus) -> Run<Model> {
+    Run::new(AdaptiveKConfig::new(0.5).with_k0(6).with_k_max(20))
+        .with_training(TbpttConfig {
+            probe: ProbeConfig::new(20),
+            seed: 7,
+            ..TbpttConfig::default()
+        })
+        .with_epochs(epochs)
+        .with_display(Display::Silent)
+        .must_match("data", corpus.fingerprint())
+}
+
+fn train(run: Run<Model>, folder: &RunFolder, lr: f64) -> Result<RunResult<Model>, TrainError> {
+    let corpus = corpus();
+    let device = run.device().unwrap();
+    let model = LanguageModelConfig::new(corpus.vocabulary().len())
+        .with_hidden(8)
+        .init(&device)
+        .unwrap();
+    let (train, valid) = (
+        corpus.training(4).unwrap(),
+        corpus.evaluation(Split::Valid, 2).unwrap(),
+    );
+    run.train(folder, model, train, valid, SgdConfig::new().init(), lr)
+}
+
+/// Losses with all their digits.
+fn losses(result: &RunResult<Model>) -> Vec<(u64, u64)> {
+    let bits = |loss: Option<f64>| loss.unwrap().to_bits();
+    let row =
+        |report: &atbptt_train::EpochReport| (report.train_loss.to_bits(), bits(report.valid_loss));
+    result.reports.iter().map(row).collect()
+}
+
+#[test]
+fn a_run_leaves_settings_metrics_and_its_result_and_goes_on_exactly() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let test = corpus.evaluation(Split::Test, 1).unwrap();
+    let whole = RunFolder::numbered(parent.path(), "some").unwrap();
+    assert!(whole.path().ends_with("some-1"));
+    let whole = train(run(3, &corpus).with_test(test.clone()), &whole, 1.0).unwrap();
+    assert_eq!((whole.end, whole.reports.len()), (RunEnd::Complete, 3));
+    assert!(whole.reports[0].measures["test_perplexity"] > 1.0);
+    let text = std::fs::read_to_string(whole.folder.path().join("result.json")).unwrap();
+    let summary: RunSummary = serde_json::from_str(&text).unwrap();
+    assert_eq!(Some(&summary), whole.summary.as_ref());
+    let settings = std::fs::read_to_string(whole.folder.path().join("config.json")).unwrap();
+    assert!(settings.contains("\"delta\": 0.5"), "{settings}");
+
+    let parts = RunFolder::numbered(parent.path(), "some").unwrap();
+    assert!(parts.path().ends_with("some-2"));
+    let first = train(run(2, &corpus).with_test(test.clone()), &parts, 1.0).unwrap();
+    assert_eq!(losses(&first), losses(&whole)[..2]);
+    drop((parts, first));
+    let path = parent.path().join("some-2");
+    // Another seed of the weights would show: they come from the checkpoint.
+    let again = RunFolder::resume(&path).unwrap();
+    let again = train(run(3, &corpus).with_test(test), &again, 1.0).unwrap();
+    assert_eq!(losses(&again), losses(&whole));
+    let changed: Vec<String> = again
+        .resumed
+        .unwrap()
+        .changes
+        .iter()
+        .map(|c| c.name.clone())
+        .collect();
+    assert_eq!(changed, ["epochs"]);
+}
+
+#[test]
+fn two_runs_of_one_seed_give_the_same_numbers_and_another_seed_others() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let of_seed = |seed: u64| {
+        let folder = RunFolder::numbered(parent.path(), "seed").unwrap();
+        let training = TbpttConfig {
+            probe: ProbeConfig::new(20),
+            seed,
+            ..TbpttConfig::default()
+        };
+        losses(&train(run(1, &corpus).with_training(training), &folder, 1.0).unwrap())
+    };
+    assert_eq!(of_seed(3), of_seed(3));
+    assert_ne!(of_seed(3), of_seed(4));
+}
+
+fn fault<T: std::fmt::Debug>(result: Result<T, TrainError>) -> RunFault {
+    match result.unwrap_err() {
+        TrainError::Run { fault, .. } => fault,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_folder_belongs_to_one_run_and_one_process() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let path = parent.path().join("run");
+    let folder = RunFolder::create(&path).unwrap();
+    // Held until the last clone is gone.
+    assert!(matches!(fault(RunFolder::create(&path)), RunFault::InUse));
+    let result = train(run(3, &corpus), &folder, 1.0).unwrap();
+    drop(folder);
+    assert!(matches!(fault(RunFolder::resume(&path)), RunFault::InUse));
+    drop(result);
+    assert!(matches!(
+        fault(RunFolder::create(&path)),
+        RunFault::HoldsRun
+    ));
+
+    let foreign = parent.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("precious"), "").unwrap();
+    assert!(matches!(
+        fault(RunFolder::create(&foreign)),
+        RunFault::ForeignFiles
+    ));
+
+    // An older checkpoint goes on elsewhere only, a lone one as well.
+    let older = Checkpoint::end_of_epoch(&path, 2).unwrap();
+    assert!(matches!(
+        fault(RunFolder::resume(&older)),
+        RunFault::NotNewest { .. }
+    ));
+    let lone = foreign.join("lone.ckpt");
+    std::fs::copy(&older, &lone).unwrap();
+    assert!(matches!(fault(RunFolder::resume(&lone)), RunFault::NoHome));
+    let other = parent.path().join("other");
+    let other = EarlierRun::find(&lone).unwrap().go_on_in(other).unwrap();
+    assert_eq!(
+        train(run(3, &corpus), &other, 1.0).unwrap().reports.len(),
+        3
+    );
+    assert!(matches!(
+        RunFolder::resume(parent.path().join("nothing")),
+        Err(TrainError::NoCheckpoint { .. })
+    ));
+}
+
+#[test]
+fn a_run_is_not_gone_on_with_as_another_one() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let path = parent.path().join("run");
+    train(run(2, &corpus), &RunFolder::create(&path).unwrap(), 1.0).unwrap();
+    let files = |path: &Path| {
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+        (read("config.json"), read("metrics.jsonl"))
+    };
+    let before = files(&path);
+    let refused = |run: Run<Model>, lr: f64| {
+        let folder = RunFolder::resume(&path).unwrap();
+        let error = train(run, &folder, lr).unwrap_err().to_string();
+        assert_eq!(files(&path), before);
+        error
+    };
+    let run = |epochs| run(epochs, &corpus);
+    for (changed, lr, expected) in [
+        (run(3).must_match("data", "other"), 1.0, "data is "),
+        (
+            run(3),
+            0.5,
+            "learning rate is 1 in the checkpoint and 0.5 now",
+        ),
+        (run(1), 1.0, "below the 2 epochs it has behind it"),
+    ] {
+        let error = refused(changed, lr);
+        assert!(error.contains(expected), "{expected:?} in {error:?}");
+    }
+    let other = Run::new(AdaptiveKConfig::new(0.1).with_k0(6).with_k_max(20))
+        .with_display(Display::Silent)
+        .with_epochs(3);
+    let error = refused(other, 1.0);
+    assert!(
+        error.contains("delta is 0.5 in the checkpoint and 0.1 now"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_run_can_be_stopped_from_elsewhere_and_named_losses_have_no_perplexity() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let folder = RunFolder::numbered(parent.path(), "stopped").unwrap();
+    let stopped = run(5, &corpus);
+    stopped.interrupter().stop(Some("the test says so"));
+    let stopped = train(stopped, &folder, 1.0).unwrap();
+    assert_eq!(stopped.end, RunEnd::Interrupted { status: None });
+    assert!(stopped.summary.is_none() && !folder.path().join("result.json").exists());
+    assert!(stopped.to_string().contains("--resume"));
+
+    let folder = RunFolder::numbered(parent.path(), "named").unwrap();
+    let named = run(1, &corpus)
+        .with_loss_name(LossName::Named("Loss (nats)".into()))
+        .with_test(corpus.evaluation(Split::Test, 1).unwrap())
+        .with_measures(|_| Ok([("of_ones_own".to_owned(), 2.5)].into()));
+    let named = train(named, &folder, 1.0).unwrap();
+    let measures: Vec<&String> = named.reports[0].measures.keys().collect();
+    assert_eq!(measures, ["of_ones_own", "test_loss"]);
+    assert_eq!(named.summary.unwrap().measure("of_ones_own", 1), "2.5");
+}
+
+#[test]
+fn settings_outside_their_range_are_refused_before_a_folder_is_needed() {
+    let corpus = corpus();
+    let training = corpus.training(4).unwrap();
+    assert!(matches!(
+        run(0, &corpus).check(&training),
+        Err(TrainError::Config {
+            field: "epochs",
+            ..
+        })
+    ));
+    let long = Run::<Model>::new(AdaptiveKConfig::new(0.5).with_k_max(900));
+    assert!(matches!(
+        long.check(&training),
+        Err(TrainError::StreamTooShort { k_max: 900, .. })
+    ));
+}

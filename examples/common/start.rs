@@ -1,0 +1,128 @@
+//! The beginning and the end of a run of an experiment program.
+
+use std::process::ExitCode;
+
+use atbptt::models::RecurrentModel;
+use atbptt::prelude::*;
+use atbptt::train::Checkpoint;
+use atbptt::train::run::{EarlierRun, Run, RunEnd, RunFolder, RunResult, RunSummary};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Result;
+use super::diagnostics::diagnose;
+use super::options::{Plan, RunArgs};
+
+/// Settings of a run as its folder holds them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings<T> {
+    /// Data and model.
+    pub task: T,
+    pub plan: Plan,
+}
+
+impl<T: Serialize> Settings<T> {
+    /// The run that these settings stand for.
+    pub fn run<M: RecurrentModel>(&self) -> Run<M> {
+        let plan = &self.plan;
+        Run::new(plan.policy())
+            .with_training(plan.training.clone())
+            .with_epochs(plan.epochs)
+            .with_checkpoint_every(plan.checkpoint_every)
+            .on_non_finite(plan.on_non_finite)
+            .must_match("weight decay", plan.weight_decay)
+            .with_settings(self)
+            .stop_on_signals()
+    }
+}
+
+/// A run about to begin: a new one, or an earlier one to go on with.
+pub struct Start<T> {
+    pub settings: Settings<T>,
+    /// The earlier run, where it goes on in another folder.
+    elsewhere: Option<EarlierRun>,
+    /// The earlier run's own folder.
+    folder: Option<RunFolder>,
+}
+
+impl<T: DeserializeOwned> Start<T> {
+    /// `options` puts what the user asked for into the settings: those of `new`, or those of the run to go on with. Whether
+    /// that can go on with them is checked later.
+    pub fn new(
+        run: &RunArgs,
+        new: impl FnOnce() -> Settings<T>,
+        options: impl FnOnce(Settings<T>) -> Result<Settings<T>>,
+    ) -> Result<Self> {
+        let earlier = run.resume.as_ref().map(EarlierRun::find).transpose()?;
+        let settings = options(match &earlier {
+            Some(earlier) => earlier.settings()?,
+            None => new(),
+        })?;
+        settings.plan.check()?;
+        // A run that goes on in its own folder holds it from now on.
+        let (elsewhere, folder) = match (earlier, &run.out) {
+            (Some(earlier), None) => (None, Some(earlier.go_on()?)),
+            (earlier, _) => (earlier, None),
+        };
+        Ok(Self {
+            settings,
+            elsewhere,
+            folder,
+        })
+    }
+
+    /// Whether it goes on with an earlier run.
+    pub fn is_resumed(&self) -> bool {
+        self.elsewhere.is_some() || self.folder.is_some()
+    }
+
+    /// The folder of the run: made where it is a new one, once there is nothing left that could be wrong with the options.
+    pub fn folder(&mut self, run: &RunArgs, program: &str) -> Result<RunFolder> {
+        Ok(
+            match (self.folder.take(), self.elsewhere.take(), &run.out) {
+                (Some(folder), _, _) => folder,
+                (None, Some(earlier), Some(out)) => earlier.go_on_in(out)?,
+                (None, Some(earlier), None) => earlier.go_on()?,
+                (None, None, Some(out)) => RunFolder::create(out)?,
+                (None, None, None) => RunFolder::numbered("runs", program)?,
+            },
+        )
+    }
+}
+
+/// Looks closer at the model of a complete run and tells its outcome in the program's words.
+///
+/// `parts` names the parts of the model's state, such as `layer 1, hidden`.
+pub fn finish<M: RecurrentModel>(
+    result: RunResult<M>,
+    train: &dyn SequenceSource<Batch = M::Batch>,
+    plan: &Plan,
+    parts: &[String],
+    outcome: impl FnOnce(&RunSummary) -> String,
+) -> Result<ExitCode> {
+    if let RunEnd::Interrupted { .. } = result.end {
+        println!("{result}");
+        return Ok(result.exit_code());
+    }
+    let (code, folder) = (result.exit_code(), result.folder);
+    if let Some(device) = result.model.devices().into_iter().next() {
+        // Burn gives the model back in evaluation mode.
+        let device = match device.is_autodiff() {
+            true => device,
+            false => device.autodiff(),
+        };
+        diagnose(&result.model.train(), train, plan, &folder, parts, &device)?;
+    }
+    if let Some(summary) = &result.summary {
+        // Of a run that goes on in another folder, or somebody may have removed it.
+        if Checkpoint::end_of_epoch(folder.path(), summary.best_epoch).is_none() {
+            eprintln!(
+                "warning: the checkpoint of epoch {}, the best one, is not in {}",
+                summary.best_epoch,
+                folder.path().display()
+            );
+        }
+        println!("{}", outcome(summary));
+    }
+    Ok(code)
+}
