@@ -65,6 +65,26 @@ pub enum ModelError {
         /// What was asked for.
         what: &'static str,
     },
+    /// Parameters that were said to count for the bias, but have no gradient.
+    #[error(
+        "{missing} of {counted} counted parameters got no gradient from the loss; let `counted_parameters` name only those that \
+         `forward` uses"
+    )]
+    NoGradient {
+        /// Parameters without a gradient.
+        missing: usize,
+        /// Parameters that count.
+        counted: usize,
+    },
+    /// Backpropagation that ends before the losses' context begins.
+    #[error(
+        "the gradient of the losses does not reach the steps more than {steps} before the first of them; `forward` must hand the \
+         state on as it is, in the graph: training detaches it where that is wanted"
+    )]
+    GradientCut {
+        /// Steps before the first loss that are reached.
+        steps: usize,
+    },
     /// A tensor lies on another device than those it meets.
     #[error(
         "{what} must be on the device of the others, {expected}, got {got}; move it with `to_device`"

@@ -3,7 +3,7 @@
 //! Place in the flow: a [`RecurrentModel`] whose windows run as one sequence operation per layer, and whose loss decodes
 //! only the steps that carry one, without ever holding all their logits.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{Dropout, Embedding, Initializer};
 use burn::tensor::{Bool, Device, FloatDType, Tensor};
 
@@ -309,5 +309,10 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
         state: Option<Vec<L::State>>,
     ) -> Result<StateGradients, ModelError> {
         self.stack_gradients(batch, state)
+    }
+
+    /// Weights and biases of the recurrent layers.
+    fn counted_parameters(&self) -> Option<Vec<ParamId>> {
+        Some(self.stack_parameters())
     }
 }

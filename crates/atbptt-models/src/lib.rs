@@ -58,6 +58,7 @@
 #![deny(missing_docs)]
 #![deny(clippy::indexing_slicing)]
 mod batch;
+mod direct;
 pub mod error;
 mod init;
 pub mod interop;
@@ -73,6 +74,9 @@ mod stack;
 mod stack_model;
 mod state;
 pub use batch::{SequenceBatch, TokenBatch};
+pub use direct::{
+    CountedWeights, DirectPlan, ParameterPieces, PieceGradients, direct_statistics, piece_gradients,
+};
 pub use error::ModelError;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};

@@ -52,7 +52,7 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
             missing: "time steps",
         });
     }
-    let device = autodiff_device(model)?;
+    let device = autodiff_device(model, "the lag profile")?;
     let model = model.clone().no_grad();
 
     // The state before the window: without one, run nothing and let the model start from its own; its gradient is then
@@ -112,11 +112,12 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
 }
 
 /// The device of a model, which must track gradients.
-pub(crate) fn autodiff_device<M: burn::module::Module>(model: &M) -> Result<Device, ModelError> {
+pub(crate) fn autodiff_device<M: burn::module::Module>(
+    model: &M,
+    what: &'static str,
+) -> Result<Device, ModelError> {
     match model.devices().into_iter().next() {
         Some(device) if device.is_autodiff() => Ok(device),
-        _ => Err(ModelError::NoAutodiff {
-            what: "the lag profile",
-        }),
+        _ => Err(ModelError::NoAutodiff { what }),
     }
 }

@@ -4,7 +4,7 @@
 //! of the last step's loss at every earlier state ([`RecurrentModel::state_gradients`]). Both have default bodies made
 //! of the two methods a user writes; models of this crate override them with faster ones.
 
-use burn::module::{Module, ModuleDisplay};
+use burn::module::{Module, ModuleDisplay, ParamId};
 use burn::tensor::Tensor;
 
 use crate::ModelError;
@@ -90,6 +90,14 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
         state: Option<Self::State>,
     ) -> Result<StateGradients, ModelError> {
         probe::state_gradients_stepwise(self, batch, state)
+    }
+
+    /// The parameters whose gradient's bias is measured: those of the recurrence. Name what truncation can bias and a probe can
+    /// keep a few copies of, and leave out embeddings and decoders.
+    ///
+    /// `None`, the default: all that [`forward`](Self::forward) uses, of at most 4,194,304 values each.
+    fn counted_parameters(&self) -> Option<Vec<ParamId>> {
+        None
     }
 }
 

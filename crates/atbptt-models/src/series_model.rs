@@ -4,7 +4,7 @@
 //! Symbols: y, a target; μ, its prediction; σ², its predicted variance.
 
 use burn::config::Config;
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -288,5 +288,10 @@ impl<L: RecurrentLayer> RecurrentModel for SeriesModel<L> {
         state: Option<Vec<L::State>>,
     ) -> Result<StateGradients, ModelError> {
         self.stack_gradients(batch, state)
+    }
+
+    /// Weights and biases of the recurrent layers.
+    fn counted_parameters(&self) -> Option<Vec<ParamId>> {
+        Some(self.stack_parameters())
     }
 }

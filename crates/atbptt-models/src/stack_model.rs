@@ -3,6 +3,7 @@
 //! Place in the flow: the default bodies of [`RecurrentModel`] run any model, step by step where they must. A model whose
 //! recurrence is a [`Stack`] says what the layers read ([`StackModel`]) and gets the fast bodies to call.
 
+use burn::module::{ParamId, list_param_ids};
 use burn::tensor::{Bool, Tensor};
 
 use crate::ModelError;
@@ -25,7 +26,7 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///     Lstm, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel, StateGradients, StepLoss, TokenBatch,
 ///     WindowLoss, WindowPlan, ops,
 /// };
-/// use burn::{module::Module, nn, tensor::Tensor};
+/// use burn::{module::{Module, ParamId}, nn, tensor::Tensor};
 ///
 /// #[derive(Module, Debug)]
 /// struct Tagger { embedding: nn::Embedding, layers: Lstm, decoder: nn::Embedding }
@@ -59,6 +60,7 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///     fn state_gradients(&self, batch: &TokenBatch, state: Option<Self::State>) -> Result<StateGradients, ModelError> {
 ///         self.stack_gradients(batch, state)
 ///     }
+///     fn counted_parameters(&self) -> Option<Vec<ParamId>> { Some(self.stack_parameters()) }
 /// }
 /// ```
 pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
@@ -79,6 +81,11 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
     /// nowhere.
     fn stack_reset(&self, _batch: &Self::Batch) -> Option<Tensor<2, Bool>> {
         None
+    }
+
+    /// For [`RecurrentModel::counted_parameters`]: weights and biases of the layers.
+    fn stack_parameters(&self) -> Vec<ParamId> {
+        list_param_ids(self.stack())
     }
 
     /// The state that every sequence begins with, at the beginning of a stream as after a reset: one per layer, parts
@@ -199,7 +206,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
                 missing: "time steps",
             });
         };
-        let device = autodiff_device(self)?;
+        let device = autodiff_device(self, "the lag profile")?;
         let model = self.clone().no_grad();
         let layers = model.stack();
         let input = model.stack_input(batch)?;
