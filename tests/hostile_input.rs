@@ -16,7 +16,7 @@ use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt::train::{
     AdaptiveTbptt, Checkpoint, Clip, Cursor, FusedSgd, ProbeConfig, Scheme, SequenceSource,
     StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, WindowSpan,
-    measured_bias, probe,
+    measured_bias, probe, probe_direct,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -133,7 +133,18 @@ fn weights_that_cannot_be_trained_are_an_error() {
     let model = LanguageModelConfig::new(5).with_hidden(2);
     let frozen = model.init::<LstmLayer>(&device()).unwrap().no_grad();
     let source = TokenSource::new(stream(40, 2));
-    let error = measured_bias(&frozen, &source, ProbeConfig::new(5), &[2], &[1], &device());
+    let (config, scheme) = (ProbeConfig::new(5), Scheme::Strided { losses: 2 });
+    let error = measured_bias(
+        &frozen,
+        &source,
+        config.clone(),
+        scheme,
+        &[2],
+        &[1, 2],
+        &device(),
+    );
+    assert!(untracked(&error.unwrap_err()));
+    let error = probe_direct(&frozen, &source, config, scheme, &[1, 2], &device());
     assert!(untracked(&error.unwrap_err()));
 
     let input = || TbpttInput::Window {

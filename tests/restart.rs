@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use atbptt::core::policy::{AdaptiveKConfig, Decision, Schedule, UpdateEvery};
+use atbptt::core::policy::{AdaptiveKConfig, Decision, Estimator, Schedule, UpdateEvery};
 use atbptt::train::metrics::{ClippedShareMetric, PerplexityMetric};
 use atbptt::train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, Identity, ProbeConfig, Scheme,
@@ -57,6 +57,7 @@ struct Setup {
     accumulate: Option<usize>,
     patience: usize,
     better: Direction,
+    estimator: Estimator,
 }
 
 impl Default for Setup {
@@ -68,6 +69,7 @@ impl Default for Setup {
             accumulate: None,
             patience: 100,
             better: Direction::Lowest,
+            estimator: Estimator::Direct,
         }
     }
 }
@@ -84,7 +86,8 @@ impl Setup {
         let policy = AdaptiveKConfig::new(0.5)
             .with_k0(6)
             .with_k_max(20)
-            .with_probes(2)
+            .with_probes(3)
+            .with_estimator(self.estimator)
             .with_schedule(
                 Schedule::default()
                     .with_every(UpdateEvery::Updates(7))
@@ -267,6 +270,7 @@ fn accumulated_gradients_are_not_lost() {
     let _turn = turn();
     let setup = Setup {
         config: by_k(),
+        estimator: Estimator::default(),
         accumulate: Some(3),
         every: 4,
         epochs: 2,

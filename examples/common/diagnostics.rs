@@ -42,7 +42,7 @@ pub fn diagnose<M: RecurrentModel>(
         .map(|nth| {
             let seed = mix(plan.training.seed, [nth]);
             device.seed(seed);
-            probe(model, source, plan.training.probe, seed, device)
+            probe(model, source, plan.training.probe.clone(), seed, device)
         })
         .collect::<std::result::Result<_, _>>()?;
     let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;

@@ -281,7 +281,7 @@ impl Plan {
             None => training.step_scaling,
         };
         if let Some(window) = policy.window {
-            let probe = training.probe;
+            let probe = &training.probe;
             let burn_in = window.saturating_mul(probe.burn_in) / probe.window.max(1);
             training.probe = ProbeConfig::new(window).with_burn_in(burn_in);
         }
@@ -416,7 +416,7 @@ impl Plan {
 
     /// How K is chosen, for the user.
     pub fn in_words(&self) -> String {
-        let probe = self.training.probe;
+        let probe = &self.training.probe;
         let range = match self.policy {
             Policy::Adaptive { .. } => format!(
                 "; {} steps at first, then within {}..={}",

@@ -17,7 +17,8 @@
 //! - [`AdaptiveTbptt`], [`TbpttConfig`]: the strategy and its settings: [`Scheme`], [`StepScaling`], [`Clip`],
 //!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
 //! - [`run`]: a whole run around the strategy: folder, settings, resuming, progress, metrics files, a figure;
-//! - [`probe()`], [`evaluate()`]: lag norms and exact losses, also without a training run; [`measured_bias()`]: the true
+//! - [`probe_direct()`], [`probe()`], [`evaluate()`]: what estimates are made of and exact losses, also without a training run;
+//!   [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
 //! - [`metrics`]: perplexity, truncation length, clipped windows, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
@@ -96,10 +97,10 @@ pub use device::{
 pub use error::TrainError;
 pub use evaluate::evaluate;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
-pub use measured::measured_bias;
+pub use measured::{BiasReading, MeasuredBias, MeasuredCurves, measured_bias, measured_curves};
 pub use metric_files::MetricFiles;
 pub use optimizer::FusedSgd;
-pub use probe::{ProbeConfig, probe};
+pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};
 pub use renderer::QuietRenderer;
 pub use report::{EpochReport, Resumed, TrainingObserver};
 #[cfg(feature = "signals")]

@@ -1,33 +1,72 @@
-//! The truth that the bias estimate bounds: the relative bias of the truncated *parameter* gradient, by full
-//! backpropagation.
+//! The truth that estimates are held against: the relative bias of the truncated *parameter* gradient, over as many windows as one
+//! can afford.
 //!
-//! Symbols: as in `probe`, windows of W steps with the loss of their last step alone; g = E ∂L/∂θ by backpropagation through
-//! all W steps, ĝ_K by backpropagation through the last K, E over windows; δ_true(K) = ‖E ĝ_K − g‖/‖g‖. Costs a backward pass
-//! per K, so this is a check for small models, not a part of training.
+//! Symbols: as in `probe`, windows of W + m − 1 steps with the mean loss of their last m; d(c) the part of the gradient that
+//! truncation after c steps of context drops, g the whole, E over windows; δ(K) = ‖E d‖/‖E g‖ for the cuts that windows by a
+//! scheme have at K. Norms of means of noisy gradients are too large; the squares here are means of products between
+//! independent windows ([`atbptt_core::direct`]). One backward pass per window gives all cuts, but keeps a copy of all
+//! parameters for each, so this is a check for small models, not a part of training.
 
-use atbptt_models::{RecurrentModel, RecurrentState, SequenceBatch, WindowPlan};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use atbptt_core::direct::contexts_for;
+use atbptt_core::{DirectEstimate, Scheme};
+use atbptt_models::{
+    CountedWeights, DirectPlan, PieceGradients, RecurrentModel, direct_statistics,
+};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::probe::{ProbeConfig, starts};
+use crate::probe::{ProbeConfig, direct_probe};
 use crate::source::SequenceSource;
 
-/// Measures δ_true(K), the relative bias of the parameter gradient, for every K of `ks`.
+/// Means of windows that are held at once: their products are taken between one another.
+const MAX_GROUPS: usize = 16;
+
+/// The measured bias at one K.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredBias {
+    /// K, in steps.
+    pub k: usize,
+    /// Of the recurrent weights ([`RecurrentModel::counted_parameters`]), which truncation is about.
+    pub recurrent: BiasReading,
+    /// Of all parameters, the decoder's too, whose gradient no truncation touches.
+    pub all: BiasReading,
+}
+
+/// A relative bias with its error.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BiasReading {
+    /// √(Â/Ĉ), 0 where Â ≤ 0; NaN where Ĉ ≤ 0: a gradient that does not stand out of the noise.
+    pub bias: f64,
+    /// Jackknife standard error; infinite below three seeds.
+    pub standard_error: f64,
+}
+
+/// The measured bias at many K.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeasuredCurves {
+    /// Of the recurrent weights.
+    pub recurrent: DirectEstimate,
+    /// Of all parameters.
+    pub all: DirectEstimate,
+}
+
+/// Measures the relative bias of the parameter gradient of windows by `scheme`, for every K of `ks`.
 ///
-/// The windows are those that [`probe`](crate::probe()) draws for the same seeds, one per sequence and seed: a mean over
-/// more of them is closer to the expectation. All parameters count, the decoder's too, whose gradient no truncation
-/// touches. K above W counts as W. NaN where the full gradient vanishes.
+/// The windows are one per sequence and seed; the more, the smaller the error. The losses of a window are those of `config`, or
+/// else as many as a strided window has, and 1 for the other schemes: `Scheme::Strided { losses: 1 }` is the bias at exactly K
+/// kept lags. Truncated and whole gradient are parts of one backward pass, so that dropout drops the same units in both. K above
+/// W counts as W.
 ///
 /// # Errors
 ///
-/// [`TrainError::ProbeTooLong`] when the source is too short, [`TrainError::Config`] without a seed or for K = 0,
-/// [`TrainError::Model`] when the model fails.
+/// [`TrainError::ProbeTooLong`] when the source is too short, [`TrainError::Config`] for K = 0 or fewer than two seeds,
+/// [`TrainError::Estimate`] for a window too short for its losses, [`TrainError::Model`] when the model fails.
 ///
 /// ```
 /// # use atbptt_models::{LanguageModelConfig, LstmLayer};
 /// # use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+/// use atbptt_core::Scheme;
 /// use atbptt_train::{ProbeConfig, TokenSource, measured_bias};
 /// # use burn::tensor::Device;
 ///
@@ -37,110 +76,102 @@ use crate::source::SequenceSource;
 /// # let device = Device::default().autodiff();
 /// # let words = corpus.vocabulary().len();
 /// # let model = LanguageModelConfig::new(words).with_hidden(8).with_dropout(0.0).init::<LstmLayer>(&device)?;
-/// let bias = measured_bias(&model, &source, ProbeConfig::new(20), &[1, 5, 20], &[1, 2], &device)?;
-/// assert!(bias[0] > bias[1]);
-/// assert_eq!(bias[2], 0.0); // nothing is cut off
+/// let (scheme, seeds) = (Scheme::Strided { losses: 4 }, [1, 2, 3, 4, 5, 6]);
+/// let bias = measured_bias(&model, &source, ProbeConfig::new(20), scheme, &[1, 5, 20], &seeds, &device)?;
+/// println!("K = 5: {:.3} ± {:.3}", bias[1].recurrent.bias, bias[1].recurrent.standard_error);
+/// assert!(bias[0].recurrent.bias > bias[0].all.bias); // the decoder's gradient is whole
+/// assert_eq!(bias[2].recurrent.bias, 0.0); // nothing is cut off
 /// # Ok(()) }
 /// ```
 pub fn measured_bias<M: RecurrentModel>(
     model: &M,
     source: &dyn SequenceSource<Batch = M::Batch>,
     config: ProbeConfig,
+    scheme: Scheme,
     ks: &[usize],
     seeds: &[u64],
     device: &Device,
-) -> Result<Vec<f64>, TrainError> {
-    let refused = |field, got: usize| TrainError::Config {
+) -> Result<Vec<MeasuredBias>, TrainError> {
+    let window = config.window;
+    let curves = measured_curves(model, source, config, scheme, ks, seeds, device)?;
+    let reading = |estimate: &DirectEstimate, k: usize| {
+        let measured = estimate.as_measured(k.min(window));
+        let (bias, standard_error) = measured.unwrap_or((f64::NAN, f64::INFINITY));
+        BiasReading {
+            bias,
+            standard_error,
+        }
+    };
+    let readings = ks.iter().map(|&k| MeasuredBias {
+        k,
+        recurrent: reading(&curves.recurrent, k),
+        all: reading(&curves.all, k),
+    });
+    Ok(readings.collect())
+}
+
+/// [`measured_bias`] as curves, exact at every K of `ks` and joined in between: for K(δ), noise and errors at any K.
+///
+/// # Errors
+///
+/// As [`measured_bias`].
+pub fn measured_curves<M: RecurrentModel>(
+    model: &M,
+    source: &dyn SequenceSource<Batch = M::Batch>,
+    config: ProbeConfig,
+    scheme: Scheme,
+    ks: &[usize],
+    seeds: &[u64],
+    device: &Device,
+) -> Result<MeasuredCurves, TrainError> {
+    let refused = |field, rule, got: usize| TrainError::Config {
         field,
-        rule: "at least 1",
+        rule,
         got: got.to_string(),
         remedy: "give truncation lengths in steps, and a seed per probe window",
     };
-    if seeds.is_empty() {
-        return Err(refused("number of seeds", 0));
+    if seeds.len() < 2 {
+        return Err(refused("number of seeds", "at least 2", seeds.len()));
     }
     if ks.contains(&0) {
-        return Err(refused("truncation length", 0));
+        return Err(refused("truncation length", "at least 1", 0));
     }
-    config.check(source.common_steps())?;
-    let mut full: Vec<f64> = Vec::new();
-    let mut truncated: Vec<Vec<f64>> = vec![Vec::new(); ks.len()];
-    for &seed in seeds {
-        let starts = starts(source, config, seed);
-        let batch = source.gather(&starts, config.steps(), device)?;
-        let state = match config.burn_in {
-            0 => None,
-            burn_in => {
-                let warm = model.clone().no_grad();
-                let (_, state) = warm.forward(&batch.slice(0..burn_in), None)?;
-                Some(state.detach())
-            }
-        };
-        let window = batch.slice(config.burn_in..config.steps());
-        let gradient = |kept: usize, sum: &mut Vec<f64>| -> Result<(), TrainError> {
-            // Dropout must drop the same units for every K.
-            device.seed(seed);
-            let plan = WindowPlan {
-                warm_up: config.window - kept.min(config.window),
-                loss_from: config.window - 1,
-                carry: config.window,
-            };
-            let loss = model.window(&window, state.clone(), plan)?.loss;
-            loss.check_tracked("a measured bias")?;
-            let grads = GradientsParams::from_grads(loss.sum.backward(), model);
-            add_gradients(model, &grads, sum)
-        };
-        gradient(config.window, &mut full)?;
-        for (&k, sum) in ks.iter().zip(&mut truncated) {
-            gradient(k, sum)?;
-        }
-    }
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let size = norm(&mut full.iter().copied());
-    let bias = |cut: &Vec<f64>| norm(&mut cut.iter().zip(&full).map(|(a, b)| a - b)) / size;
-    Ok(truncated.iter().map(bias).collect())
-}
+    let losses = config.losses.unwrap_or(match scheme {
+        Scheme::Strided { losses } => losses,
+        Scheme::Overlapping | Scheme::Chunked => 1,
+    });
+    let config = config.with_losses(losses);
+    config.check_direct(scheme, source.common_steps())?;
+    let within: Vec<usize> = ks.iter().map(|k| (*k).min(config.window)).collect();
+    let contexts = contexts_for(scheme, &within, losses, config.window);
+    let plan = DirectPlan::new(losses, contexts).with_max_rows(usize::MAX);
 
-/// Adds all parameters' gradients to `sum`, in visiting order; a parameter without one counts as zeros.
-fn add_gradients<M: Module>(
-    model: &M,
-    grads: &GradientsParams,
-    sum: &mut Vec<f64>,
-) -> Result<(), TrainError> {
-    struct Add<'a> {
-        grads: &'a GradientsParams,
-        sum: &'a mut Vec<f64>,
-        at: usize,
-        failed: Option<String>,
+    let all_plan = plan.clone().with_weights(CountedWeights::All);
+    let named = model.counted_parameters();
+    // Means of about equally many windows each.
+    let groups = seeds.len().min(MAX_GROUPS);
+    let (mut recurrent, mut all) = (Vec::new(), Vec::new());
+    for group in 0..groups {
+        let of_group = seeds.iter().skip(group).step_by(groups);
+        let mean = |plan: &DirectPlan| -> Result<PieceGradients, TrainError> {
+            let probes = of_group
+                .clone()
+                .map(|&seed| direct_probe(model, source, &config, plan, seed, device));
+            Ok(PieceGradients::mean(probes.collect::<Result<_, _>>()?)?)
+        };
+        let of_all = mean(&all_plan)?;
+        recurrent.push(match &named {
+            Some(ids) => of_all.clone().only(ids),
+            // All that `forward` uses: a run tells which those are.
+            None => mean(&plan)?,
+        });
+        all.push(of_all);
     }
-    impl ModuleVisitor for Add<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let count = param.val().dims().iter().product::<usize>();
-            let end = self.at + count;
-            if self.sum.len() < end {
-                self.sum.resize(end, 0.0);
-            }
-            if let Some(grad) = self.grads.get::<D>(param.id) {
-                match grad.try_into_data() {
-                    Ok(data) => {
-                        let into = self.sum.iter_mut().skip(self.at);
-                        into.zip(data.iter::<f64>()).for_each(|(s, g)| *s += g);
-                    }
-                    Err(error) => self.failed = Some(format!("{error:?}")),
-                }
-            }
-            self.at = end;
-        }
-    }
-    let mut add = Add {
-        grads,
-        sum,
-        at: 0,
-        failed: None,
+    let estimate = |probes: &[PieceGradients]| -> Result<DirectEstimate, TrainError> {
+        Ok(direct_statistics(probes)?.estimate(scheme)?)
     };
-    model.visit(&mut add);
-    match add.failed {
-        Some(reason) => Err(TrainError::Read { reason }),
-        None => Ok(()),
-    }
+    Ok(MeasuredCurves {
+        recurrent: estimate(&recurrent)?,
+        all: estimate(&all)?,
+    })
 }

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atbptt_core::policy::{Decision, Estimate, PolicyState, Position, TruncationPolicy};
+use atbptt_core::policy::{
+    Decision, Estimate, PolicyState, Position, ProbeRequest, TruncationPolicy,
+};
 use atbptt_models::RecurrentModel;
 use burn::data::dataset::DatasetError;
 use burn::train::{
@@ -146,6 +148,7 @@ impl TbpttConfig {
         };
         match policy.monitor().probes_due(at_the_end) {
             None => Ok(()),
+            Some(ProbeRequest::Direct { .. }) => self.probe.check_direct(self.scheme, steps),
             Some(_) => self.probe.check(steps),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use atbptt_core::policy::{Measurement, Position, ProbeRequest};
-use atbptt_core::{EstimateError, LagNorms};
+use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
 use atbptt_models::{RecurrentModel, StepLoss};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
@@ -28,7 +28,7 @@ use crate::TrainError;
 use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::{Cursor, WindowSpan};
 use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
-use crate::probe::probe;
+use crate::probe::{probe, probe_direct};
 use crate::source::SequenceSource;
 use crate::step::{self, Accumulation, Update};
 
@@ -328,26 +328,99 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             let policy = lock(&self.strategy.shared.policy);
             (policy.monitor().probes_due(at), policy.k())
         };
-        let count = match due {
-            None => return Ok(()),
-            Some(ProbeRequest::Norms { probes }) => probes,
-            Some(other) => {
+        let Some(due) = due else {
+            return Ok(());
+        };
+        let started = Instant::now();
+        let scheme = self.strategy.config.scheme;
+        let measured = match due {
+            ProbeRequest::Direct { probes } => Measurement::Direct {
+                statistics: self.direct_statistics(probes, k, source)?,
+                scheme,
+                updates_per_epoch: self.updates_per_epoch(k, source.common_steps()),
+            },
+            ProbeRequest::Norms { probes } => Measurement::Norms {
+                probes: self.lag_norms(probes, k, source)?,
+                scheme,
+            },
+            other => {
                 return Err(TrainError::Config {
                     field: "estimator",
                     rule: "one whose probes the training strategy can run",
                     got: format!("{other:?}"),
-                    remedy: "choose `Estimator::Norms`",
+                    remedy: "choose `Estimator::Direct` or `Estimator::Norms`",
                 });
             }
         };
-        let started = Instant::now();
+        let mut policy = lock(&self.strategy.shared.policy);
+        let decision = policy.update(at, measured);
+        log::info!("{decision}");
+        if let Some(observer) = &self.strategy.observer {
+            observer.on_decision(&decision, policy.monitor().last_estimate());
+        }
+        drop(policy);
+        self.sums.probe_seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Updates of the weights in an epoch at truncation length `k`.
+    fn updates_per_epoch(&self, k: usize, steps: usize) -> f64 {
+        let losses = self.strategy.config.scheme.losses(k).max(1);
+        let windows = self.parts.grad_accumulation.unwrap_or(1).max(1);
+        (steps as f64 / losses as f64 / windows as f64).max(1.0)
+    }
+
+    /// Seed of probe `index` before the next update: each has its own, so that any worker may run it.
+    fn probe_seed(&self, index: usize) -> u64 {
+        mix(
+            self.strategy.config.seed,
+            self.step,
+            Draw::Probe(index as u64),
+        )
+    }
+
+    /// What `count` direct probes measured, or why it is of no use.
+    fn direct_statistics(
+        &self,
+        count: usize,
+        k: usize,
+        source: &Source<M>,
+    ) -> Result<Result<DirectStatistics, EstimateError>, TrainError> {
         let config = &self.strategy.config;
         let model = self.learner.model().into_inner();
-        let mut probes: Vec<Result<LagNorms, EstimateError>> = Vec::new();
+        let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
+        let (probe, scheme) = (config.probe.clone(), config.scheme);
+        let steps = probe.direct_steps(scheme);
+        let probed = probe_direct(&model, source.as_ref(), probe, scheme, &seeds, &self.device);
+        let failed = |error: TrainError| error.in_window("probe", steps, source.sequences(), k);
+        match probed.map_err(failed) {
+            Ok(statistics) => Ok(Ok(statistics)),
+            Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
+                log::warn!(
+                    "the probes after {} updates are not usable: {error}",
+                    self.step
+                );
+                Ok(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What `count` probes of lag norms measured, each with a result of its own.
+    fn lag_norms(
+        &self,
+        count: usize,
+        k: usize,
+        source: &Source<M>,
+    ) -> Result<Vec<Result<LagNorms, EstimateError>>, TrainError> {
+        let config = &self.strategy.config;
+        let model = self.learner.model().into_inner();
+        let mut probes = Vec::with_capacity(count);
         for index in 0..count {
-            let seed = mix(config.seed, self.step, Draw::Probe(index as u64));
+            let seed = self.probe_seed(index);
             self.device.seed(seed);
-            let probed = probe(&model, source.as_ref(), config.probe, seed, &self.device);
+            let length = config.probe.clone();
+            let probed = probe(&model, source.as_ref(), length, seed, &self.device);
             let (steps, batch) = (config.probe.steps(), source.sequences());
             match probed.map_err(|error| error.in_window("probe", steps, batch, k)) {
                 Ok(norms) => probes.push(Ok(norms)),
@@ -361,16 +434,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 Err(error) => return Err(error),
             }
         }
-        let mut policy = lock(&self.strategy.shared.policy);
-        let scheme = config.scheme;
-        let decision = policy.update(at, Measurement::Norms { probes, scheme });
-        log::info!("{decision}");
-        if let Some(observer) = &self.strategy.observer {
-            observer.on_decision(&decision, policy.monitor().last_estimate());
-        }
-        drop(policy);
-        self.sums.probe_seconds += started.elapsed().as_secs_f64();
-        Ok(())
+        Ok(probes)
     }
 
     fn train_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {
