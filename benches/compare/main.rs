@@ -5,6 +5,7 @@
 //! cargo bench --bench compare -- ours --only layer          # our side alone, one JSON line per case
 //! cargo bench --bench compare -- growth --out growth        # seconds per loss against K and batch: table, CSV, PNG
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
+//! cargo bench --bench compare -- probe                      # a direct probe beside one of lag norms
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
 //! ```
@@ -18,6 +19,7 @@ mod cases;
 mod growth;
 mod layer;
 mod overhead;
+mod probe;
 #[cfg(feature = "cube")]
 mod share;
 mod table;
@@ -61,6 +63,8 @@ enum What {
     TimeLoop(time_loop::Loops),
     /// The share of an epoch that probes take, at the paper's WikiText-2 settings.
     Overhead(overhead::Overhead),
+    /// A direct probe beside one of lag norms, at the paper's settings.
+    Probe(probe::Probe),
 }
 
 #[derive(Args)]
@@ -126,6 +130,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "cube")]
         What::TimeLoop(args) => time_loop::run(&args),
         What::Overhead(args) => overhead::run(&args),
+        What::Probe(args) => probe::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

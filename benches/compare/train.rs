@@ -89,7 +89,7 @@ pub fn run_watched(
 }
 
 /// Random tokens: `steps` steps of every sequence.
-fn tokens(case: TrainCase, steps: usize) -> Result<TokenStream> {
+pub fn tokens(case: TrainCase, steps: usize) -> Result<TokenStream> {
     let mut random = rand_pcg::Pcg64::seed_from_u64(1);
     let count = case.batch * (steps + 1);
     let most = u32::try_from(case.vocabulary)?;

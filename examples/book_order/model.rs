@@ -12,7 +12,7 @@ use atbptt::models::{
     LstmConfig, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel,
     StateGradients, StepLoss, WindowLoss, WindowPlan, ops,
 };
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::Initializer;
 use burn::tensor::{Bool, Device, Tensor};
 
@@ -177,5 +177,9 @@ impl RecurrentModel for EventModel {
         state: Option<Self::State>,
     ) -> Result<StateGradients, ModelError> {
         self.stack_gradients(batch, state)
+    }
+
+    fn counted_parameters(&self) -> Option<Vec<ParamId>> {
+        Some(self.stack_parameters())
     }
 }

@@ -4,7 +4,7 @@ use atbptt::models::{
     LstmConfig, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel,
     StateGradients, StepLoss, TokenBatch, WindowLoss, WindowPlan, ops,
 };
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
@@ -100,5 +100,9 @@ impl RecurrentModel for CopyModel {
         state: Option<Self::State>,
     ) -> Result<StateGradients, ModelError> {
         self.stack_gradients(batch, state)
+    }
+
+    fn counted_parameters(&self) -> Option<Vec<ParamId>> {
+        Some(self.stack_parameters())
     }
 }

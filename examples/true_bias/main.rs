@@ -1,0 +1,281 @@
+//! Do the estimates say what truncation really costs? Trains a small model and, as it learns, measures the true relative bias of
+//! the truncated parameter gradient over many windows, beside the direct estimate of a few probes and the readings of lag norms.
+//!
+//! ```text
+//! cargo run --release --example true_bias -- --copy ../shared/data/copy_fixed --epochs 40
+//! cargo run --release --example true_bias -- --built-in --epochs 8
+//! cargo run --release --example true_bias -- --text ../shared/data/ptb --epochs 8 --hidden 64
+//! cargo run --release --example true_bias -- --rivers ../shared/data/camels --epochs 40
+//! ```
+//!
+//! Expected: a line per epoch, then for every reading the quantiles of estimate/truth and how often its K lies within a factor 1.5
+//! of the true K(δ); the points as CSV and a figure in the run folder.
+
+#[allow(dead_code)] // Not all programs use all of it.
+#[path = "../common/mod.rs"]
+mod common;
+#[allow(dead_code)]
+#[path = "../copy/data.rs"]
+mod copy_data;
+#[path = "../copy/model.rs"]
+mod copy_model;
+mod options;
+mod report;
+mod rivers;
+
+use std::process::ExitCode;
+
+use atbptt::core::{BiasEstimator, FixedK, LagNorms, Tau};
+use atbptt::models::{
+    LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, SeriesModelConfig,
+};
+use atbptt::prelude::*;
+use atbptt::train::data::{Corpus, CorpusOptions, Split, SyntheticConfig};
+use atbptt::train::run::RunFolder;
+use atbptt::train::{
+    FusedSgd, MeasuredCurves, QuietRenderer, device_from_env, measured_curves, probe, probe_direct,
+};
+use burn::module::Module;
+use burn::optim::{AdamConfig, ModuleOptimizer};
+use burn::store::ModuleRecord;
+use burn::tensor::Device;
+use burn::train::checkpoint::KeepLastNCheckpoints;
+use burn::train::{Learner, SupervisedTraining};
+use clap::Parser;
+
+use crate::common::diagnostics::SIZES;
+use crate::common::{Result, exit_code};
+use crate::copy_data::{CopyTask, SymbolSequences};
+use crate::copy_model::CopyModel;
+use crate::options::Cli;
+use crate::report::Readings;
+
+fn main() -> ExitCode {
+    exit_code(run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    cli.check()?;
+    let device = device_from_env()?.device.autodiff();
+    device.seed(cli.seed);
+    if let Some(folder) = &cli.rivers {
+        let [train, valid] = rivers::load(folder)?;
+        // A forget bias of 3, so that weeks are remembered from the start (Kratzert et al. 2019).
+        let model = SeriesModelConfig::new(rivers::INPUTS, 1, cli.hidden.unwrap_or(32))
+            .with_forget_bias(3.0)
+            .init::<LstmLayer>(&device)?;
+        let adam = (AdamConfig::new().init(), 5e-3, Clip::Norm(1.0));
+        return measure(cli, "river flow", model, (train, valid), adam, &device);
+    }
+    // The paper's step and clip at K = m, whatever K is.
+    let losses = cli.scheme().losses(cli.train_k) as f64;
+    let sgd = |lr: f64, decay: f64| -> Result<Recipe> {
+        let optimizer = FusedSgd::new().with_weight_decay(decay)?.init();
+        let lr = cli.lr.unwrap_or(lr) * losses.sqrt();
+        Ok((optimizer, lr, Clip::Norm(1.0 / losses)))
+    };
+    let corpus = match (&cli.text, cli.built_in) {
+        (Some(folder), _) => {
+            let options = CorpusOptions {
+                max_tokens: Some(cli.max_tokens),
+                max_eval_tokens: Some((cli.max_tokens / 10).max(1)),
+                ..CorpusOptions::default()
+            };
+            Corpus::from_folder(folder, &options)?
+        }
+        (None, true) => Corpus::synthetic(
+            &SyntheticConfig::default()
+                .with_tokens(cli.max_tokens, (cli.max_tokens / 10).max(200), 200)
+                .with_vocabulary(60)
+                .with_distances([4, 12])
+                .with_classes(4),
+        )?,
+        (None, false) => {
+            let [train, valid] = match &cli.copy {
+                Some(folder) => {
+                    ["train", "valid"].map(|split| SymbolSequences::from_folder(folder, split, 6))
+                }
+                None => {
+                    let task = CopyTask {
+                        memory: (10, 10),
+                        symbols: 6,
+                        sequences: 64,
+                    };
+                    [(4000, 1), (1000, 2)].map(|(steps, seed)| task.generate(steps, seed))
+                }
+            };
+            let model = CopyModel::new(6, cli.hidden.unwrap_or(50), 2, &device)?;
+            let sources = (train?, valid?);
+            return measure(cli, "copy task", model, sources, sgd(1.0, 1e-5)?, &device);
+        }
+    };
+    let model: LanguageModel<LstmLayer> = LanguageModelConfig::new(corpus.vocabulary().len())
+        .with_hidden(cli.hidden.unwrap_or(64))
+        .with_dropout(cli.dropout)
+        .init(&device)?;
+    let sources = (corpus.training(32)?, corpus.evaluation(Split::Valid, 32)?);
+    measure(
+        cli,
+        "language model",
+        model,
+        sources,
+        sgd(10.0, 1e-7)?,
+        &device,
+    )
+}
+
+/// Optimiser, step size, clip.
+type Recipe = (ModuleOptimizer, f64, Clip);
+
+/// Trains with a fixed K, then goes through the checkpoints.
+fn measure<M, S>(
+    cli: &Cli,
+    name: &str,
+    model: M,
+    (train, valid): (S, S),
+    (optimizer, lr, clip): Recipe,
+    device: &Device,
+) -> Result<ExitCode>
+where
+    M: RecurrentModel,
+    S: SequenceSource<Batch = M::Batch> + Clone,
+{
+    let scheme = cli.scheme();
+    let probe_config = ProbeConfig::new(cli.window).with_burn_in(cli.window / 5);
+    probe_config.check_direct(scheme, train.common_steps())?;
+    let config = TbpttConfig {
+        scheme,
+        step_scaling: StepScaling::None,
+        clip,
+        probe: probe_config.clone(),
+        seed: cli.seed,
+        ..TbpttConfig::default()
+    };
+    let strategy = AdaptiveTbptt::new(FixedK::new(cli.train_k)?, config)?;
+    let handle = strategy.handle();
+    if cli.out.join("checkpoint").exists() {
+        return Err(format!(
+            "{} already holds a run; name another folder with --out",
+            cli.out.display()
+        )
+        .into());
+    }
+    let _folder = RunFolder::create(&cli.out)?;
+    println!(
+        "training: {name}, {scheme:?}, K = {} for {} epochs",
+        cli.train_k, cli.epochs
+    );
+    let training = SupervisedTraining::new(
+        &cli.out,
+        StreamLoader::new(train.clone()).into_loader::<M>(),
+        StreamLoader::new(valid).into_loader::<M>(),
+    )
+    .renderer(Box::new(QuietRenderer))
+    .with_default_checkpointers()
+    .with_checkpointing_strategy(KeepLastNCheckpoints::new(cli.epochs))
+    .num_epochs(cli.epochs)
+    .with_training_strategy(strategy.into_strategy());
+    let result = training.launch(Learner::new(Tbptt::new(model), optimizer, lr));
+    handle.finish(&result)?;
+    let trained = result.model;
+
+    let mut readings = Readings::default();
+    for report in handle.reports() {
+        let epoch = report.epoch;
+        if epoch % cli.every != 0 {
+            continue;
+        }
+        let path = cli
+            .out
+            .join("checkpoint")
+            .join(format!("model-{epoch}.bpk"));
+        let record = ModuleRecord::load(path.clone())
+            .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
+        let model = trained.clone().try_load_record(record)?.into_inner();
+        let model = model.train();
+        let truth = truth(cli, &model, &train, &probe_config, device)?;
+        let k_true = truth.recurrent.smallest_k(cli.delta);
+        println!(
+            "epoch {epoch}: loss {:.4}; true bias {}; K({}) = {}",
+            report.train_loss,
+            cli.k
+                .iter()
+                .map(|&k| {
+                    let (bias, error) = report::measured(&truth.recurrent, k);
+                    format!("K {k}: {bias:.3} ± {error:.3}")
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+            cli.delta,
+            k_true.map_or("none".into(), |k| k.to_string()),
+        );
+        for repeat in 0..cli.repeats {
+            let seeds: Vec<u64> = (0..cli.probes)
+                .map(|n| cli.seed * 1_000_000 + (repeat * cli.probes + n + 1) * 1000 + 7)
+                .collect();
+            let statistics =
+                probe_direct(&model, &train, probe_config.clone(), scheme, &seeds, device)?;
+            let direct = statistics.estimate(scheme)?;
+            let norms = norms(&model, &train, &probe_config, &seeds, device)?;
+            readings.add(cli, epoch, repeat, &truth, &direct, &norms);
+            if repeat == 0 {
+                println!(
+                    "  direct, {} probes: {}",
+                    cli.probes,
+                    direct.describe(cli.train_k)
+                );
+            }
+        }
+    }
+    report::write(cli, name, &readings)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The bias over as many windows as asked for, at the lengths asked for and enough others to find K(δ) between.
+fn truth<M, S>(
+    cli: &Cli,
+    model: &M,
+    source: &S,
+    config: &ProbeConfig,
+    device: &Device,
+) -> Result<MeasuredCurves>
+where
+    M: RecurrentModel,
+    S: SequenceSource<Batch = M::Batch>,
+{
+    let mut ks = cli.k.clone();
+    ks.extend(
+        atbptt::core::direct::default_contexts(cli.window)
+            .iter()
+            .map(|c| c + 1),
+    );
+    let seeds: Vec<u64> = (0..cli.batches).map(|n| cli.seed * 1_000_000 + n).collect();
+    let (config, scheme) = (config.clone(), cli.scheme());
+    Ok(measured_curves(
+        model, source, config, scheme, &ks, &seeds, device,
+    )?)
+}
+
+/// Lag norms of all sequences of the probes together, read in every way.
+fn norms<M, S>(
+    model: &M,
+    source: &S,
+    config: &ProbeConfig,
+    seeds: &[u64],
+    device: &Device,
+) -> Result<Vec<Option<atbptt::core::BiasEstimate>>>
+where
+    M: RecurrentModel,
+    S: SequenceSource<Batch = M::Batch>,
+{
+    let mut probes: Vec<LagNorms> = Vec::new();
+    for seed in seeds {
+        device.seed(*seed);
+        probes.push(probe(model, source, config.clone(), *seed, device)?);
+    }
+    let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
+    // τ = 0.8 W and least squares, as the copy experiment has it.
+    let estimator = BiasEstimator::new().with_tau(Tau::Fraction(0.8));
+    let read = |(size, _)| estimator.with_gradient_size(size).estimate(&pooled).ok();
+    Ok(SIZES.into_iter().map(read).collect())
+}

@@ -1,0 +1,157 @@
+//! Options, and what can be wrong with them.
+
+use std::path::PathBuf;
+
+use atbptt::prelude::Scheme;
+use clap::{Parser, ValueEnum};
+
+use crate::common::Result;
+
+/// Measure the true relative bias of truncated gradients beside its estimates while a small model learns.
+#[derive(Parser, Debug)]
+#[command(name = "true_bias", version)]
+pub struct Cli {
+    /// Folder of the copy task's digit files; without a task the copy task is generated
+    #[arg(long, value_name = "DIR", group = "task")]
+    pub copy: Option<PathBuf>,
+
+    /// Folder with train.txt, valid.txt and test.txt: a small word-level language model
+    #[arg(long, value_name = "DIR", group = "task")]
+    pub text: Option<PathBuf>,
+
+    /// A small language model of the built-in language, whose words agree over 4 and 12 steps
+    #[arg(long, group = "task")]
+    pub built_in: bool,
+
+    /// Folder of one CAMELS basin, weather and river flow: a small LSTM on continuous values
+    #[arg(long, value_name = "DIR", group = "task")]
+    pub rivers: Option<PathBuf>,
+
+    /// How training windows follow each other; the truth and the direct estimate are those of this scheme
+    #[arg(long, value_enum, default_value_t = SchemeArg::Strided)]
+    pub scheme: SchemeArg,
+
+    /// Losses per update of strided windows, in steps
+    #[arg(long, value_name = "STEPS", default_value_t = 15)]
+    pub losses: usize,
+
+    /// Fixed K to train with, in steps: the bias is measured, not acted upon
+    #[arg(long, value_name = "STEPS", default_value_t = 15)]
+    pub train_k: usize,
+
+    /// Truncation lengths to measure the bias of, in steps
+    #[arg(
+        long,
+        value_name = "STEPS",
+        value_delimiter = ',',
+        default_value = "1,2,5,10,15,20,30"
+    )]
+    pub k: Vec<usize>,
+
+    /// Tolerance that the estimates choose K by
+    #[arg(long, value_name = "δ", default_value_t = 0.1)]
+    pub delta: f64,
+
+    /// Passes over the training data
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub epochs: usize,
+
+    /// Measure every so many epochs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub every: usize,
+
+    /// Window W of a probe, in steps; its burn-in is a fifth of it
+    #[arg(long, value_name = "STEPS", default_value_t = 100)]
+    pub window: usize,
+
+    /// Batches of windows that the truth is taken over
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub batches: u64,
+
+    /// Probes per estimate
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub probes: u64,
+
+    /// Estimates per epoch, each of its own probes
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub repeats: u64,
+
+    /// Hidden units per layer [default: copy 50, text and built-in 64, rivers 32]
+    #[arg(long, value_name = "UNITS")]
+    pub hidden: Option<usize>,
+
+    /// Dropout of a language model
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub dropout: f64,
+
+    /// Seed of initial weights and windows
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Base step size on the mean loss, times √(losses per update) [default: copy 1, text and built-in 10]
+    #[arg(long, value_name = "RATE", conflicts_with = "rivers")]
+    pub lr: Option<f64>,
+
+    /// Use only this many tokens of the text
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_tokens: usize,
+
+    /// Folder for checkpoints, points and figures
+    #[arg(long, value_name = "DIR", default_value = "runs/true_bias")]
+    pub out: PathBuf,
+}
+
+/// How windows follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum SchemeArg {
+    /// BPTT(K−1+m; m): m losses per update, K the reach alone
+    Strided,
+    /// BPTT(2K−1; K)
+    Overlapping,
+    /// BPTT(K; K)
+    Chunked,
+}
+
+impl Cli {
+    /// The scheme in use.
+    pub fn scheme(&self) -> Scheme {
+        match self.scheme {
+            SchemeArg::Strided => Scheme::Strided {
+                losses: self.losses,
+            },
+            SchemeArg::Overlapping => Scheme::Overlapping,
+            SchemeArg::Chunked => Scheme::Chunked,
+        }
+    }
+
+    /// What can be wrong with the options is found before any work is done.
+    pub fn check(&self) -> Result<()> {
+        let repeated = (1..self.k.len()).find(|&i| self.k[..i].contains(&self.k[i]));
+        for (option, value, least) in [
+            ("--epochs", self.epochs as u64, 1),
+            ("--every", self.every as u64, 1),
+            ("--losses", self.losses as u64, 1),
+            ("--batches", self.batches, 2),
+            ("--probes", self.probes, 2),
+            ("--repeats", self.repeats, 1),
+        ] {
+            if value < least {
+                return Err(format!("{option} must be at least {least}").into());
+            }
+        }
+        if !(self.delta > 0.0 && self.delta <= 1.0) {
+            return Err(format!("--delta must lie in (0, 1], got {}", self.delta).into());
+        }
+        if let Some(i) = repeated {
+            return Err(format!("--k names {} twice", self.k[i]).into());
+        }
+        match self.k.iter().find(|k| !(1..=self.window).contains(*k)) {
+            Some(k) => Err(format!(
+                "--k {k} does not lie between 1 and the window of {} steps; see --window",
+                self.window
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+}
