@@ -13,6 +13,7 @@ use crate::ops;
 use crate::precision::Precision;
 use crate::probe::StateGradients;
 use crate::recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
+use crate::setters::setters;
 use crate::stack::{Stack, StackConfig, check_size, dropout};
 use crate::stack_model::StackModel;
 use crate::state::RecurrentState;
@@ -68,46 +69,21 @@ impl LanguageModelConfig {
         }
     }
 
-    /// Features of a word's embedding.
-    pub fn with_embedding(mut self, embedding: usize) -> Self {
-        self.embedding = Some(embedding);
-        self
-    }
-
-    /// Hidden units of every layer.
-    pub fn with_hidden(mut self, hidden: usize) -> Self {
-        self.hidden = hidden;
-        self
-    }
-
-    /// Number of recurrent layers.
-    pub fn with_layers(mut self, layers: usize) -> Self {
-        self.layers = layers;
-        self
-    }
-
-    /// Dropout probability, in `[0, 1)`.
-    pub fn with_dropout(mut self, dropout: f64) -> Self {
-        self.dropout = dropout;
-        self
-    }
-
-    /// Whether the softmax shares the embedding's weights.
-    pub fn with_tied(mut self, tied: bool) -> Self {
-        self.tied = tied;
-        self
-    }
-
-    /// Initial weights.
-    pub fn with_weights(mut self, weights: WeightInit) -> Self {
-        self.weights = weights;
-        self
-    }
-
-    /// Type of training windows.
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
-        self
+    setters! {
+        /// Features of a word's embedding.
+        with_embedding(embedding: usize);
+        /// Hidden units of every layer.
+        with_hidden(hidden: usize);
+        /// Number of recurrent layers.
+        with_layers(layers: usize);
+        /// Dropout probability, in `[0, 1)`.
+        with_dropout(dropout: f64);
+        /// Whether the softmax shares the embedding's weights.
+        with_tied(tied: bool);
+        /// Initial weights.
+        with_weights(weights: WeightInit);
+        /// Type of training windows.
+        with_precision(precision: Precision);
     }
 
     /// Builds the model on `device`; its layers are of kind `L`.

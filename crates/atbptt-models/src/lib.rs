@@ -70,6 +70,7 @@ mod probe;
 mod recurrent;
 mod series_batch;
 mod series_model;
+mod setters;
 mod stack;
 mod stack_model;
 mod state;

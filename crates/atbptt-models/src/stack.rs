@@ -11,6 +11,7 @@ use burn::tensor::{Bool, Device, Tensor};
 
 use crate::layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 use crate::ops::{self, SequenceOptions};
+use crate::setters::setters;
 use crate::state::{PackedState, RecurrentState};
 use crate::{ModelError, WeightInit};
 
@@ -84,40 +85,19 @@ impl<L: RecurrentLayer> StackConfig<L> {
         }
     }
 
-    /// Number of layers, at least one.
-    pub fn with_layers(mut self, layers: usize) -> Self {
-        self.layers = layers;
-        self
-    }
-
-    /// Dropout probability between layers, in `[0, 1)`; active on autodiff devices only.
-    pub fn with_dropout(mut self, dropout: f64) -> Self {
-        self.dropout = dropout;
-        self
-    }
-
-    /// Whether layers have biases.
-    pub fn with_bias(mut self, bias: bool) -> Self {
-        self.bias = bias;
-        self
-    }
-
-    /// Initial forget-gate bias (LSTM only). Zero in the paper; one helps on long dependencies (Jozefowicz et al. 2015).
-    pub fn with_forget_bias(mut self, forget_bias: f64) -> Self {
-        self.forget_bias = forget_bias;
-        self
-    }
-
-    /// `true`: `[batch, time, features]`; `false`: `[time, batch, features]`, which saves two copies per window.
-    pub fn with_batch_first(mut self, batch_first: bool) -> Self {
-        self.batch_first = batch_first;
-        self
-    }
-
-    /// Initial weights.
-    pub fn with_weights(mut self, weights: WeightInit) -> Self {
-        self.weights = weights;
-        self
+    setters! {
+        /// Number of layers, at least one.
+        with_layers(layers: usize);
+        /// Dropout probability between layers, in `[0, 1)`; active on autodiff devices only.
+        with_dropout(dropout: f64);
+        /// Whether layers have biases.
+        with_bias(bias: bool);
+        /// Initial forget-gate bias (LSTM only). Zero in the paper; one helps on long dependencies (Jozefowicz et al. 2015).
+        with_forget_bias(forget_bias: f64);
+        /// `true`: `[batch, time, features]`; `false`: `[time, batch, features]`, which saves two copies per window.
+        with_batch_first(batch_first: bool);
+        /// Initial weights.
+        with_weights(weights: WeightInit);
     }
 
     /// Builds the layers on `device`.

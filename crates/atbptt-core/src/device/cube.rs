@@ -3,38 +3,12 @@
 //! One cube of units per lag and sequence, and one more for the running sum over lags. Computed in f32. A value that is not
 //! finite reaches the norm: NaN through the sum of squares, infinity through ∞ / ∞.
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
-/// Units that share a row: a power of two.
-const ROW_UNITS: u32 = 256;
-
-/// Folds the units' values in a fixed order, the largest (`largest`) or the sum; known to all of them.
-#[cube]
-fn fold(shared: &mut Shared<[f32]>, value: f32, #[comptime] largest: bool) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut active = CUBE_DIM;
-    while active > 1 {
-        active /= 2;
-        if UNIT_POS < active {
-            let other = shared[unit + active as usize];
-            if comptime!(largest) {
-                shared[unit] = max(shared[unit], other);
-            } else {
-                shared[unit] += other;
-            }
-        }
-        sync_cube();
-    }
-    shared[0]
-}
+use super::launch::{Place, float_elem, fold};
 
 #[cube(launch_unchecked)]
 fn norms<F: Float, W: Float>(
@@ -140,35 +114,19 @@ pub(super) fn reduce(
     let weight_elem = weights.map_or(Some(elem), |weights| float_elem(weights.dtype))?;
     let shape = grads.meta.shape();
     let (lags, batch, features) = (shape[0], shape[1], shape[2]);
-    let client = grads.client.clone();
-    let hardware = &client.properties().hardware;
-    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0);
-    let units = match ROW_UNITS <= most {
-        true => ROW_UNITS,
-        false => 1 << most.max(1).ilog2(),
-    };
-    let place = |dims: &[usize]| {
-        empty_device_contiguous_dtype(
-            client.clone(),
-            grads.device.clone(),
-            Shape::from(dims.to_vec()),
-            DType::F32,
-        )
-    };
-    let out = place(&[lags, batch + 1]);
-    let sums = place(&[features]);
+    let place = Place::of(grads);
+    let out = place.empty_as(&[lags, batch + 1], DType::F32);
+    let sums = place.empty_as(&[features], DType::F32);
     let grads = into_contiguous(grads.clone());
     let weighted = weights.is_some();
     let weights = weights.map_or_else(|| grads.clone(), |w| into_contiguous(w.clone()));
-    let cubes = lags * batch + 1;
-    let along = cubes.min(32_768);
-    let count = CubeCount::Static(along as u32, cubes.div_ceil(along) as u32, 1);
+    let (count, dim, units) = place.rows(lags * batch + 1);
     // SAFETY: lags, batch and features are the gradients' own; weights have one value per feature (checked by the caller).
     unsafe {
         norms::launch_unchecked(
-            &client,
+            &place.client,
             count,
-            CubeDim::new_1d(units),
+            dim,
             grads.into_buffer_arg(),
             weights.into_buffer_arg(),
             sums.into_buffer_arg(),
@@ -176,21 +134,11 @@ pub(super) fn reduce(
             lags,
             batch,
             features,
-            units as usize,
+            units,
             weighted,
             time_order,
             [elem, weight_elem],
         );
     }
     Some(out)
-}
-
-fn float_elem(dtype: DType) -> Option<ElemType> {
-    Some(ElemType::Float(match dtype {
-        DType::F32 => FloatKind::F32,
-        DType::Flex32 => FloatKind::Flex32,
-        DType::F16 => FloatKind::F16,
-        DType::BF16 => FloatKind::BF16,
-        _ => return None,
-    }))
 }

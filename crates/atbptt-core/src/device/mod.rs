@@ -13,6 +13,11 @@
 #[allow(clippy::indexing_slicing)]
 #[cfg(feature = "cube")]
 mod cube;
+/// Shared by the kernels of this workspace, and for nobody else to rely on.
+#[allow(clippy::indexing_slicing)]
+#[cfg(feature = "cube")]
+#[doc(hidden)]
+pub mod launch;
 mod ops;
 
 pub use ops::LagNormOps;

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Int, Tensor};
 
 use super::cell::Cell;
-use super::tensor::{SequenceOptions, Weights};
+use super::weights::{SequenceOptions, Weights};
 use crate::ModelError;
 
 /// Refuses what does not fit a layer of `cell`.

@@ -37,7 +37,7 @@ pub trait RecurrentKernels: Backend {
     /// −log softmax(h Wᵀ + b) at the target, per row and summed with the rows' weights, and the gradients of the sum, over
     /// blocks of rows: memory does not grow with rows × classes.
     fn linear_nll_forward(args: NllArguments<Self>, needs: NllNeedsGrad) -> NllOutput<Self> {
-        nll::linear_nll::<Self>(args, needs)
+        nll::linear_nll::<Self>(args, needs, Self::softmax_block)
     }
 
     /// Loss of a block of rows from its logits (`[rows, classes]`, without the bias), and the gradient of the weighted sum at

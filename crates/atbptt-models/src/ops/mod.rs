@@ -39,6 +39,8 @@
 // Beneath `tensor`, code indexes what `checks` measured before.
 #[allow(clippy::indexing_slicing)]
 mod autodiff;
+#[allow(unused_imports)]
+// Which of its imports are used depends on the backends that are compiled in.
 mod backends;
 mod cell;
 pub(crate) mod checks;
@@ -55,6 +57,7 @@ mod reference;
 mod tensor;
 #[allow(clippy::indexing_slicing)]
 mod types;
+mod weights;
 
 /// The operations on a backend's own tensors: for the author of a backend, not for its users.
 ///
@@ -86,6 +89,7 @@ pub mod internals {
 pub use cell::Cell;
 pub(crate) use tensor::hidden_part;
 pub use tensor::{
-    SequenceOptions, Weights, dropout, embedding, linear_nll, linear_nll_rows, recast, scale,
-    sequence, sgd_step, sum_of_squares,
+    dropout, embedding, linear_nll, linear_nll_rows, recast, scale, sequence, sgd_step,
+    sum_of_squares,
 };
+pub use weights::{SequenceOptions, Weights};

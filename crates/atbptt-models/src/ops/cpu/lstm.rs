@@ -3,9 +3,9 @@
 use pulp::Simd;
 
 use super::math::{d_sigmoid, d_tanh, sigmoid, tanh};
-use super::sequence::{Pointwise, Stepped, SteppedBack, Unit, UnitBack};
 use super::simd::Real;
-use crate::ops::Cell;
+use super::unit::{Pointwise, Stepped, SteppedBack, Unit, UnitBack};
+use crate::ops::cell::Cell;
 
 pub(super) struct Lstm;
 

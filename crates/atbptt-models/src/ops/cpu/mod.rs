@@ -1,6 +1,6 @@
 //! Sequence operations on CPU backends whose tensors are plain slices: Flex and NdArray, f32 and f64.
 //!
-//! Place in the flow: [`RecurrentKernels`] of those backends call the functions of this module; other element types take the
+//! Place in the flow: [`RecurrentKernels`](super::backend::RecurrentKernels) of those backends call the functions of this module; other element types take the
 //! reference bodies.
 //!
 //! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
@@ -22,16 +22,17 @@ mod pool;
 mod product;
 mod rnn;
 mod sequence;
+mod shared;
 mod simd;
 pub(crate) mod step;
 mod team;
+mod unit;
 mod window;
 
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn::tensor::DType;
 
 use super::cell::Cell;
-use super::contract::RecurrentKernels;
 use super::reference;
 use super::types::{
     Arguments, NeedsGrad, NllArguments, NllNeedsGrad, NllOutput, Optional, SavedActivations,
@@ -199,12 +200,10 @@ pub(crate) fn sequence_backward<B: Host>(
     .unwrap_or_else(|| reference::backward::<B>(cell, args, saved, grad, needs))
 }
 
-pub(crate) fn linear_nll<B: Host + RecurrentKernels>(
-    input: NllArguments<B>,
-    needs: NllNeedsGrad,
-) -> NllOutput<B> {
-    by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs))
-        .unwrap_or_else(|| reference::nll::linear_nll::<B>(input, needs))
+pub(crate) fn linear_nll<B: Host>(input: NllArguments<B>, needs: NllNeedsGrad) -> NllOutput<B> {
+    by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs)).unwrap_or_else(|| {
+        reference::nll::linear_nll::<B>(input, needs, reference::nll::softmax_block::<B>)
+    })
 }
 
 fn linear_nll_of<E: Real, B: Host>(

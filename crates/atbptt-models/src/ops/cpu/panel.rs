@@ -28,44 +28,6 @@ const BLOCK_BYTES: usize = 16 * 1024;
 /// Multiplications that an epilogue's functions cost per hidden unit, roughly.
 const EPILOGUE_WORK: usize = 16;
 
-/// A pointer that several threads may use, each on elements of its own.
-pub(crate) struct Shared<E>(*mut E);
-
-// Hand-written: a derive would ask the same of `E`.
-impl<E> Clone for Shared<E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<E> Copy for Shared<E> {}
-// SAFETY: a plain address; whoever dereferences it answers for the access.
-unsafe impl<E: Send> Send for Shared<E> {}
-// SAFETY: as above.
-unsafe impl<E: Send> Sync for Shared<E> {}
-
-impl<E> Shared<E> {
-    pub(crate) fn new(buffer: &mut [E]) -> Self {
-        Self(buffer.as_mut_ptr())
-    }
-    /// Memory that is not initialised: to be written first.
-    pub(crate) fn uninit(at: *mut E) -> Self {
-        Self(at)
-    }
-    /// For reading only.
-    pub(crate) fn read_only(buffer: &[E]) -> Self {
-        Self(buffer.as_ptr().cast_mut())
-    }
-    /// The element at `index`.
-    ///
-    /// # Safety
-    /// `index` is inside the buffer.
-    #[inline(always)]
-    pub(crate) unsafe fn at(self, index: usize) -> *mut E {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(index) }
-    }
-}
-
 /// Weights in panels of `V` registers.
 pub(crate) struct Packed<E, const V: usize> {
     data: Buffer<E>,

@@ -13,8 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::panel::Shared;
-use super::product::Target;
+use super::shared::{Shared, Target};
 use super::simd::Real;
 
 /// A cache line, and an AVX-512 register: none of whose loads then crosses a line.

@@ -1,13 +1,11 @@
 //! Large matrix products, and sums over rows.
 
-use std::marker::PhantomData;
-
 use gemm::Parallelism;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panel::Shared;
 use super::pool::Buffer;
+use super::shared::{Shared, Target};
 use super::simd::{Level, Real};
 
 /// A matrix inside a slice, with the distances between rows and between columns.
@@ -81,35 +79,6 @@ impl<'a, E: Real> Matrix<'a, E> {
             data: &self.data[(from * self.column_stride).min(self.data.len())..],
             columns: count,
             ..self
-        }
-    }
-}
-
-/// Where a product goes; not read unless the product accumulates.
-pub(crate) struct Target<'a, E> {
-    at: Shared<E>,
-    len: usize,
-    owner: PhantomData<&'a mut [E]>,
-}
-
-impl<E> Target<'_, E> {
-    /// # Safety
-    /// `len` elements are writable by nobody else during the target's life; what is accumulated to is initialised.
-    pub(crate) unsafe fn new(at: Shared<E>, len: usize) -> Self {
-        Self {
-            at,
-            len,
-            owner: PhantomData,
-        }
-    }
-}
-
-impl<'a, E> From<&'a mut [E]> for Target<'a, E> {
-    fn from(out: &'a mut [E]) -> Self {
-        Self {
-            at: Shared::new(out),
-            len: out.len(),
-            owner: PhantomData,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A window's arguments as slices, what steps hand over to each other, and the large products after the loop.
 
-use super::panel::Shared;
 use super::pool::{Buffer, UninitBuffer};
-use super::product::{Matrix, Target, product, sum_rows};
+use super::product::{Matrix, product, sum_rows};
+use super::shared::{Shared, Target};
 use super::simd::Real;
 
 /// Rows of a product from which a transposed copy of the weights pays: the product reads it up to a sixth faster.

@@ -6,11 +6,11 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::extension::{Steps, StepsBack};
-use super::kernels::{
-    BackwardLaunch, ForwardLaunch, Options, scan, scan_back, step, step_back, window, window_back,
-};
+use super::arguments::{Steps, StepsBack};
+use super::backward::{BackwardLaunch, scan_back, step_back, window_back};
+use super::forward::{ForwardLaunch, scan, step, window};
 use super::launch::{Place, product, writable};
+use super::unit::Options;
 use super::window::{Extent, entering_state, leaving_grad, step_of, transposed};
 use crate::ops::cell::Cell;
 use crate::ops::types::Optional;
@@ -20,30 +20,29 @@ fn or_nothing(tensor: Optional<CubeBackend>, nothing: &CubeTensor) -> CubeTensor
     into_contiguous(tensor.into_option().unwrap_or_else(|| nothing.clone()))
 }
 
-/// Buffers of a forward pass, contiguous.
-struct Forward {
-    inputs: CubeTensor,
-    bias: CubeTensor,
-    recurrent_bias: CubeTensor,
-    gates: CubeTensor,
-    states: CubeTensor,
-    taps: CubeTensor,
-    reset_mask: CubeTensor,
+/// The buffers of a pass, contiguous, and how a kernel gets them.
+macro_rules! buffers {
+    ($name:ident as $launch:ident { $($buffer:ident),+ $(,)? }) => {
+        struct $name {
+            $($buffer: CubeTensor,)+
+        }
+
+        impl $name {
+            fn launch<F: Float>(&self) -> $launch<F> {
+                $launch {
+                    $($buffer: self.$buffer.clone().into_buffer_arg(),)+
+                }
+            }
+        }
+    };
 }
 
-impl Forward {
-    fn launch<F: Float>(&self) -> ForwardLaunch<F> {
-        ForwardLaunch::new(
-            self.inputs.clone().into_buffer_arg(),
-            self.bias.clone().into_buffer_arg(),
-            self.recurrent_bias.clone().into_buffer_arg(),
-            self.gates.clone().into_buffer_arg(),
-            self.states.clone().into_buffer_arg(),
-            self.taps.clone().into_buffer_arg(),
-            self.reset_mask.clone().into_buffer_arg(),
-        )
-    }
-}
+buffers!(Forward as ForwardLaunch {
+    inputs, bias, recurrent_bias, gates, states, taps, reset_mask,
+});
+buffers!(Backward as BackwardLaunch {
+    grad, gates, states, state, taps, reset_mask, d_input, d_product, d_taps,
+});
 
 /// [`CubeOps::steps`](super::CubeOps::steps).
 pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, CubeTensor) {
@@ -148,35 +147,6 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
         }
     }
     (buffers.states, buffers.gates)
-}
-
-/// Buffers of a backward pass, contiguous.
-struct Backward {
-    grad: CubeTensor,
-    gates: CubeTensor,
-    states: CubeTensor,
-    state: CubeTensor,
-    taps: CubeTensor,
-    reset_mask: CubeTensor,
-    d_input: CubeTensor,
-    d_product: CubeTensor,
-    d_taps: CubeTensor,
-}
-
-impl Backward {
-    fn launch<F: Float>(&self) -> BackwardLaunch<F> {
-        BackwardLaunch::new(
-            self.grad.clone().into_buffer_arg(),
-            self.gates.clone().into_buffer_arg(),
-            self.states.clone().into_buffer_arg(),
-            self.state.clone().into_buffer_arg(),
-            self.taps.clone().into_buffer_arg(),
-            self.reset_mask.clone().into_buffer_arg(),
-            self.d_input.clone().into_buffer_arg(),
-            self.d_product.clone().into_buffer_arg(),
-            self.d_taps.clone().into_buffer_arg(),
-        )
-    }
 }
 
 /// [`CubeOps::steps_back`](super::CubeOps::steps_back).

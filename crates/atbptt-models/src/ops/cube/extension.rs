@@ -3,61 +3,15 @@
 //! So Burn's fusion, where it is on, sees each as one operation and hands over real tensors when it runs.
 
 use burn::backend::{
-    Backend, ExtensionType, backend_extension,
+    Backend, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 use burn_cubecl::CubeBackend;
 
+use super::arguments::{Steps, StepsBack};
 use super::{driver, nll, step};
 use crate::ops::cell::Cell;
 use crate::ops::types::Optional;
-
-/// What all steps of a window read; shapes as in [`ops`](crate::ops).
-#[derive(Clone, Debug, ExtensionType)]
-#[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct Steps<B: Backend> {
-    /// `[T, B, gates · H]`: x W, without the bias
-    pub inputs: FloatTensor<B>,
-    /// `[H, recurrent gates · H]`
-    #[extension_type]
-    pub recurrent_weight: Optional<B>,
-    /// `[gates · H]`
-    pub bias: FloatTensor<B>,
-    /// `[H]`
-    #[extension_type]
-    pub recurrent_bias: Optional<B>,
-    /// `[B, S]`
-    pub state: FloatTensor<B>,
-    /// `[T, B, S]`
-    #[extension_type]
-    pub taps: Optional<B>,
-    /// `[T, B, 1]`
-    #[extension_type]
-    pub reset_mask: Optional<B>,
-}
-
-/// What the way back through them reads.
-#[derive(Clone, Debug, ExtensionType)]
-#[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct StepsBack<B: Backend> {
-    /// Of every state, `[T, B, S]`
-    pub grad: FloatTensor<B>,
-    /// `[T, B, S]`
-    pub states: FloatTensor<B>,
-    /// `[T, B, saved gates · H]`
-    pub gates: FloatTensor<B>,
-    /// `[H, recurrent gates · H]`
-    #[extension_type]
-    pub recurrent_weight: Optional<B>,
-    /// `[B, S]`
-    pub state: FloatTensor<B>,
-    /// `[T, B, S]`
-    #[extension_type]
-    pub taps: Optional<B>,
-    /// `[T, B, 1]`
-    #[extension_type]
-    pub reset_mask: Optional<B>,
-}
 
 /// The operations that run as kernels of our own. A result that the cell does not have, or nobody wants, is one element.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -164,7 +118,8 @@ mod specs {
     use burn::backend::fusion::custom::TensorSpec;
     use burn::tensor::{DType, Shape};
 
-    use super::{Cell, StepsBackMetadata, StepsMetadata};
+    use super::super::arguments::{StepsBackMetadata, StepsMetadata};
+    use super::Cell;
     use crate::ops::types::OptionalMetadata;
 
     fn like(of: &TensorSpec, dims: &[usize]) -> TensorSpec {

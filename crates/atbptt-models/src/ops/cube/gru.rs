@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::kernels::{Gates, Stepped, SteppedBack};
+use super::unit::{Gates, Stepped, SteppedBack};
 use super::window::sigma;
 
 #[cube]

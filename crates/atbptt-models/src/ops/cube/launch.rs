@@ -1,110 +1,12 @@
-//! What every launch needs: buffers, grid, element type.
+//! What launches need beside what core's kernels need too: integer types, buffers to write to, products.
 
-use burn::tensor::{DType, Shape};
-use burn_cubecl::CubeDevice;
+use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::calculate_cube_count_elemwise;
-use cubecl::ir::{ElemType, FloatKind, IntKind, UIntKind};
-use cubecl::prelude::*;
+use cubecl::ir::{ElemType, IntKind, UIntKind};
 
-/// Units that share one row in a reduction: a power of two.
-const ROW_UNITS: u32 = 256;
-
-/// Where tensors are made.
-#[derive(Clone)]
-pub(super) struct Place {
-    pub client: Client,
-    pub device: CubeDevice,
-    pub dtype: DType,
-}
-
-impl Place {
-    pub fn of(tensor: &CubeTensor) -> Self {
-        Self {
-            client: tensor.client.clone(),
-            device: tensor.device.clone(),
-            dtype: tensor.dtype,
-        }
-    }
-
-    /// Contiguous, not initialised.
-    pub fn empty(&self, dims: &[usize]) -> CubeTensor {
-        self.empty_as(dims, self.dtype)
-    }
-
-    /// The same in another type.
-    pub fn empty_as(&self, dims: &[usize], dtype: DType) -> CubeTensor {
-        empty_device_contiguous_dtype(
-            self.client.clone(),
-            self.device.clone(),
-            Shape::from(dims.to_vec()),
-            dtype,
-        )
-    }
-
-    /// A grid of one unit per element.
-    pub fn elementwise(&self, elements: usize) -> (CubeCount, CubeDim) {
-        let dim = CubeDim::new(&self.client, elements);
-        (
-            calculate_cube_count_elemwise(&self.client, elements, dim),
-            dim,
-        )
-    }
-
-    /// A grid of one cube per row, and the number of units in each.
-    pub fn rows(&self, rows: usize) -> (CubeCount, CubeDim, usize) {
-        let hardware = &self.client.properties().hardware;
-        let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0);
-        let units = match ROW_UNITS <= most {
-            true => ROW_UNITS,
-            false => 1 << most.max(1).ilog2(),
-        };
-        // One dimension holds at least 65,535 cubes; more rows take a second one.
-        let along = rows.clamp(1, 32_768);
-        let count = CubeCount::Static(along as u32, rows.div_ceil(along) as u32, 1);
-        (count, CubeDim::new_1d(units), units as usize)
-    }
-
-    pub fn elem(&self) -> ElemType {
-        float_elem(self.dtype)
-    }
-}
-
-/// Folds the units' values in a fixed order, the largest (`largest`) or the sum; known to all of them.
-#[cube]
-pub(super) fn fold(shared: &mut Shared<[f32]>, value: f32, #[comptime] largest: bool) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut active = CUBE_DIM;
-    while active > 1 {
-        active /= 2;
-        if UNIT_POS < active {
-            let other = shared[unit + active as usize];
-            if comptime!(largest) {
-                shared[unit] = max(shared[unit], other);
-            } else {
-                shared[unit] += other;
-            }
-        }
-        sync_cube();
-    }
-    shared[0]
-}
-
-/// CubeCL's name of a float type.
-pub(super) fn float_elem(dtype: DType) -> ElemType {
-    ElemType::Float(match dtype {
-        DType::F16 => FloatKind::F16,
-        DType::BF16 => FloatKind::BF16,
-        DType::Flex32 => FloatKind::Flex32,
-        _ => FloatKind::F32,
-    })
-}
+pub(super) use atbptt_core::device::launch::{Place, fold};
 
 /// CubeCL's name of an integer type.
 pub(super) fn int_elem(dtype: DType) -> ElemType {

@@ -10,17 +10,19 @@
 //! - `extension`: [`CubeOps`], an extension of its own for these operations, that
 //!   [`RecurrentKernels`](super::backend::RecurrentKernels) of the CubeCL backend calls;
 //! - `driver`: the host's part, buffers and launches, for all cells;
-//! - `kernels`: the kernels, for all cells; `lstm`, `gru`, `rnn` and `mingru` have the equations.
+//! - `forward` and `backward`: the kernels, for all cells, over what `unit` has of one hidden unit; `lstm`, `gru`, `rnn` and `mingru` have the equations.
 //!
 //! Arithmetic is done in f32, whatever type the tensors hold. `f64` goes through the reference bodies.
 //!
 //! Symbols: `T` time, `B` batch, `H` hidden, `S` size of the packed state; `x`, `h`, `c` input, hidden, cell; `R` recurrent
 //! weight.
 
+mod arguments;
+mod backward;
 mod driver;
 mod extension;
+mod forward;
 mod gru;
-mod kernels;
 mod launch;
 mod lstm;
 mod mingru;
@@ -28,6 +30,7 @@ mod nll;
 mod rnn;
 mod step;
 mod time_loop;
+mod unit;
 mod window;
 
 use burn::backend::{
@@ -46,7 +49,7 @@ use super::reference::{self, util::plain_input_product};
 use super::types::{
     Arguments, BlockLoss, LogitBlock, NeedsGrad, Optional, SavedActivations, SequenceGradients,
 };
-use extension::{Steps, StepsBack};
+use arguments::{Steps, StepsBack};
 
 /// Buffers of the kernel with the most of them (a backward step); browsers allow fewer.
 const MAX_BUFFERS: u32 = 11;

@@ -6,7 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{Place, float_elem, fold, int_elem, writable};
+use super::launch::{Place, fold, int_elem, writable};
 use crate::ops::types::Optional;
 
 /// −log softmax(z + bias) at the target, and, in place of the logits, weight · (softmax − onehot).
@@ -110,7 +110,7 @@ pub(super) fn softmax_rows(
     let [bias, weights] =
         [bias, weights].map(|tensor| tensor.into_option().unwrap_or_else(|| nothing.clone()));
     let (count, dim, units) = place.rows(rows);
-    let elems = [float_elem(place.dtype), int_elem(targets.dtype)];
+    let elems = [place.elem(), int_elem(targets.dtype)];
     // SAFETY: rows and classes are the logits' own; a target that is no class is not followed.
     unsafe {
         softmax_row::launch_unchecked(

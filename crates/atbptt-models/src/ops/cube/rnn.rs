@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::kernels::{Gates, Stepped, SteppedBack};
+use super::unit::{Gates, Stepped, SteppedBack};
 
 #[cube]
 pub(super) fn forward(x: Gates, product: Gates, bias: Gates) -> Stepped {

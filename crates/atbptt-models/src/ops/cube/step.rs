@@ -4,7 +4,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{Place, float_elem, int_elem, writable};
+use super::launch::{Place, int_elem, writable};
 
 /// Cube `n` adds all rows whose token is that of row `n`, unless an earlier row has it: no two cubes write the same row, and
 /// the order of every sum is fixed.
@@ -57,7 +57,7 @@ pub(super) fn add_rows(into: CubeTensor, tokens: CubeTensor, grad: CubeTensor) -
         return into;
     }
     let (count, dim, _) = place.rows(rows);
-    let elems = [float_elem(place.dtype), int_elem(tokens.dtype)];
+    let elems = [place.elem(), int_elem(tokens.dtype)];
     // SAFETY: rows and width are the gradient's own; a token that is no row of `into` is left out.
     unsafe {
         add_row::launch_unchecked(

@@ -4,8 +4,8 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::kernels::Options;
 use super::launch::Place;
+use super::unit::Options;
 use crate::ops::cell::Carry;
 
 /// Sizes of a window on the device.

@@ -2,8 +2,8 @@
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
+use super::unit::{Returned, Stepped, SteppedBack};
 use super::util::*;
-use super::{Returned, Stepped, SteppedBack};
 
 pub(super) fn forward<B: Backend>(
     input: FloatTensor<B>,

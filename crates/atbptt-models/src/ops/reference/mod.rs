@@ -11,51 +11,15 @@ mod mingru;
 pub mod nll;
 mod rnn;
 pub mod step;
+mod unit;
 pub(crate) mod util;
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 
 use super::cell::{Carry, Cell};
 use super::types::{Arguments, NeedsGrad, SavedActivations, SequenceGradients};
+use unit::Returned;
 use util::*;
-
-/// What a step leaves.
-struct Stepped<B: Backend> {
-    /// `[B, S]`
-    state: FloatTensor<B>,
-    /// `[B, saved gates · H]`; `None` where the state is all.
-    gates: Option<FloatTensor<B>>,
-}
-
-/// What a step is given on the way back.
-struct Returned<B: Backend> {
-    /// Gradient of the state that the step made, all uses together, `[B, S]`.
-    grad: FloatTensor<B>,
-    /// The state that the step made, `[B, S]`.
-    state: FloatTensor<B>,
-    /// The state that entered it, `[B, S]`.
-    entering: FloatTensor<B>,
-    /// The gates that it saved.
-    gates: FloatTensor<B>,
-    hidden: usize,
-}
-
-impl<B: Backend> Returned<B> {
-    /// Gate `index` of those saved, `[B, H]`.
-    fn gate(&self, index: usize) -> FloatTensor<B> {
-        part::<B>(&self.gates, index, self.hidden)
-    }
-}
-
-/// What a step leaves on the way back.
-struct SteppedBack<B: Backend> {
-    /// Gradient at the input product, `[B, gates · H]`.
-    input: FloatTensor<B>,
-    /// Gradient at the recurrent product where it is another, `[B, recurrent gates · H]`.
-    product: Option<FloatTensor<B>>,
-    /// Gradient of what the cell carries past the recurrent product, `[B, H]`.
-    carried: Option<FloatTensor<B>>,
-}
 
 /// The reference of [`RecurrentKernels::sequence_forward`](super::backend::RecurrentKernels::sequence_forward).
 pub fn forward<B: Backend>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {

@@ -8,7 +8,6 @@
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, IndexingUpdateOp, Slice};
 
-use crate::ops::contract::RecurrentKernels;
 use crate::ops::types::{BlockLoss, LogitBlock, NllArguments, NllNeedsGrad, NllOutput};
 
 /// Largest number of logits that exist at once: 2²⁴ values, 64 MiB in f32.
@@ -19,15 +18,24 @@ fn rows_per_block(classes: usize) -> usize {
     (BLOCK_LOGITS / classes.max(1)).max(16)
 }
 
-/// Reference body of [`RecurrentKernels::linear_nll_forward`](crate::ops::backend::RecurrentKernels::linear_nll_forward).
-pub fn linear_nll<B: RecurrentKernels>(args: NllArguments<B>, needs: NllNeedsGrad) -> NllOutput<B> {
-    let classes = args.weight.shape()[0];
-    linear_nll_in_blocks::<B>(args, needs, rows_per_block(classes))
-}
+/// How a block of logits becomes losses and gradients.
+pub type SoftmaxBlock<B> = fn(LogitBlock<B>, bool) -> BlockLoss<B>;
 
-fn linear_nll_in_blocks<B: RecurrentKernels>(
+/// Reference body of [`RecurrentKernels::linear_nll_forward`](crate::ops::backend::RecurrentKernels::linear_nll_forward), with
+/// the backend's own way to treat a block of logits.
+pub fn linear_nll<B: Backend>(
     args: NllArguments<B>,
     needs: NllNeedsGrad,
+    softmax: SoftmaxBlock<B>,
+) -> NllOutput<B> {
+    let classes = args.weight.shape()[0];
+    linear_nll_in_blocks::<B>(args, needs, softmax, rows_per_block(classes))
+}
+
+fn linear_nll_in_blocks<B: Backend>(
+    args: NllArguments<B>,
+    needs: NllNeedsGrad,
+    softmax: SoftmaxBlock<B>,
     block_rows: usize,
 ) -> NllOutput<B> {
     let (rows, features) = (args.hidden.shape()[0], args.hidden.shape()[1]);
@@ -53,7 +61,7 @@ fn linear_nll_in_blocks<B: RecurrentKernels>(
             targets: B::int_slice(args.targets.clone(), &[Slice::from(start..end)]),
             row_weights: row_weights.clone(),
         };
-        let out = B::softmax_block(block, needs != NllNeedsGrad::default());
+        let out = softmax(block, needs != NllNeedsGrad::default());
         let weighted = match row_weights {
             Some(weights) => {
                 let dtype = out.rows.dtype().into();
@@ -184,7 +192,7 @@ mod tests {
             weight: true,
             bias: true,
         };
-        let out = linear_nll_in_blocks::<Flex>(args, needs, block_rows);
+        let out = linear_nll_in_blocks::<Flex>(args, needs, softmax_block::<Flex>, block_rows);
         [Some(out.loss), out.hidden, out.weight, out.bias]
             .into_iter()
             .flatten()
