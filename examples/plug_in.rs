@@ -60,7 +60,7 @@ impl RecurrentModel for MyModel {
         let [count, _] = logits.dims();
         let mean = CrossEntropyLossConfig::new().init(&logits.device());
         let sum = mean.forward(logits, targets) * count as f64;
-        Ok(StepLoss { sum, count })
+        Ok(StepLoss::new(sum, count))
     }
 }
 

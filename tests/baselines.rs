@@ -296,7 +296,7 @@ fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
         let (features, _) = model
             .forward(&words().slice(STEPS - kept..STEPS), state)
             .unwrap();
-        let features = features.narrow(0, kept - 1, 1);
+        let features = features.narrow(1, kept - 1, 1);
         gradient(&model, model.loss(features, &last).unwrap().sum)
     };
     let full = truncated(STEPS);

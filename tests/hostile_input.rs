@@ -311,6 +311,7 @@ proptest! {
             probe: ProbeConfig::new(window).with_burn_in(burn_in),
             seed,
             eval_chunk,
+            ..TbpttConfig::default()
         };
         let sound = (!clip || norm > 0.0) && window >= 2 && eval_chunk > 0 && losses != Some(0);
         let Ok(policy) = FixedK::new(k) else {

@@ -361,10 +361,7 @@ impl RecurrentModel for WaveModel {
     fn loss(&self, features: Tensor<3>, batch: &WaveBatch) -> Result<StepLoss, ModelError> {
         let errors = self.decoder.forward(features) - batch.next.clone();
         let [sequences, time, _] = errors.dims();
-        Ok(StepLoss {
-            sum: errors.powi_scalar(2).sum(),
-            count: sequences * time,
-        })
+        Ok(StepLoss::new(errors.powi_scalar(2).sum(), sequences * time))
     }
 }
 

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use atbptt::core::policy::{AdaptiveKConfig, Decision, Estimator, Schedule, UpdateEvery};
 use atbptt::train::metrics::{ClippedShareMetric, PerplexityMetric};
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, Identity, ProbeConfig, Scheme,
-    StepScaling, Tbptt, TbpttConfig, TbpttHandle, TrainingObserver,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, CheckpointFault, Clip, EpochReport, Identity,
+    Plateau, ProbeConfig, RateSchedule, RateShape, Scheme, StepScaling, Tbptt, TbpttConfig,
+    TbpttHandle, TrainError, TrainingObserver,
 };
 use burn::module::Module;
 use burn::optim::AdamConfig;
@@ -27,10 +28,19 @@ use rand_pcg::Pcg64;
 
 use common::{Model, bits, copy_folder, corpus, model, timeless, training, turn};
 
-/// Windows of 6 losses, most of them clipped.
+/// Windows of 6 losses, most of them clipped; a rate that follows the position in the data and the validation loss.
 fn strided() -> TbpttConfig {
+    let schedule = RateSchedule::new(RateShape::Cosine { epochs: 3.5 })
+        .with_warm_up(0.4)
+        .with_floor(0.1)
+        .with_plateau(Plateau {
+            patience: 1,
+            threshold: 0.5,
+            ..Plateau::default()
+        });
     TbpttConfig {
         clip: Clip::Norm(0.5),
+        schedule,
         probe: ProbeConfig::new(20),
         eval_chunk: 20,
         seed: 7,
@@ -58,6 +68,9 @@ struct Setup {
     patience: usize,
     better: Direction,
     estimator: Estimator,
+    /// Of the learner's scheduler, at the start; asked for anew where a run is resumed with another one.
+    rate: f64,
+    new_rate: bool,
 }
 
 impl Default for Setup {
@@ -70,6 +83,8 @@ impl Default for Setup {
             patience: 100,
             better: Direction::Lowest,
             estimator: Estimator::Direct,
+            rate: 2e-2,
+            new_rate: false,
         }
     }
 }
@@ -82,6 +97,25 @@ impl Setup {
         resume: Option<Checkpoint>,
         observer: Option<Arc<dyn TrainingObserver>>,
     ) -> (LearningResult<Tbptt<Model>>, TbpttHandle, Seen) {
+        let (outcome, result, handle, seen) = self.try_run(folder, seed, resume, observer);
+        outcome.unwrap();
+        (result, handle, seen)
+    }
+
+    /// The same, with the error that ended the run.
+    #[allow(clippy::type_complexity)] // The parts of an outcome.
+    fn try_run(
+        &self,
+        folder: &Path,
+        seed: u64,
+        resume: Option<Checkpoint>,
+        observer: Option<Arc<dyn TrainingObserver>>,
+    ) -> (
+        Result<(), TrainError>,
+        LearningResult<Tbptt<Model>>,
+        TbpttHandle,
+        Seen,
+    ) {
         let corpus = corpus(804, 101);
         let policy = AdaptiveKConfig::new(0.5)
             .with_k0(6)
@@ -95,7 +129,7 @@ impl Setup {
             )
             .init()
             .unwrap();
-        let schedule = LinearLrSchedulerConfig::new(2e-2, 1e-3, 200)
+        let schedule = LinearLrSchedulerConfig::new(self.rate, 1e-3, 200)
             .init()
             .unwrap();
         let seen = Seen::default();
@@ -131,6 +165,9 @@ impl Setup {
         if let Some(checkpoint) = resume {
             strategy = strategy.resume(checkpoint);
         }
+        if self.new_rate {
+            strategy = strategy.with_new_learning_rate();
+        }
         if let Some(observer) = observer {
             strategy = strategy.with_observer(observer);
         }
@@ -143,8 +180,7 @@ impl Setup {
                 AdamConfig::new().init(),
                 schedule,
             ));
-        handle.finish(&result).unwrap();
-        (result, handle, seen)
+        (handle.finish(&result), result, handle, seen)
     }
 }
 
@@ -365,4 +401,108 @@ fn more_epochs_and_another_folder_are_allowed_and_listed() {
     let template = model(&corpus(804, 101), 12, 0.3, 1);
     assert_eq!(template.devices(), vec![device]);
     Checkpoint::open(best).unwrap().model(template).unwrap();
+}
+
+/// Another learning rate or schedule is refused, unless the user asks for it; then it is listed, and the scheduler stands where it
+/// would had it been there from the start.
+#[test]
+fn another_learning_rate_is_refused_unless_asked_for_and_then_listed() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let short = Setup {
+        epochs: 2,
+        ..Setup::default()
+    };
+    short.run(folder.path(), 3, None, None);
+    let saved = || Checkpoint::newest(folder.path()).unwrap();
+    let into = || tempfile::tempdir().unwrap();
+    let other = |new_rate| Setup {
+        rate: 1e-2,
+        new_rate,
+        config: TbpttConfig {
+            schedule: RateSchedule::default(),
+            ..strided()
+        },
+        ..Setup::default()
+    };
+    let elsewhere = into();
+    let refused = other(false).try_run(elsewhere.path(), 99, Some(saved()), None);
+    let error = refused.0.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            TrainError::Checkpoint {
+                fault: CheckpointFault::OtherRun { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("learning rate is 0.02 in the checkpoint and 0.01 now"),
+        "{text}"
+    );
+    assert!(text.contains("schedule is"), "{text}");
+
+    let elsewhere = into();
+    let run = other(true).run(elsewhere.path(), 99, Some(saved()), None);
+    let changes: Vec<String> = run
+        .1
+        .resumed()
+        .unwrap()
+        .changes
+        .iter()
+        .map(|change| change.name.clone())
+        .collect();
+    assert_eq!(
+        changes,
+        ["epochs", "learning rate", "run folder", "schedule"]
+    );
+    assert_eq!(run.1.reports().len(), 3);
+
+    // Asked for, and nothing changed: the bits of a run that never stopped.
+    let (plain, elsewhere) = (into(), into());
+    let expected = outcome(&Setup::default().run(plain.path(), 3, None, None));
+    let same = Setup {
+        new_rate: true,
+        ..Setup::default()
+    };
+    let got = outcome(&same.run(elsewhere.path(), 99, Some(saved()), None));
+    assert_eq!(
+        (got.weights, got.reports),
+        (expected.weights, expected.reports)
+    );
+}
+
+/// The file is whole; it is the model that has other sizes.
+#[test]
+fn a_template_of_other_sizes_is_the_models_fault() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let short = Setup {
+        epochs: 1,
+        ..Setup::default()
+    };
+    short.run(folder.path(), 3, None, None);
+    let saved = Checkpoint::newest(folder.path()).unwrap();
+    let template = model(&corpus(804, 101), 16, 0.3, 1);
+    let error = saved.model(template).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            TrainError::Checkpoint {
+                fault: CheckpointFault::Mismatch { what: "model", .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains(
+            "the file is whole: build the model with the kind and sizes it was written with"
+        ),
+        "{text}"
+    );
 }

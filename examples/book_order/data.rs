@@ -382,7 +382,7 @@ pub struct EventBatch {
 impl EventBatch {
     /// Refuses features of another shape.
     pub fn check(&self, features: &Tensor<3>) -> Result<(), ModelError> {
-        let [time, sequences, _] = features.dims();
+        let [sequences, time, _] = features.dims();
         match [time, sequences] == self.marks.dims() {
             true => Ok(()),
             false => Err(ModelError::custom(format!(

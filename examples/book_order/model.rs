@@ -144,9 +144,9 @@ impl RecurrentModel for EventModel {
     /// Cross-entropy of the mark plus negative log-likelihood of the interval.
     fn loss(&self, features: Tensor<3>, batch: &EventBatch) -> Result<StepLoss, ModelError> {
         batch.check(&features)?;
-        let [time, sequences, hidden] = features.dims();
+        let [sequences, time, hidden] = features.dims();
         let count = time * sequences;
-        let rows = features.reshape([count, hidden]);
+        let rows = features.swap_dims(0, 1).reshape([count, hidden]);
         let a = self.log_intensity(rows.clone());
         let intervals = batch.next_intervals.clone().reshape([count]);
         let timing = log_density(a, self.slope.val(), intervals).sum();
@@ -156,10 +156,7 @@ impl RecurrentModel for EventModel {
             Some(self.mark_bias.val()),
             batch.next_marks.clone().reshape([count]),
         )?;
-        Ok(StepLoss {
-            sum: marks - timing,
-            count,
-        })
+        Ok(StepLoss::new(marks - timing, count))
     }
 
     fn window(

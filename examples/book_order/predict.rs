@@ -105,7 +105,8 @@ pub fn evaluate(
         nll += read(loss.sum)?.first().copied().unwrap_or(f64::NAN);
         count += loss.count;
         let hidden = features.dims()[2];
-        let rows = features.reshape([batch.steps() * sequences, hidden]);
+        let rows = features.swap_dims(0, 1);
+        let rows = rows.reshape([batch.steps() * sequences, hidden]);
         let a = read(model.log_intensity(rows.clone()))?;
         let intervals = read(batch.next_intervals.reshape([loss.count]))?;
         for (&a, d) in a.iter().zip(&intervals) {

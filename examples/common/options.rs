@@ -67,6 +67,10 @@ pub struct PolicyArgs {
     #[arg(long, value_enum, conflicts_with_all = ["chunked_k", "random_k", "artbp_k"])]
     pub style: Option<StyleArg>,
 
+    /// Losses per update, in steps, whatever K is: strided windows, as --style strided, but M of them instead of 20
+    #[arg(long, value_name = "M", conflicts_with_all = ["style", "chunked_k", "random_k", "artbp_k"])]
+    pub losses: Option<usize>,
+
     /// How the step size grows with K
     #[arg(long, value_enum)]
     pub step_scaling: Option<ScalingArg>,
@@ -75,6 +79,8 @@ pub struct PolicyArgs {
 /// How windows follow each other.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum StyleArg {
+    /// BPTT(K−1+m; m): a fixed number of losses per update, each reaching back at least K steps
+    Strided,
     /// BPTT(2K−1; K): every loss reaches back at least K steps
     Overlapping,
     /// BPTT(K; K): windows end to end, about half the work
@@ -230,7 +236,10 @@ impl Plan {
         if let Some(rule) = policy.policy().filter(|rule| *rule != self.policy) {
             self.policy = rule;
             self.training.scheme = match rule {
-                Policy::Adaptive { .. } | Policy::Fixed { .. } => Scheme::Overlapping,
+                Policy::Adaptive { .. } | Policy::Fixed { .. } => match self.training.scheme {
+                    Scheme::Chunked => Scheme::Overlapping,
+                    kept => kept,
+                },
                 Policy::Chunked { .. } | Policy::Random { .. } | Policy::Artbp { .. } => {
                     Scheme::Chunked
                 }
@@ -269,10 +278,12 @@ impl Plan {
         };
         let training = &mut self.training;
         training.seed = run.seed.unwrap_or(training.seed);
-        training.scheme = match policy.style {
-            Some(StyleArg::Overlapping) => Scheme::Overlapping,
-            Some(StyleArg::Chunked) => Scheme::Chunked,
-            None => training.scheme,
+        training.scheme = match (policy.style, policy.losses) {
+            (_, Some(losses)) => Scheme::Strided { losses },
+            (Some(StyleArg::Strided), None) => Scheme::default(),
+            (Some(StyleArg::Overlapping), None) => Scheme::Overlapping,
+            (Some(StyleArg::Chunked), None) => Scheme::Chunked,
+            (None, None) => training.scheme,
         };
         training.step_scaling = match policy.step_scaling {
             Some(ScalingArg::None) => StepScaling::None,
@@ -323,7 +334,15 @@ impl Plan {
                 }
                 .into(),
             ),
-            ("style", "overlapping".into()),
+            (
+                "style",
+                match training.scheme {
+                    Scheme::Strided { .. } => "strided",
+                    Scheme::Overlapping => "overlapping",
+                    Scheme::Chunked => "chunked",
+                }
+                .into(),
+            ),
             (
                 "step_scaling",
                 match training.step_scaling {

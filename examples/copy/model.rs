@@ -76,13 +76,13 @@ impl RecurrentModel for CopyModel {
     }
 
     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
-        let [time, sequences, hidden] = features.dims();
+        let [sequences, time, hidden] = features.dims();
         let count = time * sequences;
-        let rows = features.reshape([count, hidden]);
+        let rows = features.swap_dims(0, 1).reshape([count, hidden]);
         let targets = batch.targets().clone().transpose().reshape([count]);
         let (weight, bias) = (self.decoder.val(), self.decoder_bias.val());
         let sum = ops::linear_nll(rows, weight, Some(bias), targets)?;
-        Ok(StepLoss { sum, count })
+        Ok(StepLoss::new(sum, count))
     }
 
     fn window(

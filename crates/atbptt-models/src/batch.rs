@@ -15,6 +15,10 @@ pub trait SequenceBatch: Clone + Send + 'static {
     fn sequences(&self) -> usize;
     /// The steps `range` of the window; `range` lies within `0..steps()` and is not empty, or is cut to that.
     fn slice(&self, range: Range<usize>) -> Self;
+    /// The same window, all its sequences beginning anew at `step`; `None` for batches that mark no resets, the default.
+    fn with_reset_at(&self, _step: usize) -> Option<Self> {
+        None
+    }
 }
 
 /// Token ids and the ids that follow them.
@@ -213,5 +217,16 @@ impl SequenceBatch for TokenBatch {
                 .map(|reset| reset.clone().narrow(1, start, length)),
             ..*self
         }
+    }
+
+    fn with_reset_at(&self, step: usize) -> Option<Self> {
+        let [sequences, steps] = self.inputs.dims();
+        let marks: Vec<bool> = (0..sequences * steps).map(|i| i % steps == step).collect();
+        let device = self.inputs.device();
+        let reset = Tensor::from_data(TensorData::new(marks, [sequences, steps]), &device);
+        Some(Self {
+            reset: Some(reset),
+            ..self.clone()
+        })
     }
 }

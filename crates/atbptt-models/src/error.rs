@@ -2,6 +2,8 @@
 
 use atbptt_core::EstimateError;
 
+use crate::check::BrokenRule;
+
 /// What can go wrong when a model is built, called or probed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -123,6 +125,12 @@ pub enum ModelError {
         /// The device's own words.
         reason: String,
     },
+    /// A model breaks rules that training relies on.
+    #[error("{}", sentences(broken))]
+    Rules {
+        /// Which, as [`check_model`](crate::check_model) finds them.
+        broken: Vec<BrokenRule>,
+    },
     /// A model of the user's own refused its input.
     #[error("{reason}")]
     Custom {
@@ -132,6 +140,12 @@ pub enum ModelError {
     /// The lag norms of a probe were unusable.
     #[error(transparent)]
     Estimate(#[from] EstimateError),
+}
+
+/// Broken rules, one after the other.
+fn sentences(broken: &[BrokenRule]) -> String {
+    let rules: Vec<String> = broken.iter().map(ToString::to_string).collect();
+    format!("the model breaks a rule: {}", rules.join("; and: "))
 }
 
 impl ModelError {

@@ -221,7 +221,6 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
     type Batch = TokenBatch;
     type State = Vec<L::State>;
 
-    /// Features are time-major, `[time, batch, hidden]`.
     fn forward(
         &self,
         batch: &TokenBatch,
@@ -231,16 +230,18 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
     }
 
     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
-        let [time, sequences, hidden] = features.dims();
+        let [sequences, time, hidden] = features.dims();
         if [sequences, time] != batch.targets().dims() {
             return Err(ModelError::shape(
                 "features",
-                [time, sequences, hidden],
-                format!("[{}, {}, {hidden}]", batch.steps(), batch.sequences()),
+                [sequences, time, hidden],
+                format!("[{}, {}, {hidden}]", batch.sequences(), batch.steps()),
                 "decode the features of the same steps as the targets",
             ));
         }
         batch.check(self.vocabulary())?;
+        // As the layers left them in memory: rows without a copy.
+        let features = features.swap_dims(0, 1);
         let rows = ops::dropout(&self.dropout, features).reshape([time * sequences, hidden]);
         let targets = batch
             .targets()
@@ -257,10 +258,7 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
             Some(_) => ops::recast(sum, FloatDType::F32, self.precision.loss_scale()),
             None => sum,
         };
-        Ok(StepLoss {
-            sum,
-            count: time * sequences,
-        })
+        Ok(StepLoss::new(sum, time * sequences))
     }
 
     fn window(

@@ -17,6 +17,7 @@
 //! - [`SeriesModel`], [`SeriesBatch`]: continuous series, with missing targets;
 //! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
 //!   fast bodies for one around a [`Stack`];
+//! - [`check_model`]: whether a model of your own keeps the rules that training relies on;
 //! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
 //!
 //! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository.
@@ -58,6 +59,7 @@
 #![deny(missing_docs)]
 #![deny(clippy::indexing_slicing)]
 mod batch;
+mod check;
 mod direct;
 pub mod error;
 mod init;
@@ -75,6 +77,7 @@ mod stack;
 mod stack_model;
 mod state;
 pub use batch::{SequenceBatch, TokenBatch};
+pub use check::{BrokenRule, ModelCheck, check_model, check_pieces};
 pub use direct::{
     CountedWeights, DirectPlan, ParameterPieces, PieceGradients, direct_statistics, piece_gradients,
 };
@@ -84,7 +87,7 @@ pub use language_model::{LanguageModel, LanguageModelConfig};
 pub use layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 pub use precision::Precision;
 pub use probe::StateGradients;
-pub use recurrent::{RecurrentModel, StepLoss, WindowLoss, WindowPlan};
+pub use recurrent::{Predictions, RecurrentModel, StepLoss, WindowLoss, WindowPlan, frozen};
 pub use series_batch::{SeriesBatch, SeriesShape};
 pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
 pub use stack::{

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
 use crate::batch::SequenceBatch;
-use crate::recurrent::RecurrentModel;
+use crate::recurrent::{RecurrentModel, frozen};
 use crate::state::RecurrentState;
 
 /// ∂L/∂(state) of the last step's summed loss, per lag and sequence.
@@ -53,7 +53,7 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
         });
     }
     let device = autodiff_device(model, "the lag profile")?;
-    let model = model.clone().no_grad();
+    let model = frozen(model);
 
     // The state before the window: without one, run nothing and let the model start from its own; its gradient is then
     // not defined, so a zero state is made from the one after the first step.

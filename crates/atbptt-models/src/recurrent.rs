@@ -4,8 +4,8 @@
 //! of the last step's loss at every earlier state ([`RecurrentModel::state_gradients`]). Both have default bodies made
 //! of the two methods a user writes; models of this crate override them with faster ones.
 
-use burn::module::{Module, ModuleDisplay, ParamId};
-use burn::tensor::Tensor;
+use burn::module::{Module, ModuleDisplay, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Int, Tensor};
 
 use crate::ModelError;
 use crate::batch::SequenceBatch;
@@ -24,8 +24,8 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
 
     /// Runs all steps of `batch` from `state` (`None`: the start of a sequence).
     ///
-    /// Returns what the loss reads, one feature vector per step and sequence (`[batch, time, features]` or
-    /// `[time, batch, features]`, as [`loss`](Self::loss) expects), and the state after the last step.
+    /// Returns what the loss reads, one feature vector per sequence and step, `[batch, time, features]`, and the state after
+    /// the last step.
     ///
     /// # Errors
     ///
@@ -36,7 +36,9 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
         state: Option<Self::State>,
     ) -> Result<(Tensor<3>, Self::State), ModelError>;
 
-    /// Loss of `features`, summed over all steps and sequences of `batch`.
+    /// Loss of `features`, `[batch, time, features]`, summed over all steps and sequences of `batch` that have a target.
+    ///
+    /// A batch without any target is no error: its sum is zero, and so is its count.
     ///
     /// # Errors
     ///
@@ -106,11 +108,115 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
 pub struct StepLoss {
     /// Sum over steps and sequences, `[1]`, in nats.
     pub sum: Tensor<1>,
-    /// Number of terms.
+    /// Number of terms: of the steps and sequences that have a target.
     pub count: usize,
+    /// What the loss compared, for metrics; `None`: the model does not say.
+    pub predictions: Option<Predictions>,
+}
+
+/// What a loss compared, one row per term, detached: for metrics, such as an accuracy.
+///
+/// Rows are in any order, the same for predictions and targets.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Predictions {
+    /// Of one class per row.
+    Classes {
+        /// Logits or probabilities, `[rows, classes]`.
+        scores: Tensor<2>,
+        /// The right class of every row, `[rows]`.
+        targets: Tensor<1, Int>,
+    },
+    /// Of numbers.
+    Values {
+        /// Predicted, `[rows, values]`.
+        values: Tensor<2>,
+        /// What they should have been, `[rows, values]`; NaN where that is not known.
+        targets: Tensor<2>,
+    },
+}
+
+impl Predictions {
+    /// Both, one after the other; of different kinds, the first alone.
+    fn followed_by(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::Classes { scores, targets },
+                Self::Classes {
+                    scores: more_scores,
+                    targets: more_targets,
+                },
+            ) => Self::Classes {
+                scores: Tensor::cat(vec![scores, more_scores], 0),
+                targets: Tensor::cat(vec![targets, more_targets], 0),
+            },
+            (
+                Self::Values { values, targets },
+                Self::Values {
+                    values: more_values,
+                    targets: more_targets,
+                },
+            ) => Self::Values {
+                values: Tensor::cat(vec![values, more_values], 0),
+                targets: Tensor::cat(vec![targets, more_targets], 0),
+            },
+            (first, _) => first,
+        }
+    }
+
+    /// Off the graph and the autodiff backend, so that metrics keep no graph alive.
+    pub fn without_autodiff(self) -> Self {
+        match self {
+            Self::Classes { scores, targets } => Self::Classes {
+                scores: scores.without_autodiff(),
+                targets: targets.without_autodiff(),
+            },
+            Self::Values { values, targets } => Self::Values {
+                values: values.without_autodiff(),
+                targets: targets.without_autodiff(),
+            },
+        }
+    }
 }
 
 impl StepLoss {
+    /// `sum`, `[1]`, in nats, over `count` terms.
+    pub fn new(sum: Tensor<1>, count: usize) -> Self {
+        Self {
+            sum,
+            count,
+            predictions: None,
+        }
+    }
+
+    /// Says which classes the loss compared, for metrics: `scores`, logits or probabilities, `[rows, classes]`, and `targets`,
+    /// `[rows]`.
+    pub fn with_classes(mut self, scores: Tensor<2>, targets: Tensor<1, Int>) -> Self {
+        let scores = scores.detach();
+        self.predictions = Some(Predictions::Classes { scores, targets });
+        self
+    }
+
+    /// Says which numbers the loss compared, for metrics, both `[rows, values]`; a target that is NaN is missing.
+    pub fn with_values(mut self, values: Tensor<2>, targets: Tensor<2>) -> Self {
+        let (values, targets) = (values.detach(), targets.detach());
+        self.predictions = Some(Predictions::Values { values, targets });
+        self
+    }
+
+    /// The loss of more steps added to this one.
+    pub(crate) fn plus(self, more: Self) -> Self {
+        let predictions = match (self.predictions, more.predictions) {
+            (Some(first), Some(second)) => Some(first.followed_by(second)),
+            (first, second) => first.or(second),
+        };
+        Self {
+            sum: self.sum + more.sum,
+            count: self.count + more.count,
+            predictions,
+        }
+    }
+
     /// Refuses a sum that Burn cannot backpropagate from: `backward` panics on one.
     ///
     /// # Errors
@@ -154,6 +260,21 @@ pub struct WindowLoss<S> {
     pub state: Option<S>,
 }
 
+/// A copy of `model` whose weights need no gradient; the model keeps its own.
+///
+/// Burn makes weights when they are first used, and copies share them until then: `model.clone().no_grad()` of a model that was
+/// never used freezes the model too. So they are made first.
+pub fn frozen<M: Module>(model: &M) -> M {
+    struct Make;
+    impl ModuleVisitor for Make {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            param.val();
+        }
+    }
+    model.visit(&mut Make);
+    model.clone().no_grad()
+}
+
 /// The default window: pieces between the plan's marks, each run by [`RecurrentModel::forward`].
 pub(crate) fn window_in_pieces<M: RecurrentModel>(
     model: &M,
@@ -174,16 +295,13 @@ pub(crate) fn window_in_pieces<M: RecurrentModel>(
     for to in marks.into_iter().filter(|&mark| mark > 0) {
         let piece = batch.slice(from..to);
         let (features, after) = match to <= plan.warm_up {
-            true => model.clone().no_grad().forward(&piece, state)?,
+            true => frozen(model).forward(&piece, state)?,
             false => model.forward(&piece, state)?,
         };
         if from >= plan.loss_from {
             let part = model.loss(features, &piece)?;
             loss = Some(match loss {
-                Some(sum) => StepLoss {
-                    sum: sum.sum + part.sum,
-                    count: sum.count + part.count,
-                },
+                Some(sum) => sum.plus(part),
                 None => part,
             });
         }
@@ -219,10 +337,7 @@ fn compensated_window_stepwise<M: RecurrentModel>(
         let (features, after) = model.forward(&piece, state)?;
         let part = model.loss(features, &piece)?;
         loss = Some(match loss {
-            Some(sum) => StepLoss {
-                sum: sum.sum + part.sum,
-                count: sum.count + part.count,
-            },
+            Some(sum) => sum.plus(part),
             None => part,
         });
         state = Some(match factors.get(step) {

@@ -303,4 +303,15 @@ impl SequenceBatch for SeriesBatch {
             begins,
         }
     }
+
+    fn with_reset_at(&self, step: usize) -> Option<Self> {
+        let [sequences, steps, _] = self.inputs.dims();
+        let marks: Vec<bool> = (0..sequences * steps).map(|i| i % steps == step).collect();
+        let marks = TensorData::new(marks, [sequences, steps]);
+        Some(Self {
+            reset: Some(Tensor::from_data(marks, &self.inputs.device())),
+            begins: (0..steps).map(|at| at == step).collect(),
+            ..self.clone()
+        })
+    }
 }

@@ -167,7 +167,7 @@ impl<L: RecurrentLayer> SeriesModel<L> {
         state: Option<Vec<L::State>>,
     ) -> Result<(SeriesPrediction, Vec<L::State>), ModelError> {
         let (features, state) = self.forward(batch, state)?;
-        let (mean, log_variance) = self.decode(features);
+        let (mean, log_variance) = self.decode(features.swap_dims(0, 1));
         let prediction = SeriesPrediction {
             mean: mean.swap_dims(0, 1),
             deviation: log_variance.map(|log| (log * 0.5).exp().swap_dims(0, 1)),
@@ -175,7 +175,7 @@ impl<L: RecurrentLayer> SeriesModel<L> {
         Ok((prediction, state))
     }
 
-    /// Means and log variances, in the layout of the features.
+    /// Means and log variances of time-major features.
     fn decode(&self, features: Tensor<3>) -> (Tensor<3>, Option<Tensor<3>>) {
         let out = self.d_output();
         let decoded = self.head.forward(features);
@@ -225,7 +225,6 @@ impl<L: RecurrentLayer> RecurrentModel for SeriesModel<L> {
     type Batch = SeriesBatch;
     type State = Vec<L::State>;
 
-    /// Features are time-major, `[time, batch, hidden]`.
     fn forward(
         &self,
         batch: &SeriesBatch,
@@ -236,13 +235,13 @@ impl<L: RecurrentLayer> RecurrentModel for SeriesModel<L> {
 
     /// Over the targets that are there; zero, and zero terms, where none is.
     fn loss(&self, features: Tensor<3>, batch: &SeriesBatch) -> Result<StepLoss, ModelError> {
-        let [time, sequences, hidden] = features.dims();
+        let [sequences, time, hidden] = features.dims();
         let [batch_sequences, steps, out] = batch.targets().dims();
         if [sequences, time] != [batch_sequences, steps] {
             return Err(ModelError::shape(
                 "features",
-                [time, sequences, hidden],
-                format!("[{steps}, {batch_sequences}, {hidden}]"),
+                [sequences, time, hidden],
+                format!("[{batch_sequences}, {steps}, {hidden}]"),
                 "decode the features of the same steps as the targets",
             ));
         }
@@ -254,8 +253,10 @@ impl<L: RecurrentLayer> RecurrentModel for SeriesModel<L> {
                 "build the model with as many outputs as the data have targets",
             ));
         }
-        let (mean, log_variance) = self.decode(features);
-        let squares = (mean - batch.targets().clone().swap_dims(0, 1)).square();
+        // As the layers left them in memory.
+        let (mean, log_variance) = self.decode(features.swap_dims(0, 1));
+        let targets = batch.targets().clone().swap_dims(0, 1);
+        let squares = (mean.clone() - targets.clone()).square();
         let losses = match log_variance {
             None => squares,
             Some(log) => {
@@ -263,14 +264,19 @@ impl<L: RecurrentLayer> RecurrentModel for SeriesModel<L> {
                 (scaled + log + std::f64::consts::TAU.ln()) * 0.5
             }
         };
-        let losses = match batch.present() {
-            Some(present) => losses.mask_fill(present.clone().swap_dims(0, 1).bool_not(), 0.0),
-            None => losses,
+        let (losses, targets) = match batch.present() {
+            Some(present) => {
+                let missing = present.clone().swap_dims(0, 1).bool_not();
+                (
+                    losses.mask_fill(missing.clone(), 0.0),
+                    targets.mask_fill(missing, f32::NAN),
+                )
+            }
+            None => (losses, targets),
         };
-        Ok(StepLoss {
-            sum: losses.sum(),
-            count: batch.count(),
-        })
+        let rows = [time * sequences, out];
+        Ok(StepLoss::new(losses.sum(), batch.count())
+            .with_values(mean.reshape(rows), targets.reshape(rows)))
     }
 
     fn window(

@@ -19,6 +19,9 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 
 /// A [`RecurrentModel`] whose only memory is a [`Stack`], and whose loss reads the top layer's output.
 ///
+/// The layers run time-major; features are `[batch, time, hidden]` all the same, as a view. A loss that needs rows as a matrix
+/// saves a copy when it puts time first again (`features.swap_dims(0, 1)`) and takes its targets in that order.
+///
 /// Say what the layers read, and let the methods of [`RecurrentModel`] call those provided here:
 ///
 /// ```
@@ -46,11 +49,11 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///         self.stack_forward(batch, state)
 ///     }
 ///     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
-///         let [time, sequences, hidden] = features.dims();
-///         let count = time * sequences;
-///         let targets = batch.targets().clone().transpose().reshape([count]);
+///         let [sequences, time, hidden] = features.dims();
+///         let count = sequences * time;
+///         let targets = batch.targets().clone().reshape([count]);
 ///         let rows = features.reshape([count, hidden]);
-///         Ok(StepLoss { sum: ops::linear_nll(rows, self.decoder.weight.val(), None, targets)?, count })
+///         Ok(StepLoss::new(ops::linear_nll(rows, self.decoder.weight.val(), None, targets)?, count))
 ///     }
 ///     fn window(
 ///         &self, batch: &TokenBatch, state: Option<Self::State>, plan: WindowPlan,
@@ -142,7 +145,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         }
     }
 
-    /// For [`RecurrentModel::forward`]: features are time-major, `[time, batch, hidden]`.
+    /// For [`RecurrentModel::forward`]: features are the top layer's output, `[batch, time, hidden]`.
     ///
     /// # Errors
     ///
@@ -155,7 +158,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
     ) -> Result<(Tensor<3>, Vec<LayerState<Self>>), ModelError> {
         let unrolled = self.stack_unroll(batch, state)?;
         let state = unrolled.last_state();
-        Ok((unrolled.output, state))
+        Ok((unrolled.output.swap_dims(0, 1), state))
     }
 
     /// For [`RecurrentModel::window`]: one unroll over the whole window; the state to carry is a slice of it.
@@ -178,7 +181,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         let with_loss = plan.loss_from..batch.steps();
         let features = unrolled.output.narrow(0, with_loss.start, with_loss.len());
         Ok(WindowLoss {
-            loss: self.loss(features, &batch.slice(with_loss))?,
+            loss: self.loss(features.swap_dims(0, 1), &batch.slice(with_loss))?,
             state: Some(carried),
         })
     }
@@ -207,7 +210,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
             });
         };
         let device = autodiff_device(self, "the lag profile")?;
-        let model = self.clone().no_grad();
+        let model = recurrent::frozen(self);
         let layers = model.stack();
         let input = model.stack_input(batch)?;
         let sequences = batch.sequences();
@@ -232,7 +235,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
             reset: model.stack_reset(batch),
         };
         let unrolled = layers.unroll_packed(input, Some(start.clone()), options)?;
-        let features = unrolled.output.narrow(0, last, 1);
+        let features = unrolled.output.narrow(0, last, 1).swap_dims(0, 1);
         let feature_tap = Tensor::zeros(features.shape(), (&device, dtype)).require_grad();
         let loss = model.loss(features + feature_tap.clone(), &batch.slice(last..steps))?;
         loss.check_tracked("the lag profile")?;

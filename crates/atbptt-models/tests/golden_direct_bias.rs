@@ -47,10 +47,8 @@ impl SequenceBatch for Weighted {
 }
 
 fn weighted_loss(features: Tensor<3>, batch: &Weighted) -> StepLoss {
-    StepLoss {
-        sum: (features * batch.weights.clone()).sum(),
-        count: batch.steps() * batch.sequences(),
-    }
+    let count = batch.steps() * batch.sequences();
+    StepLoss::new((features * batch.weights.clone()).sum(), count)
 }
 
 /// A golden case as a model, and its weights, or what stands in their place, in PyTorch's layout.

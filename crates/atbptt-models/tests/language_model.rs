@@ -218,7 +218,7 @@ fn by_hand<L: RecurrentLayer>(
         .forward(&window.slice(plan.warm_up..steps), state)
         .unwrap();
     let tail = plan.loss_from - plan.warm_up;
-    let features = features.narrow(0, tail, steps - plan.loss_from);
+    let features = features.narrow(1, tail, steps - plan.loss_from);
     let loss = model
         .loss(features, &window.slice(plan.loss_from..steps))
         .unwrap();
@@ -331,7 +331,7 @@ fn state_sum<S: RecurrentState>(state: &S) -> Tensor<1> {
 
 /// All weights zero: every word is as likely as another, ln 11 nats for each of 15 tokens.
 #[test]
-fn a_uniform_model_pays_log_vocabulary_per_token() {
+fn a_uniform_model_loses_log_vocabulary_per_token() {
     for (_, device) in all_devices() {
         let model: LanguageModel<LstmLayer> = config().init(&device).unwrap();
         let model = with_noise(model, 1, 0.0, finest(&device));
@@ -474,7 +474,7 @@ fn token_batches_refuse_what_does_not_fit() {
         let inputs = TokenBatch::from_host(&[1, bad], &[1, 2], 1, 2, &device).unwrap();
         assert_eq!(model.forward(&inputs, None).unwrap_err(), outside);
         let targets = TokenBatch::from_host(&[1, 2], &[bad, 2], 1, 2, &device).unwrap();
-        let features = Tensor::zeros([2, 1, HIDDEN], &device);
+        let features = Tensor::zeros([1, 2, HIDDEN], &device);
         assert_eq!(model.loss(features, &targets).unwrap_err(), outside);
     }
     let far = i64::from(i32::MAX) + 1;

@@ -239,7 +239,7 @@ fn pieces_of_a_window_with_resets_give_the_features_of_one_run() {
             pieces.push(features);
             state = Some(after);
         }
-        let pieces = Tensor::cat(pieces, 0);
+        let pieces = Tensor::cat(pieces, 1);
         let values = |t: Tensor<3>| t.into_data().iter::<f32>().collect::<Vec<_>>();
         close(&values(pieces), &values(whole), 1e-6);
     }

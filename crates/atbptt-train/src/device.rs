@@ -78,6 +78,17 @@ pub enum DeviceError {
         /// Compiled backends that need no GPU.
         others: Vec<&'static str>,
     },
+    /// The backend is Burn's, but this library has no operations for it.
+    #[error(
+        "the backend `{name}` cannot run this library's operations; put the model on one of: {}",
+        compiled.join(", ")
+    )]
+    Unlisted {
+        /// The backend.
+        name: String,
+        /// What is compiled in and can.
+        compiled: Vec<&'static str>,
+    },
     /// No backend at all.
     #[error("no backend is compiled in; build with `--features flex` or `--features wgpu`")]
     NoBackend,
@@ -166,6 +177,29 @@ pub fn device_by_name(name: &str) -> Result<NamedDevice, DeviceError> {
         });
     }
     open(backend)
+}
+
+/// Refuses a device whose backend this library has no operations for, such as LibTorch's or a remote one: the first of them
+/// would panic. Training, probes and evaluation check the same.
+///
+/// # Errors
+///
+/// [`DeviceError::Unlisted`].
+pub fn check_device(device: &Device) -> Result<(), DeviceError> {
+    check_backend(&format!("{:?}", device.clone().without_autodiff()))
+}
+
+/// By what a device calls itself: `Device<Flex(…)>`.
+fn check_backend(device: &str) -> Result<(), DeviceError> {
+    let name = device.strip_prefix("Device<").unwrap_or(device);
+    let name = name.split(|c: char| !c.is_alphanumeric()).next();
+    match name.unwrap_or(device) {
+        "Flex" | "NdArray" | "Cube" => Ok(()),
+        name => Err(DeviceError::Unlisted {
+            name: name.into(),
+            compiled: compiled_backends(),
+        }),
+    }
 }
 
 /// Compiled backends that need no hardware.
@@ -385,6 +419,28 @@ mod tests {
             text.contains("`cuda` is not compiled in") && text.contains("--features cuda"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_backend_without_our_operations_is_refused_with_a_sentence() {
+        for device in [
+            "Device<LibTorch(Cpu)>",
+            "Device<Remote(RemoteDevice { id: 0 })>",
+        ] {
+            let text = check_backend(device).unwrap_err().to_string();
+            assert!(
+                text.contains("cannot run this library's operations") && text.contains("flex"),
+                "{text}"
+            );
+        }
+        for name in compiled_backends() {
+            // Without hardware there is no device to check.
+            let Ok(found) = device_by_name(name) else {
+                continue;
+            };
+            assert_eq!(check_device(&found.device), Ok(()), "{name}");
+            assert_eq!(check_device(&found.device.autodiff()), Ok(()), "{name}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Errors of training.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use atbptt_core::EstimateError;
@@ -77,7 +78,7 @@ pub enum TrainError {
     },
     /// The loss or the gradient became NaN or infinite.
     #[error(
-        "the {what} became {value} in epoch {epoch}, at optimiser step {step} (K = {k}); the weights of the step before \
+        "the {what} became {value} in epoch {epoch}, at window {step} (K = {k}); the weights of the step before \
          are untouched{checkpoint}; lower the step size or clip harder"
     )]
     NonFinite {
@@ -87,12 +88,38 @@ pub enum TrainError {
         value: f64,
         /// Epoch, counted from one.
         epoch: usize,
-        /// Optimiser steps taken before this one.
+        /// Windows before this one.
         step: u64,
         /// Truncation length in use.
         k: usize,
         /// Which checkpoint is the last good one, as a clause; empty before the first.
         checkpoint: String,
+    },
+    /// The validation loss became NaN or infinite.
+    #[error(
+        "the validation loss became {value} after epoch {epoch}, at steps {}..{} of the validation stream; the weights that this \
+         epoch trained are whole{checkpoint}; look at the validation data at these steps; where they are sound, the weights \
+         have grown too large: lower the step size or clip harder; `OnNonFinite::Skip` goes on without this loss",
+        steps.start, steps.end
+    )]
+    NonFiniteValidation {
+        /// The first loss that was not finite, summed over the steps.
+        value: f64,
+        /// Epoch, counted from one.
+        epoch: usize,
+        /// The steps, of each sequence.
+        steps: Range<usize>,
+        /// Which checkpoint holds the epoch, as a clause; empty without checkpoints.
+        checkpoint: String,
+    },
+    /// No window of an epoch had a target.
+    #[error(
+        "no step of the training data had a target in epoch {epoch}, so nothing could be learned; check which targets are marked \
+         as missing"
+    )]
+    NoTarget {
+        /// Epoch, counted from one.
+        epoch: usize,
     },
     /// A data loader gave no stream, or a window where a stream is expected.
     #[error(

@@ -1,9 +1,10 @@
 //! Exact evaluation: every loss of a source counts once, the state carried throughout.
 
-use atbptt_models::{RecurrentModel, RecurrentState, StepLoss, WindowPlan};
+use atbptt_models::{RecurrentModel, RecurrentState, SequenceBatch, StepLoss, WindowPlan};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::TrainError;
+use crate::device::check_device;
 use crate::metrics::SummedLoss;
 use crate::source::SequenceSource;
 
@@ -14,7 +15,7 @@ pub(crate) fn next_chunk<B>(
     steps: usize,
 ) -> Option<(usize, usize)>
 where
-    B: atbptt_models::SequenceBatch,
+    B: SequenceBatch,
 {
     let sequences = source.active(start);
     if sequences == 0 {
@@ -51,29 +52,102 @@ pub(crate) fn keep_first<S: RecurrentState>(state: S, sequences: usize, device: 
 ///
 /// # Errors
 ///
-/// [`TrainError::Data`] and [`TrainError::Model`] as source and model raise them.
+/// [`TrainError::Data`] and [`TrainError::Model`] as source and model raise them, [`TrainError::Device`] for a backend that
+/// cannot run this library's operations.
 pub fn evaluate<M: RecurrentModel>(
     model: &M,
     source: &dyn SequenceSource<Batch = M::Batch>,
     chunk: usize,
     device: &Device,
 ) -> Result<SummedLoss, TrainError> {
+    run(source, chunk, device, |_, batch, state| {
+        let plan = WindowPlan {
+            warm_up: 0,
+            loss_from: 0,
+            carry: batch.steps(),
+        };
+        let window = model.window(&batch, state, plan)?;
+        Ok((window.loss, window.state))
+    })
+}
+
+/// A chunk of a source, as [`evaluate_with`] shows it.
+#[derive(Debug)]
+pub struct EvaluatedChunk<'a, B> {
+    /// First step of the source.
+    pub start: usize,
+    /// Inputs and targets of its steps.
+    pub batch: &'a B,
+    /// What the loss reads, `[batch, time, features]`.
+    pub features: Tensor<3>,
+    /// Its loss, with predictions where the model gives them.
+    pub loss: &'a StepLoss,
+}
+
+/// As [`evaluate`], and shows every chunk to `look`: for measures of one's own, such as an error in the units of the data.
+///
+/// ```
+/// # use atbptt_models::{LanguageModelConfig, LstmLayer};
+/// # use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+/// # use atbptt_train::{TokenSource, evaluate_with};
+/// # use burn::tensor::Device;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+/// # let source = TokenSource::new(TokenStream::exact(corpus.tokens(Split::Valid), 4)?);
+/// # let device = Device::default();
+/// # let words = corpus.vocabulary().len();
+/// # let model = LanguageModelConfig::new(words).with_hidden(8).init::<LstmLayer>(&device)?;
+/// let mut largest = f64::MIN;
+/// let loss = evaluate_with(&model, &source, 50, &device, |chunk| {
+///     largest = largest.max(chunk.features.max().into_scalar::<f64>());
+///     Ok(())
+/// })?;
+/// assert!(largest < 1.0 && loss.count == 499);
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// As [`evaluate`], and what `look` raises.
+pub fn evaluate_with<M: RecurrentModel>(
+    model: &M,
+    source: &dyn SequenceSource<Batch = M::Batch>,
+    chunk: usize,
+    device: &Device,
+    mut look: impl FnMut(EvaluatedChunk<'_, M::Batch>) -> Result<(), TrainError>,
+) -> Result<SummedLoss, TrainError> {
+    run(source, chunk, device, |start, batch, state| {
+        let (features, state) = model.forward(&batch, state)?;
+        let loss = model.loss(features.clone(), &batch)?;
+        look(EvaluatedChunk {
+            start,
+            batch: &batch,
+            features,
+            loss: &loss,
+        })?;
+        Ok((loss, Some(state)))
+    })
+}
+
+/// The chunks of `source`, one after the other, through `step`, which takes a chunk's first step, its batch and the state carried
+/// into it.
+fn run<B: SequenceBatch, S: RecurrentState>(
+    source: &dyn SequenceSource<Batch = B>,
+    chunk: usize,
+    device: &Device,
+    mut step: impl FnMut(usize, B, Option<S>) -> Result<(StepLoss, Option<S>), TrainError>,
+) -> Result<SummedLoss, TrainError> {
+    check_device(device)?;
     let mut total = SummedLoss { sum: 0.0, count: 0 };
-    let mut state: Option<M::State> = None;
+    let mut state: Option<S> = None;
     let mut start = 0;
     while let Some((sequences, steps)) = next_chunk(source, start, chunk) {
         let batch = source.window(start, steps, device)?;
         let carried = state.map(|state| keep_first(state, sequences, device));
-        let plan = WindowPlan {
-            warm_up: 0,
-            loss_from: 0,
-            carry: steps,
-        };
-        let window = model.window(&batch, carried, plan)?;
-        let StepLoss { sum, count } = window.loss;
-        total.sum += read_scalar(sum)?;
-        total.count += count;
-        state = window.state;
+        let (loss, after) = step(start, batch, carried)?;
+        total.sum += read_scalar(loss.sum)?;
+        total.count += loss.count;
+        state = after;
         start += steps;
     }
     Ok(total)

@@ -7,19 +7,21 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atbptt_models::{RecurrentModel, WindowLoss, WindowPlan};
+use atbptt_models::{Predictions, RecurrentModel, RecurrentState, WindowLoss, WindowPlan};
 use burn::backend::ExecutionError;
 use burn::module::{
     Content, DisplaySettings, Module, ModuleDisplay, ModuleVisitor, Param, ParamGroup, ParamId,
 };
 use burn::optim::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
-use burn::train::metric::{Adaptor, LossInput};
+use burn::tensor::{Int, Tensor};
+use burn::train::metric::{AccuracyInput, Adaptor, LossInput, TopKAccuracyInput};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::TrainError;
-use crate::metrics::{ClipInput, EstimateInput, SummedLoss, ThroughputInput, TruncationInput};
+use crate::metrics::{
+    ClipInput, ErrorInput, EstimateInput, SummedLoss, ThroughputInput, TruncationInput,
+};
 use crate::source::SequenceSource;
 
 /// A [`RecurrentModel`] that Burn's `Learner` can train.
@@ -114,11 +116,34 @@ pub enum TbpttInput<M: RecurrentModel> {
 }
 
 /// What a training or evaluation window gave.
+///
+/// Metrics of one's own read it through an adaptor from the output of one's own model:
+///
+/// ```
+/// use atbptt_models::Predictions;
+/// use atbptt_train::TbpttOutput;
+/// # use atbptt_models::{LanguageModel, LstmLayer};
+/// use burn::train::metric::Adaptor;
+/// # type MyModel = LanguageModel<LstmLayer>;
+///
+/// struct Largest(f64); // what the metric reads
+///
+/// impl Adaptor<Largest> for TbpttOutput<MyModel> {
+///     fn adapt(&self) -> Largest {
+///         match self.predictions() {
+///             Some(Predictions::Values { values, .. }) => Largest(values.clone().max().into_scalar::<f64>()),
+///             _ => Largest(f64::NAN),
+///         }
+///     }
+/// }
+/// ```
 pub struct TbpttOutput<M: RecurrentModel> {
     /// Loss and carried state, or why there is none. The strategy takes it.
     pub(crate) window: Option<Result<WindowLoss<M::State>, TrainError>>,
     /// What Burn's metrics read, filled in by the strategy.
     pub report: StepReport,
+    /// What the loss compared.
+    predictions: Option<Predictions>,
 }
 
 /// Numbers of one window, for metrics.
@@ -155,20 +180,50 @@ impl<M: RecurrentModel> TbpttOutput<M> {
                 loss_sum: f64::NAN,
                 ..StepReport::default()
             },
+            predictions: None,
         }
+    }
+
+    /// Numbers of a window that an earlier process trained; its tensors are gone.
+    pub(crate) fn replayed(report: StepReport) -> Self {
+        Self {
+            window: None,
+            report,
+            predictions: None,
+        }
+    }
+
+    /// What the loss compared, without autodiff, where the model says so ([`StepLoss::with_classes`],
+    /// [`StepLoss::with_values`]); `None` too for windows that a resumed run trained before it was interrupted.
+    ///
+    /// [`StepLoss::with_classes`]: atbptt_models::StepLoss::with_classes
+    /// [`StepLoss::with_values`]: atbptt_models::StepLoss::with_values
+    pub fn predictions(&self) -> Option<&Predictions> {
+        self.predictions.as_ref()
     }
 
     /// The window's loss and state, taken once.
     pub(crate) fn take(&mut self) -> Result<WindowLoss<M::State>, TrainError> {
-        self.window
-            .take()
-            .unwrap_or(Err(TrainError::NoStream { split: "training" }))
+        let window = self.window.take();
+        let mut window = window.unwrap_or(Err(TrainError::NoStream { split: "training" }))?;
+        let predictions = window.loss.predictions.take();
+        self.predictions = predictions.map(Predictions::without_autodiff);
+        Ok(window)
     }
 }
 
 impl<M: RecurrentModel> ItemLazy for TbpttOutput<M> {
+    /// # Errors
+    ///
+    /// Of a window that failed: a strategy that does not look at it, as Burn's own do not, ends with this error instead of
+    /// training on.
     fn sync(self) -> Result<Self, ExecutionError> {
-        Ok(self)
+        match self.window {
+            Some(Err(error)) => Err(ExecutionError::WithContext {
+                reason: error.to_string(),
+            }),
+            _ => Ok(self),
+        }
     }
 }
 
@@ -178,8 +233,10 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
 
     /// Loss and gradients of one window; the gradient is that of the mean loss.
     ///
-    /// Given a whole stream (by a strategy other than [`AdaptiveTbptt`](crate::AdaptiveTbptt)), nothing is trained and the
-    /// loss is NaN.
+    /// The state that goes on is detached, whatever the model gave. A window without any target has no gradients.
+    ///
+    /// Given a whole stream (by a strategy other than [`AdaptiveTbptt`](crate::AdaptiveTbptt)), nothing is trained, and the
+    /// output carries an error that ends the training.
     fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
         let window = match input {
             TbpttInput::Window {
@@ -194,11 +251,16 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
             .map_err(TrainError::from),
             TbpttInput::Stream(_) => Err(TrainError::NoStream { split: "training" }),
         };
-        let window = window.and_then(|window| {
-            window.loss.check_tracked("training")?;
+        let window = window.and_then(|mut window| {
+            if window.loss.count > 0 {
+                window.loss.check_tracked("training")?;
+            }
+            // Backpropagation through the next window must end where that begins.
+            window.state = window.state.map(M::State::detach);
             Ok(window)
         });
         let grads = match &window {
+            Ok(window) if window.loss.count == 0 => GradientsParams::new(),
             Ok(window) => {
                 let mean = window.loss.sum.clone() / window.loss.count as f64;
                 GradientsParams::from_grads(mean.backward(), self)
@@ -211,7 +273,7 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
         TrainOutput {
             grads,
             item: TbpttOutput::new(window.map(|mut window| {
-                window.loss.sum = window.loss.sum.inner();
+                window.loss.sum = window.loss.sum.without_autodiff();
                 window
             })),
         }
@@ -301,6 +363,47 @@ fn metric_numbers() -> (burn::tensor::Device, burn::tensor::DType) {
     return (Device::flex(), DType::F64);
     #[cfg(not(feature = "flex"))]
     (Device::default(), DType::F32)
+}
+
+/// For Burn's `AccuracyMetric`: of predicted classes; where the model gives none, of no rows, which the metric passes over.
+impl<M: RecurrentModel> Adaptor<AccuracyInput> for TbpttOutput<M> {
+    fn adapt(&self) -> AccuracyInput {
+        let (scores, targets) = self.classes();
+        AccuracyInput::new(scores, targets)
+    }
+}
+
+/// For Burn's `TopKAccuracyMetric`, as for its `AccuracyMetric`.
+impl<M: RecurrentModel> Adaptor<TopKAccuracyInput> for TbpttOutput<M> {
+    fn adapt(&self) -> TopKAccuracyInput {
+        let (scores, targets) = self.classes();
+        TopKAccuracyInput::new(scores, targets)
+    }
+}
+
+/// For [`RmseMetric`](crate::metrics::RmseMetric) and [`MaeMetric`](crate::metrics::MaeMetric).
+impl<M: RecurrentModel> Adaptor<ErrorInput> for TbpttOutput<M> {
+    fn adapt(&self) -> ErrorInput {
+        match &self.predictions {
+            Some(Predictions::Values { values, targets }) => {
+                ErrorInput::new(values.clone(), targets.clone())
+            }
+            _ => ErrorInput::none(),
+        }
+    }
+}
+
+impl<M: RecurrentModel> TbpttOutput<M> {
+    /// Scores and targets of predicted classes; of no rows where there are none.
+    fn classes(&self) -> (Tensor<2>, Tensor<1, Int>) {
+        match &self.predictions {
+            Some(Predictions::Classes { scores, targets }) => (scores.clone(), targets.clone()),
+            _ => {
+                let (device, _) = metric_numbers();
+                (Tensor::zeros([0, 1], &device), Tensor::zeros([0], &device))
+            }
+        }
+    }
 }
 
 impl<M: RecurrentModel> Adaptor<SummedLoss> for TbpttOutput<M> {

@@ -15,10 +15,10 @@
 //!   (`Corpus::training`, `Corpus::evaluation`);
 //! - [`Tbptt`]: a `RecurrentModel` as Burn's learner sees it;
 //! - [`AdaptiveTbptt`], [`TbpttConfig`]: the strategy and its settings: [`Scheme`], [`StepScaling`], [`Clip`],
-//!   [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
+//!   [`RateSchedule`], [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
 //! - [`run`]: a whole run around the strategy: folder, settings, resuming, progress, metrics files, a figure;
-//! - [`probe_direct()`], [`probe()`], [`evaluate()`]: what estimates are made of and exact losses, also without a training run;
-//!   [`measured_bias()`]: the true
+//! - [`probe_direct()`], [`probe()`]: what estimates are made of; [`evaluate()`], [`evaluate_with()`]: exact losses and
+//!   measures of one's own; all also without a training run; [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
 //! - [`metrics`]: perplexity, truncation length, clipped windows, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
@@ -81,6 +81,7 @@ mod probe;
 mod renderer;
 mod report;
 pub mod run;
+mod schedule;
 #[cfg(feature = "signals")]
 mod signals;
 mod source;
@@ -92,10 +93,11 @@ pub use atbptt_core::Scheme;
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
 pub use cursor::{Cursor, WindowSpan};
 pub use device::{
-    DEVICE_VARIABLE, DeviceError, NamedDevice, compiled_backends, device_by_name, device_from_env,
+    DEVICE_VARIABLE, DeviceError, NamedDevice, check_device, compiled_backends, device_by_name,
+    device_from_env,
 };
 pub use error::TrainError;
-pub use evaluate::evaluate;
+pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use measured::{BiasReading, MeasuredBias, MeasuredCurves, measured_bias, measured_curves};
 pub use metric_files::MetricFiles;
@@ -103,6 +105,7 @@ pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};
 pub use renderer::QuietRenderer;
 pub use report::{EpochReport, Resumed, TrainingObserver};
+pub use schedule::{Plateau, RateSchedule, RateShape};
 #[cfg(feature = "signals")]
 pub use signals::StopSignals;
 pub use source::{SequenceSource, StreamLoader, TokenSource};

@@ -1,12 +1,12 @@
 //! Metrics for Burn's event processor: perplexity, truncation length, share of clipped windows, relative bias, decay, tokens
-//! per second.
+//! per second; errors of predicted numbers.
 //!
 //! All read the output of [`Tbptt`](crate::Tbptt); register them with `SupervisedTraining::metric_train_numeric` and
 //! `metric_valid_numeric`.
 
 use std::sync::Arc;
 
-use burn::tensor::TensorReadError;
+use burn::tensor::{Tensor, TensorReadError};
 use burn::train::metric::{
     Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
     SerializedEntry, format_float,
@@ -51,6 +51,43 @@ pub struct ThroughputInput {
     pub tokens: usize,
     /// In seconds.
     pub seconds: f64,
+}
+
+/// Errors of predicted numbers: what [`RmseMetric`] and [`MaeMetric`] read.
+#[derive(Clone, Debug)]
+pub struct ErrorInput {
+    errors: Option<Tensor<2>>,
+}
+
+impl ErrorInput {
+    /// Of `values` that should have been `targets`, both `[rows, values]`; a target that is NaN is missing.
+    pub fn new(values: Tensor<2>, targets: Tensor<2>) -> Self {
+        Self {
+            errors: Some(values - targets),
+        }
+    }
+
+    /// Of nothing: the metrics pass over it.
+    pub fn none() -> Self {
+        Self { errors: None }
+    }
+
+    /// The sum of `term` over all errors, and their number.
+    fn sum(
+        &self,
+        term: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Result<Option<(f64, f64)>, TensorReadError> {
+        let Some(errors) = &self.errors else {
+            return Ok(None);
+        };
+        let missing = errors.clone().is_nan();
+        let [rows, width] = errors.dims();
+        let unknown = missing.clone().int().sum().try_into_scalar::<i64>()?;
+        let errors = errors.clone().mask_fill(missing, 0.0);
+        let sum = term(errors).sum().try_into_scalar::<f64>()?;
+        let known = (rows * width) as f64 - unknown as f64;
+        Ok((known > 0.0).then_some((sum, known)))
+    }
 }
 
 /// A ratio of two sums over an epoch, mapped to the value shown: one mechanism for all metrics here.
@@ -230,6 +267,18 @@ ratio_metric! {
     /// Loss tokens per second, probes not counted.
     TokensPerSecondMetric, "Tokens per second", Some("tokens/s"), true, ThroughputInput,
     |input| (input.seconds > 0.0).then_some((input.tokens as f64, input.seconds)), |mean| mean
+}
+
+ratio_metric! {
+    /// Root mean squared error of predicted numbers, in their units, over all values of an epoch together.
+    RmseMetric, "RMSE", None, false, ErrorInput,
+    |input| input.sum(|errors| errors.square())?, |mean| mean.sqrt()
+}
+
+ratio_metric! {
+    /// Mean absolute error of predicted numbers, in their units, over all values of an epoch together.
+    MaeMetric, "MAE", None, false, ErrorInput,
+    |input| input.sum(|errors| errors.abs())?, |mean| mean
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use atbptt_core::direct::{check_cuts, default_contexts};
 use atbptt_core::{DirectStatistics, LagNorms, Scheme};
 use atbptt_models::{
     DirectPlan, PieceGradients, RecurrentModel, RecurrentState, SequenceBatch, direct_statistics,
-    piece_gradients,
+    frozen, piece_gradients,
 };
 use burn::tensor::Device;
 use rand::{RngExt, SeedableRng};
@@ -162,7 +162,7 @@ fn window<M: RecurrentModel>(
     if burn_in == 0 {
         return Ok((batch, None));
     }
-    let frozen = model.clone().no_grad();
+    let frozen = frozen(model);
     let (_, state) = frozen.forward(&batch.slice(0..burn_in), None)?;
     Ok((batch.slice(burn_in..burn_in + steps), Some(state.detach())))
 }
@@ -185,7 +185,7 @@ pub fn probe<M: RecurrentModel>(
     config.check(source.common_steps())?;
     let lengths = (config.burn_in, config.window);
     let (window, state) = window(model, source, lengths, seed, device)?;
-    let frozen = model.clone().no_grad();
+    let frozen = frozen(model);
     Ok(frozen.state_gradients(&window, state)?.lag_norms()?)
 }
 

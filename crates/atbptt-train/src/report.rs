@@ -42,6 +42,9 @@ pub struct EpochReport {
     /// Of these, windows whose gradient was longer than [`Clip`](crate::Clip) allows.
     #[serde(default)]
     pub clipped: usize,
+    /// Windows without any target, which carried the state on and nothing else.
+    #[serde(default)]
+    pub without_target: usize,
     /// Windows left out because they were not finite ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
     #[serde(default)]
     pub skipped: usize,

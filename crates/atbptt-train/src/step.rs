@@ -149,8 +149,8 @@ pub(crate) fn clip<M: Module>(
 pub(crate) struct Accumulation<M> {
     sum: GradientsAccumulator<M>,
     windows: usize,
-    /// Factor of the first window, to which the others are relative.
-    first: f64,
+    /// Factor of the first window that has one above zero, to which the others are relative.
+    first: Option<f64>,
     /// Sum of the relative factors.
     factors: f64,
     /// Sum of the norms of what was added: no less than the norm of the sum.
@@ -171,7 +171,7 @@ impl<M: Module> Accumulation<M> {
         Self {
             sum: GradientsAccumulator::new(),
             windows: 0,
-            first: 1.0,
+            first: None,
             factors: 0.0,
             norm: 0.0,
         }
@@ -182,32 +182,44 @@ impl<M: Module> Accumulation<M> {
         self.windows
     }
 
-    /// Adds a window's gradient, of at most `norm`, whose step is to be `factor` times the scheduler's; `factor` is above
-    /// zero.
+    /// Adds a window's gradient, of at most `norm`, whose step is to be `factor` times the scheduler's.
     pub(crate) fn add(&mut self, module: &M, mut grads: GradientsParams, norm: f64, factor: f64) {
-        if self.windows == 0 {
-            self.first = factor;
+        self.windows += 1;
+        // A schedule may have come down to zero.
+        if factor <= 0.0 {
+            return;
         }
-        let relative = factor / self.first;
+        let relative = factor / *self.first.get_or_insert(factor);
         scale(module, &mut grads, relative);
         self.sum.accumulate(module, grads);
-        self.windows += 1;
         self.factors += relative;
         self.norm += norm * relative;
     }
 
     /// What was added, as one update; starts afresh.
     pub(crate) fn take(&mut self, module: &M) -> Update {
-        let mut grads = self.sum.grads();
-        let mean = self.factors / self.windows.max(1) as f64;
-        scale(module, &mut grads, 1.0 / mean);
-        let update = Update {
-            grads,
-            factor: self.first * mean,
-            norm: self.norm / mean,
+        let Self {
+            mut sum,
+            windows,
+            first,
+            factors,
+            norm,
+        } = std::mem::replace(self, Self::new());
+        let mut grads = sum.grads();
+        let Some(first) = first else {
+            return Update {
+                grads,
+                factor: 0.0,
+                norm: 0.0,
+            };
         };
-        *self = Self::new();
-        update
+        let mean = factors / windows as f64;
+        scale(module, &mut grads, 1.0 / mean);
+        Update {
+            grads,
+            factor: first * mean,
+            norm: norm / mean,
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use crate::checkpoint::{Checkpoint, CheckpointConfig};
 use crate::learner::Tbptt;
 use crate::probe::ProbeConfig;
 use crate::report::{EpochReport, Resumed, TrainingObserver};
+use crate::schedule::RateSchedule;
 use crate::step::{Clip, StepScaling};
 use atbptt_core::Scheme;
 
@@ -47,6 +48,9 @@ pub struct TbpttConfig {
     pub step_scaling: StepScaling,
     /// Clipping of the global gradient norm.
     pub clip: Clip,
+    /// How the step size changes with the position in the data and with the validation loss; not at all by default.
+    #[serde(default)]
+    pub schedule: RateSchedule,
     /// Length of a probe.
     pub probe: ProbeConfig,
     /// Seed of probe windows and dropout. Together with the number of windows before it fixes every draw of the run.
@@ -63,6 +67,7 @@ impl Default for TbpttConfig {
             scheme: Scheme::default(),
             step_scaling: StepScaling::None,
             clip: Clip::Norm(1.0),
+            schedule: RateSchedule::default(),
             probe: ProbeConfig::new(400),
             seed: 0,
             eval_chunk: 100,
@@ -95,6 +100,7 @@ impl TbpttConfig {
     /// [`TrainError::Config`].
     pub fn check(&self, policy: &dyn TruncationPolicy) -> Result<(), TrainError> {
         self.clip.validate()?;
+        self.schedule.validate()?;
         if self.scheme == (Scheme::Strided { losses: 0 }) {
             return Err(TrainError::Config {
                 field: "losses",
@@ -188,7 +194,7 @@ pub enum OnNonFinite {
 /// let result = SupervisedTraining::new("runs/1", train, valid)
 ///     .num_epochs(10)
 ///     .with_training_strategy(strategy.into_strategy())
-///     .launch(Learner::new(Tbptt::new(model), optimizer, 10.0));
+///     .launch(Learner::new(Tbptt::new(model), optimizer, 1.0));
 /// handle.finish(&result)?;
 /// for report in handle.reports() {
 ///     println!("{}: perplexity {:.1}, K = {}", report.epoch, report.train_perplexity, report.k);
@@ -200,6 +206,10 @@ pub struct AdaptiveTbptt {
     on_non_finite: OnNonFinite,
     checkpoints: Option<CheckpointConfig>,
     resume: Mutex<Option<Checkpoint>>,
+    /// Whether a resumed run takes the learning rate given now.
+    new_learning_rate: bool,
+    /// Whether the model is checked before the first window.
+    check_model: bool,
     observer: Option<Arc<dyn TrainingObserver>>,
     /// A [`Measures`] of the model that is trained.
     measures: Option<Box<dyn Any + Send + Sync>>,
@@ -249,6 +259,8 @@ impl AdaptiveTbptt {
             on_non_finite: OnNonFinite::default(),
             checkpoints: None,
             resume: Mutex::new(None),
+            new_learning_rate: false,
+            check_model: true,
             observer: None,
             measures: None,
             shared: Arc::new(Shared {
@@ -281,6 +293,21 @@ impl AdaptiveTbptt {
     /// would bring their weights along.
     pub fn resume(self, checkpoint: Checkpoint) -> Self {
         *lock(&self.resume) = Some(checkpoint);
+        self
+    }
+
+    /// Lets a resumed run go on with another learning rate: the learner's scheduler and the [`RateSchedule`] given now, as if they
+    /// had been there from the start, each at the place that the run has reached. Without this, a learning rate or schedule that
+    /// differs from the checkpoint's is refused; with it, it is listed ([`TbpttHandle::resumed`]).
+    pub fn with_new_learning_rate(mut self) -> Self {
+        self.new_learning_rate = true;
+        self
+    }
+
+    /// Leaves out the check of the model that training begins with
+    /// ([`check_pieces`](atbptt_models::check_pieces): a window in pieces is the window, its features and its loss).
+    pub fn without_model_check(mut self) -> Self {
+        self.check_model = false;
         self
     }
 

@@ -48,6 +48,14 @@ pub enum CheckpointFault {
         /// What makes no sense.
         reason: String,
     },
+    /// The file is whole; what it is to be loaded into is of another kind or of other sizes.
+    #[error("does not fit the {what} it is loaded into: {reason}")]
+    Mismatch {
+        /// `model`, `optimiser` or `learning-rate scheduler`.
+        what: &'static str,
+        /// Where they differ.
+        reason: String,
+    },
     /// The checkpoint belongs to another run.
     #[error("belongs to another run: {}", list(differences))]
     OtherRun {

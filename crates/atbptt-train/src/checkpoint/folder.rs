@@ -159,6 +159,11 @@ pub(crate) fn remove_temporary(folder: &Path) {
 /// What to do about a fault of the checkpoint at `path`: the newest older one that is whole is named.
 pub(super) fn remedy(path: &Path, fault: &CheckpointFault) -> String {
     match fault {
+        CheckpointFault::Mismatch { what, .. } => {
+            return format!(
+                "the file is whole: build the {what} with the kind and sizes it was written with"
+            );
+        }
         CheckpointFault::OtherRun { .. } => {
             return "resume with the data and settings it was written with, or start a new run"
                 .into();

@@ -1,6 +1,6 @@
 //! What a run is made of, and whether a checkpoint belongs to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -73,25 +73,29 @@ impl Identity {
     }
 
     /// What differs in `now`, a run that resumes the one this belongs to: first what may not, then what may.
+    ///
+    /// `now` decides which is which: a user who asks for another learning rate lets that change, whatever the checkpoint says.
     pub fn differences(&self, now: &Self) -> (Vec<Difference>, Vec<Difference>) {
-        (
-            compare(&self.fixed, &now.fixed),
-            compare(&self.free, &now.free),
-        )
+        let names: BTreeSet<&String> = [&self.fixed, &self.free, &now.fixed, &now.free]
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .collect();
+        names
+            .into_iter()
+            .map(|name| Difference {
+                name: name.clone(),
+                saved: self.get(name).cloned(),
+                now: now.get(name).cloned(),
+            })
+            .filter(|difference| difference.saved != difference.now)
+            .partition(|Difference { name, .. }| {
+                let free = now.free.contains_key(name);
+                let gone = !now.fixed.contains_key(name) && self.free.contains_key(name);
+                !(free || gone)
+            })
     }
-}
 
-fn compare(saved: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Difference> {
-    let mut names: Vec<&String> = saved.keys().chain(now.keys()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-        .into_iter()
-        .filter(|name| saved.get(*name) != now.get(*name))
-        .map(|name| Difference {
-            name: name.clone(),
-            saved: saved.get(name).cloned(),
-            now: now.get(name).cloned(),
-        })
-        .collect()
+    fn get(&self, name: &str) -> Option<&String> {
+        self.fixed.get(name).or_else(|| self.free.get(name))
+    }
 }

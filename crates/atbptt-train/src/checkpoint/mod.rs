@@ -60,6 +60,8 @@ pub(crate) struct EpochSums {
     pub windows: usize,
     /// Windows whose gradient was clipped.
     pub clipped: usize,
+    /// Windows without any target, which only carried the state on.
+    pub without_target: usize,
     /// Windows left out because they were not finite.
     pub skipped: usize,
     /// Times the epoch went back to a checkpoint because a value was not finite.
@@ -83,6 +85,8 @@ pub(crate) struct LoopState {
     pub policy: PolicyState,
     pub sums: EpochSums,
     pub reports: Vec<EpochReport>,
+    /// Updates since the start of the run.
+    pub updates: u64,
     /// Factor on the step size, below one after values that were not finite.
     pub shrink: f64,
     pub identity: Identity,
@@ -96,10 +100,12 @@ impl LoopState {
         let counters = [
             self.epoch as u64,
             self.step,
+            self.updates,
             self.cursor.next_loss as u64,
             self.sums.tokens as u64,
             self.sums.windows as u64,
             self.sums.clipped as u64,
+            self.sums.without_target as u64,
             self.sums.skipped as u64,
             self.sums.restored as u64,
         ];
@@ -381,15 +387,13 @@ impl Checkpoint {
     }
 
     pub(crate) fn load<M: Module>(&self, template: M) -> Result<M, TrainError> {
-        let loaded = guarded("the weights", || {
+        let loaded = guarded("model", || {
             let record = self.model_record()?;
             template
                 .try_load_record(record)
-                .map_err(|error| CheckpointFault::Malformed {
-                    reason: format!(
-                        "the weights do not fit the model: {}",
-                        beginning(&error.to_string())
-                    ),
+                .map_err(|error| CheckpointFault::Mismatch {
+                    what: "model",
+                    reason: beginning(&error.to_string()),
                 })
         });
         loaded.map_err(|fault| self.fault(fault))
@@ -416,9 +420,9 @@ impl Checkpoint {
     }
 }
 
-/// Runs code of Burn's that panics on records that pass the checksum and yet do not fit, such as one of another optimiser.
+/// Runs code of Burn's that panics on records that pass the checksum and yet do not fit `what`, such as one of another optimiser.
 pub(crate) fn guarded<T>(
-    what: &str,
+    what: &'static str,
     act: impl FnOnce() -> Result<T, CheckpointFault>,
 ) -> Result<T, CheckpointFault> {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
@@ -428,8 +432,9 @@ pub(crate) fn guarded<T>(
             .cloned()
             .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_else(|| "no reason given".into());
-        Err(CheckpointFault::Malformed {
-            reason: format!("{what} cannot be taken over: {}", beginning(&reason)),
+        Err(CheckpointFault::Mismatch {
+            what,
+            reason: beginning(&reason),
         })
     })
 }

@@ -34,6 +34,7 @@ fn checkpoint(step: u64) -> Checkpoint {
             policy: FixedK::new(5).unwrap().save(),
             sums: EpochSums::default(),
             reports: Vec::new(),
+            updates: step,
             shrink: 1.0,
             identity: Identity::new().must_match("data", "abc"),
         },

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use atbptt_core::policy::{Measurement, Position, ProbeRequest};
 use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
-use atbptt_models::{RecurrentModel, StepLoss};
+use atbptt_models::{ModelError, RecurrentModel, StepLoss, check_pieces};
 use burn::data::dataloader::{DataLoader, Progress};
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -27,6 +27,7 @@ use super::{AdaptiveTbptt, OnNonFinite, lock};
 use crate::TrainError;
 use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::{Cursor, WindowSpan};
+use crate::device::check_device;
 use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 use crate::probe::{probe, probe_direct};
 use crate::source::SequenceSource;
@@ -47,14 +48,20 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     sums: EpochSums,
     /// Windows of the epoch so far.
     windows: Vec<WindowRow>,
+    /// Updates since the start of the run: steps of the learner's scheduler.
+    updates: u64,
     /// Factor on the step size, below one after values that were not finite.
     shrink: f64,
+    /// Factor on the step size in this epoch, from the validation losses of those before it.
+    plateau: f64,
     capture: Capture<M>,
     identity: Identity,
     /// The newest checkpoint that was written or resumed from, and the step it stands at.
     last_checkpoint: Option<PathBuf>,
     saved_at: u64,
-    /// Restarts from it.
+    /// The checkpoint that keeps a trained epoch while it is validated.
+    before_validation: Option<PathBuf>,
+    /// Restarts from the last checkpoint.
     restores: u32,
     /// Whether early stopping ended the run that was resumed.
     stopped_early: bool,
@@ -87,11 +94,14 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             state: None,
             sums: EpochSums::default(),
             windows: Vec::new(),
+            updates: 0,
             shrink: 1.0,
+            plateau: 1.0,
             capture: Capture::new(),
             identity: Identity::new(),
             last_checkpoint: None,
             saved_at: 0,
+            before_validation: None,
             restores: 0,
             stopped_early: false,
         }
@@ -110,6 +120,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     ) -> Result<(), TrainError> {
         let train = stream::<M>(&train, "training")?;
         let valid = stream::<M>(&valid, "validation")?;
+        check_device(&self.device)?;
         {
             let policy = lock(&self.strategy.shared.policy);
             let config = &self.strategy.config;
@@ -121,6 +132,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 train.common_steps()
             );
         }
+        self.check_model(&train)?;
 
         let mut epoch = self.begin(&train, starting_epoch)?;
         while epoch <= self.parts.num_epochs && !self.stopped_early {
@@ -129,11 +141,12 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             if self.interrupted(epoch)? {
                 break;
             }
-            let loss = self.valid_epoch(epoch, &valid)?;
+            self.save_before_validation(epoch)?;
+            let (loss, seconds) = self.valid_epoch(epoch, &valid)?;
             if self.interrupted(epoch)? {
                 break;
             }
-            self.report(epoch, loss.0, loss.1)?;
+            self.report(epoch, loss, seconds)?;
             self.cursor = Cursor::default();
             self.state = None;
             self.sums = EpochSums::default();
@@ -161,6 +174,28 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         Ok(stop)
     }
 
+    /// Refuses a model that breaks a rule, on the first steps of the stream; by the model in evaluation mode, so that no random
+    /// draw is spent.
+    fn check_model(&self, train: &Source<M>) -> Result<(), TrainError> {
+        const STEPS: usize = 8;
+        let steps = train.common_steps().min(STEPS);
+        if !self.strategy.check_model || steps < 2 {
+            return Ok(());
+        }
+        let device = self.device.clone().inner();
+        let batch = train.window(0, steps, &device)?;
+        let model = self.learner.model().valid().into_inner();
+        let failed = |error: ModelError| {
+            let k = lock(&self.strategy.shared.policy).k();
+            TrainError::from(error).in_window("check of the model", steps, train.sequences(), k)
+        };
+        let check = check_pieces(&model, &batch).map_err(failed)?;
+        for sentence in &check.unchecked {
+            log::debug!("not checked: {sentence}");
+        }
+        Ok(check.into_result()?)
+    }
+
     /// One pass over the training stream, or the rest of one.
     fn train_epoch(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let steps = source.common_steps();
@@ -169,84 +204,15 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             total_items: steps,
         });
         self.replay_windows(steps);
-        let (scheme, scaling) = (
-            self.strategy.config.scheme,
-            self.strategy.config.step_scaling,
-        );
-        let every = self.parts.grad_accumulation.unwrap_or(1);
+        self.plateau = {
+            let reports = lock(&self.strategy.shared.reports);
+            let losses = reports.iter().filter_map(|report| report.valid_loss);
+            self.strategy.config.schedule.plateau_factor(losses)
+        };
         let mut accumulated = Accumulation::new();
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
-            let next = lock(&self.strategy.shared.policy).next_window();
-            let (k, typical_k) = (next.k, next.typical_k);
-            let Some(span) = self.cursor.window(scheme, k, typical_k, steps) else {
-                break;
-            };
-            let started = Instant::now();
-            let failed = |error: TrainError| {
-                error.in_window("training window", span.len, source.sequences(), k)
-            };
-            let (mut output, loss, mut grads) = self
-                .window(&span, source, next.compensation)
-                .map_err(failed)?;
-            let (loss, count) = (loss.sum, loss.count);
-            let model = self.learner.model();
-            let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads).map_err(failed)?;
-            if let Some(found) = NonFinite::find(loss, norm) {
-                drop(model);
-                self.handle_non_finite(found, epoch, k, &span, source)?;
-                if self.strategy.on_non_finite == OnNonFinite::Restore {
-                    accumulated = Accumulation::new();
-                }
-                continue;
-            }
-            let limit = self.strategy.config.clip.limit(typical_k);
-            let clipped = step::clip(&model, &mut grads, norm, limit);
-            // The mean over fewer losses, at the end of the stream, is worth a shorter step.
-            let share = span.loss_steps() as f64 / scheme.losses(k).max(1) as f64;
-            let factor = scaling.factor(typical_k) * next.step_scale * share * self.shrink;
-            accumulated.add(&model, grads, norm.min(limit), factor);
-            let last = span.next.next_loss >= steps;
-            let update = (accumulated.windows() >= every || last).then(|| accumulated.take(&model));
-            drop(model);
-            if let Some(update) = update
-                && !self.update(update)
-            {
-                let found = NonFinite::weights();
-                self.handle_non_finite(found, epoch, k, &span, source)?;
-                continue;
-            }
-            let seconds = started.elapsed().as_secs_f64();
-            self.step += 1;
-            self.cursor = span.next;
-            output.report = self.account(StepReport {
-                loss_sum: loss,
-                count,
-                k,
-                clipped,
-                seconds,
-                ..StepReport::default()
-            });
-            if let Some(observer) = &self.strategy.observer {
-                let running = self.sums.loss / self.sums.tokens as f64;
-                let sequences = source.sequences();
-                observer.on_window(
-                    epoch,
-                    self.cursor.next_loss * sequences,
-                    steps * sequences,
-                    running,
-                );
-            }
-            let progress = Progress::new(self.cursor.next_loss, steps, Some("steps".into()));
-            let lr = self.learner.lr_current().base() * factor;
-            self.windows.push(WindowRow {
-                report: output.report,
-                lr,
-                counted: self.cursor.next_loss,
-            });
-            let lr = Some(ModuleLearningRate::from(lr));
-            let item = TrainingItem::new(output, progress, Some(self.windows.len()), lr);
-            self.train_event(LearnerEvent::ProcessedItem(item));
+            self.train_window(epoch, source, &mut accumulated)?;
             // Between updates, so that accumulated gradients are not lost.
             if accumulated.windows() == 0 {
                 if self.parts.interrupter.should_stop() {
@@ -265,6 +231,107 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         }
         self.train_event(LearnerEvent::EndSplit(epoch));
         Ok(())
+    }
+
+    /// One window: its gradient is added to those `accumulated`, or makes an update with them.
+    fn train_window(
+        &mut self,
+        epoch: usize,
+        source: &Source<M>,
+        accumulated: &mut Accumulation<Tbptt<M>>,
+    ) -> Result<(), TrainError> {
+        let steps = source.common_steps();
+        let scheme = self.strategy.config.scheme;
+        let next = lock(&self.strategy.shared.policy).next_window();
+        let (k, typical_k) = (next.k, next.typical_k);
+        let Some(span) = self.cursor.window(scheme, k, typical_k, steps) else {
+            self.cursor.next_loss = steps;
+            return Ok(());
+        };
+        let started = Instant::now();
+        let failed =
+            |error: TrainError| error.in_window("training window", span.len, source.sequences(), k);
+        let (mut output, loss, mut grads) = self
+            .window(&span, source, next.compensation)
+            .map_err(failed)?;
+        let (loss, count) = (loss.sum, loss.count);
+        if count == 0 {
+            // Nothing to learn from; the state has moved on.
+            self.step += 1;
+            self.cursor = span.next;
+            self.sums.without_target += 1;
+            self.sums.train_seconds += started.elapsed().as_secs_f64();
+            return Ok(());
+        }
+        let model = self.learner.model();
+        let (loss, norm) = step::read_loss_and_norm(&model, loss, &grads).map_err(failed)?;
+        if let Some(found) = NonFinite::find(loss, norm) {
+            drop(model);
+            self.handle_non_finite(found, epoch, k, &span, source)?;
+            if self.strategy.on_non_finite == OnNonFinite::Restore {
+                *accumulated = Accumulation::new();
+            }
+            return Ok(());
+        }
+        let limit = self.strategy.config.clip.limit(typical_k);
+        let clipped = step::clip(&model, &mut grads, norm, limit);
+        // The mean over fewer losses, at the end of the stream, is worth a shorter step.
+        let share = span.loss_steps() as f64 / scheme.losses(k).max(1) as f64;
+        let scaling = self.strategy.config.step_scaling.factor(typical_k);
+        let scheduled = self
+            .strategy
+            .config
+            .schedule
+            .factor(self.position(epoch, steps));
+        let factor = scaling * next.step_scale * share * scheduled * self.plateau * self.shrink;
+        accumulated.add(&model, grads, norm.min(limit), factor);
+        let last = span.next.next_loss >= steps;
+        let every = self.parts.grad_accumulation.unwrap_or(1);
+        let update = (accumulated.windows() >= every || last).then(|| accumulated.take(&model));
+        drop(model);
+        if let Some(update) = update
+            && !self.update(update)
+        {
+            let found = NonFinite::weights();
+            return self.handle_non_finite(found, epoch, k, &span, source);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        self.step += 1;
+        self.cursor = span.next;
+        output.report = self.account(StepReport {
+            loss_sum: loss,
+            count,
+            k,
+            clipped,
+            seconds,
+            ..StepReport::default()
+        });
+        if let Some(observer) = &self.strategy.observer {
+            let running = self.sums.loss / self.sums.tokens as f64;
+            let sequences = source.sequences();
+            observer.on_window(
+                epoch,
+                self.cursor.next_loss * sequences,
+                steps * sequences,
+                running,
+            );
+        }
+        let progress = Progress::new(self.cursor.next_loss, steps, Some("steps".into()));
+        let lr = self.learner.lr_current().base() * factor;
+        self.windows.push(WindowRow {
+            report: output.report,
+            lr,
+            counted: self.cursor.next_loss,
+        });
+        let lr = Some(ModuleLearningRate::from(lr));
+        let item = TrainingItem::new(output, progress, Some(self.windows.len()), lr);
+        self.train_event(LearnerEvent::ProcessedItem(item));
+        Ok(())
+    }
+
+    /// How far training has come, in epochs: between two windows, a fraction.
+    fn position(&self, epoch: usize, steps: usize) -> f64 {
+        (epoch - 1) as f64 + self.cursor.next_loss as f64 / steps as f64
     }
 
     /// Forward and backward pass of one window; the carried state moves on.

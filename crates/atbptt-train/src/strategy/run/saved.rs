@@ -128,7 +128,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         // Refuses what does not fit before anything is changed.
         saved.load(self.learner.model())?;
         let faulty = |fault| saved.fault(fault);
-        let (optimizer, scheduler) = guarded("the optimiser's state", || {
+        let (optimizer, scheduler) = guarded("optimiser", || {
             let record = |error: RecordError| CheckpointFault::Malformed {
                 reason: error.to_string(),
             };
@@ -139,17 +139,28 @@ impl<M: RecurrentModel> Run<'_, M> {
             self.learner.load_model(saved.model_record()?);
             let loaded = (optimizer.len(), format!("{scheduler:?}"));
             self.learner.load_optim(optimizer);
-            self.learner.load_scheduler(scheduler);
+            match self.strategy.new_learning_rate {
+                // As if it had been there from the start.
+                true => (self.updates..state.updates).for_each(|_| self.learner.lr_step()),
+                false => self.learner.load_scheduler(scheduler),
+            }
             Ok(loaded)
         })
         .map_err(faulty)?;
         // Burn passes over state that another optimiser or scheduler left.
         let taken = self.capture.take(&self.learner, &self.parts.event_store)?;
-        if taken.optimizer.len() != optimizer || format!("{:?}", taken.scheduler) != scheduler {
-            return Err(saved.fault(CheckpointFault::Malformed {
-                reason: "optimiser or learning-rate scheduler are not those it was written with"
-                    .into(),
-            }));
+        let other = |what, reason: &str| {
+            let reason = reason.into();
+            saved.fault(CheckpointFault::Mismatch { what, reason })
+        };
+        if taken.optimizer.len() != optimizer {
+            return Err(other("optimiser", "its state is another's"));
+        }
+        if !self.strategy.new_learning_rate && format!("{:?}", taken.scheduler) != scheduler {
+            return Err(other(
+                "learning-rate scheduler",
+                "its state is another's, and `with_new_learning_rate` was not asked for",
+            ));
         }
         self.state = match &saved.carried {
             None => None,
@@ -159,9 +170,10 @@ impl<M: RecurrentModel> Run<'_, M> {
                 let (_, template) = model.forward(&batch, None)?;
                 let state = carried.state(template, &self.device);
                 Some(state.ok_or_else(|| {
-                    saved.fault(CheckpointFault::Malformed {
-                        reason: "the carried state fits neither model nor batch size".into(),
-                    })
+                    other(
+                        "model",
+                        "the carried state is of other sizes or another batch",
+                    )
                 })?)
             }
         };
@@ -171,6 +183,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         self.saved_at = state.step;
         self.cursor = state.cursor;
         self.sums = state.sums;
+        self.updates = state.updates;
         self.shrink = state.shrink;
         self.windows = saved.windows.clone();
         Ok(match state.complete {
@@ -190,10 +203,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             } = row;
             let progress = Progress::new(counted, steps, Some("steps".into()));
             let lr = Some(ModuleLearningRate::from(lr));
-            let output = TbpttOutput {
-                window: None,
-                report,
-            };
+            let output = TbpttOutput::replayed(report);
             let item = TrainingItem::new(output, progress, Some(index + 1), lr);
             self.train_event(LearnerEvent::ProcessedItem(item));
         }
@@ -205,6 +215,17 @@ impl<M: RecurrentModel> Run<'_, M> {
         config.is_some_and(|config| {
             config.every > 0 && self.step.saturating_sub(self.saved_at) >= config.every
         })
+    }
+
+    /// Keeps a trained epoch whatever validation does: a checkpoint that the one at the end of the epoch takes the place of.
+    pub(super) fn save_before_validation(&mut self, epoch: usize) -> Result<(), TrainError> {
+        let saved = self.last_checkpoint.is_some() && self.saved_at == self.step;
+        if self.strategy.checkpoints.is_none() || saved {
+            return Ok(());
+        }
+        self.checkpoint(epoch, false)?;
+        self.before_validation = self.last_checkpoint.clone();
+        Ok(())
     }
 
     /// Writes a checkpoint, and at the end of an epoch has Burn write its own.
@@ -234,6 +255,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             policy: lock(&self.strategy.shared.policy).save(),
             sums: self.sums,
             reports: lock(&self.strategy.shared.reports).clone(),
+            updates: self.updates,
             shrink: self.shrink,
             identity: self.identity.clone(),
         };
@@ -252,6 +274,12 @@ impl<M: RecurrentModel> Run<'_, M> {
             path: path.clone(),
             fault,
         })?;
+        if complete && let Some(outdated) = self.before_validation.take() {
+            // The same weights, without the validation loss: it does not count among those to keep.
+            if let Err(error) = std::fs::remove_file(&outdated) {
+                log::warn!("the outdated {} stays: {error}", outdated.display());
+            }
+        }
         prune(config, &path, &checkpoint.state.reports);
         self.saved_at = self.step;
         self.restores = 0;
@@ -284,11 +312,25 @@ impl<M: RecurrentModel> Run<'_, M> {
             reason: format!("the settings of the loop cannot be written down: {error}"),
         })?;
         for (name, value) in config.as_object().into_iter().flatten() {
-            identity = match name.as_str() {
-                "eval_chunk" => identity.may_change(name, value),
-                _ => identity.must_match(name, value),
+            let free = match name.as_str() {
+                "eval_chunk" => true,
+                "schedule" => self.strategy.new_learning_rate,
+                _ => false,
+            };
+            identity = match free {
+                true => identity.may_change(name, value),
+                false => identity.must_match(name, value),
             };
         }
+        let mut learner = self.learner.clone();
+        learner.lr_step();
+        // Without the rounding of a scheduler's arithmetic.
+        let rate = learner.lr_current().base();
+        let rate = format!("{rate:.12e}").parse().unwrap_or(rate);
+        identity = match self.strategy.new_learning_rate {
+            true => identity.may_change("learning rate", rate),
+            false => identity.must_match("learning rate", rate),
+        };
         let policy = lock(&self.strategy.shared.policy);
         identity = identity
             .must_match("policy", policy.save().policy())

@@ -51,6 +51,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         } = update;
         self.learner.model().step_scale().set(factor);
         self.learner.lr_step();
+        self.updates += 1;
         let reach = self.learner.lr_current().base() * factor * norm.max(1.0);
         let before = (!(reach.abs() < SAFE && norm < SAFE)).then(|| self.learner.clone());
         self.learner.optimizer_step(grads);
@@ -110,17 +111,21 @@ impl<M: RecurrentModel> Run<'_, M> {
 
     /// The error of a value that is not finite.
     pub(super) fn non_finite(&self, found: NonFinite, epoch: usize, k: usize) -> TrainError {
-        let checkpoint = match &self.last_checkpoint {
-            Some(path) => format!(", and {} is there to go on from", path.display()),
-            None => String::new(),
-        };
         TrainError::NonFinite {
             what: found.what,
             value: found.value,
             epoch,
             step: self.step,
             k,
-            checkpoint,
+            checkpoint: self.good_checkpoint(),
+        }
+    }
+
+    /// Which checkpoint to go on from, as a clause; empty before the first.
+    pub(super) fn good_checkpoint(&self) -> String {
+        match &self.last_checkpoint {
+            Some(path) => format!(", and {} is there to go on from", path.display()),
+            None => String::new(),
         }
     }
 

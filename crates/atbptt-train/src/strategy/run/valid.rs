@@ -1,5 +1,6 @@
 //! The end of an epoch: exact validation, and the report of what the epoch brought.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use atbptt_models::{RecurrentModel, WindowPlan};
@@ -11,17 +12,16 @@ use super::{NonFinite, Run, Source};
 use crate::TrainError;
 use crate::evaluate::{keep_first, next_chunk, read_scalar};
 use crate::learner::{StepReport, TbpttInput};
-use crate::metrics::SummedLoss;
 use crate::report::EpochReport;
 use crate::strategy::{OnNonFinite, lock};
 
 impl<M: RecurrentModel> Run<'_, M> {
-    /// Exact validation; returns the summed loss and the time it took.
+    /// Exact validation; returns the loss and the time it took.
     pub(super) fn valid_epoch(
         &mut self,
         epoch: usize,
         source: &Source<M>,
-    ) -> Result<(SummedLoss, f64), TrainError> {
+    ) -> Result<(ValidLoss, f64), TrainError> {
         let started = Instant::now();
         let model = self.learner.model().valid();
         let device = self.device.clone().inner();
@@ -30,7 +30,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             epoch_number: epoch,
             total_items: steps,
         });
-        let mut total = SummedLoss { sum: 0.0, count: 0 };
+        let mut total = ValidLoss::default();
         let mut state: Option<M::State> = None;
         let (mut start, mut iteration) = (0, 0);
         while let Some((sequences, len)) =
@@ -61,10 +61,13 @@ impl<M: RecurrentModel> Run<'_, M> {
                 let k = lock(&self.strategy.shared.policy).k();
                 error.in_window("validation window", len, sequences, k)
             })?;
-            total.sum += sum;
-            total.count += count;
+            total.add(sum, count, start..start + len);
             state = window.state;
             start += len;
+            // Without a target there is no loss for a metric to read.
+            if count == 0 {
+                continue;
+            }
             iteration += 1;
             output.report = StepReport {
                 loss_sum: sum,
@@ -89,12 +92,12 @@ impl<M: RecurrentModel> Run<'_, M> {
 
     /// # Errors
     ///
-    /// [`TrainError::NonFinite`] when no window of the epoch was finite, or the validation loss is not and the run is to stop
-    /// on that.
+    /// [`TrainError::NoTarget`] when no window of the epoch had a target, [`TrainError::NonFinite`] when none was finite,
+    /// [`TrainError::NonFiniteValidation`] when the validation loss is not and the run is to stop on that.
     pub(super) fn report(
         &self,
         epoch: usize,
-        valid: SummedLoss,
+        valid: ValidLoss,
         valid_seconds: f64,
     ) -> Result<(), TrainError> {
         let mut measures = match self.strategy.measures {
@@ -122,19 +125,31 @@ impl<M: RecurrentModel> Run<'_, M> {
         drop(policy);
         let (relative_bias, decay) = self.estimate(k);
         let sums = &self.sums;
-        let train_loss = sums.loss / sums.tokens as f64;
-        let valid_loss = (valid.count > 0).then(|| valid.sum / valid.count as f64);
-        let invalid = [("loss of every window", train_loss, true)]
-            .into_iter()
-            .chain(valid_loss.map(|loss| {
-                let fatal = self.strategy.on_non_finite != OnNonFinite::Skip;
-                ("validation loss", loss, fatal)
-            }))
-            .find(|(_, loss, fatal)| *fatal && !loss.is_finite());
-        if let Some((what, value, _)) = invalid {
-            return Err(self.non_finite(NonFinite { what, value }, epoch, k));
+        if sums.tokens == 0 && sums.skipped == 0 {
+            return Err(TrainError::NoTarget { epoch });
         }
-        let valid_loss = valid_loss.filter(|loss| loss.is_finite());
+        let train_loss = sums.loss / sums.tokens as f64;
+        if !train_loss.is_finite() {
+            let found = NonFinite {
+                what: "loss of every window",
+                value: train_loss,
+            };
+            return Err(self.non_finite(found, epoch, k));
+        }
+        if let Some((steps, value)) = valid.non_finite.clone() {
+            let error = TrainError::NonFiniteValidation {
+                value,
+                epoch,
+                steps,
+                checkpoint: self.good_checkpoint(),
+            };
+            if self.strategy.on_non_finite != OnNonFinite::Skip {
+                return Err(error);
+            }
+            log::warn!("{error}");
+        }
+        let valid_loss =
+            (valid.count > 0 && valid.non_finite.is_none()).then(|| valid.sum / valid.count as f64);
         let mut reports = lock(&self.strategy.shared.reports);
         let before = reports.last().map_or(0.0, |report| report.elapsed_seconds);
         let report = EpochReport {
@@ -152,6 +167,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             tokens: sums.tokens,
             windows: sums.windows,
             clipped: sums.clipped,
+            without_target: sums.without_target,
             skipped: sums.skipped,
             restored: sums.restored,
             train_seconds: sums.train_seconds,
@@ -166,6 +182,27 @@ impl<M: RecurrentModel> Run<'_, M> {
             observer.on_epoch(&report);
         }
         Ok(())
+    }
+}
+
+/// The loss of a validation stream so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ValidLoss {
+    sum: f64,
+    count: usize,
+    /// The first steps whose loss is not finite, and that loss.
+    non_finite: Option<(Range<usize>, f64)>,
+}
+
+impl ValidLoss {
+    fn add(&mut self, sum: f64, count: usize, steps: Range<usize>) {
+        self.sum += sum;
+        self.count += count;
+        // Many finite losses may have a sum that is not.
+        let value = if sum.is_finite() { self.sum } else { sum };
+        if !value.is_finite() && self.non_finite.is_none() {
+            self.non_finite = Some((steps, value));
+        }
     }
 }
 
