@@ -76,8 +76,8 @@ fn seeds_of_files_are_accepted() {
     assert!(accepted("checkpoint", checkpoint) >= 2);
     let tokens = |bytes: &[u8]| MemoryTokens::from_token_file(bytes).is_ok();
     assert!(accepted("tokens", tokens) >= 1);
-    let norms = |bytes: &[u8]| atbptt::train::norms_file::LagNormsFile::from_slice(bytes).is_ok();
-    assert!(accepted("norms", norms) >= 3);
+    let norms = |bytes: &[u8]| atbptt::train::probe_file::ProbeFile::from_slice(bytes).is_ok();
+    assert!(accepted("norms", norms) >= 5);
     let table = |bytes: &[u8]| {
         let options = TableOptions::default()
             .with_delimiter(char::from(bytes[0]))

@@ -69,7 +69,7 @@ struct BookOrder {
     layers: usize,
 }
 
-/// The paper's settings: the step size grows with √K where K adapts, and is constant where it does not.
+/// The paper's settings (the estimator is the paper's exactly, the norm of the mean over the states): the step size grows with √K where K adapts, and is constant where it does not.
 fn preset(adaptive: bool) -> Settings<BookOrder> {
     let plan = Plan {
         policy: Policy::Adaptive { delta: 0.5 },
@@ -77,7 +77,9 @@ fn preset(adaptive: bool) -> Settings<BookOrder> {
         k_min: 1,
         k_max: 100,
         probes: 1,
-        estimator: BiasEstimator::new().with_gradient_size(GradientSize::NormOfMeanStateSum),
+        estimator: BiasEstimator::paper()
+            .with_fit_lag_zero(false)
+            .with_gradient_size(GradientSize::NormOfMeanStateSum),
         training: TbpttConfig {
             step_scaling: match adaptive {
                 true => StepScaling::SqrtK,

@@ -46,15 +46,17 @@ pub fn diagnose<M: RecurrentModel>(
         })
         .collect::<std::result::Result<_, _>>()?;
     let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
-    let profile = |norms: &LagNorms| norms.profile(plan.estimator.averaging).phi();
-    let mut profiles = vec![("all parts".to_owned(), profile(&pooled))];
+    let profile = |norms: &LagNorms| -> Result<Vec<f64>> {
+        Ok(norms.profile(plan.estimator.averaging)?.phi())
+    };
+    let mut profiles = vec![("all parts".to_owned(), profile(&pooled)?)];
     for (part, name) in parts.iter().enumerate() {
         let of_part: Vec<LagNorms> = probes
             .iter()
             .map(|probe| probe.part(part))
             .collect::<std::result::Result<_, _>>()?;
         let pooled = LagNorms::pool(&of_part.iter().collect::<Vec<_>>())?;
-        profiles.push((name.clone(), profile(&pooled)));
+        profiles.push((name.clone(), profile(&pooled)?));
     }
     let estimate = |size: GradientSize| -> Option<BiasEstimate> {
         let estimator: BiasEstimator = plan.estimator.with_gradient_size(size);

@@ -116,7 +116,7 @@ pub enum SizeArg {
     Sum,
     /// The same without lag 0, the gradient of what the decoder sees
     States,
-    /// Norm of the batch-mean sum: a true lower bound
+    /// Norm of the batch-mean sum: smaller, and it depends on the batch
     MeanSum,
     /// The same without lag 0
     MeanStates,
@@ -331,6 +331,8 @@ impl Plan {
                     GradientSize::SumOfStateNorms => "states",
                     GradientSize::NormOfMeanSum => "mean-sum",
                     GradientSize::NormOfMeanStateSum => "mean-states",
+                    GradientSize::DebiasedNormOfMeanSum => "debiased",
+                    GradientSize::DebiasedNormOfMeanStateSum => "debiased-states",
                 }
                 .into(),
             ),

@@ -94,7 +94,7 @@ struct Copy {
     layers: usize,
 }
 
-/// The paper's settings.
+/// The paper's settings; the estimator is the paper's exactly, the norm of the mean over the states.
 fn preset() -> Settings<Copy> {
     let plan = Plan {
         policy: Policy::Adaptive { delta: 0.5 },
@@ -102,8 +102,9 @@ fn preset() -> Settings<Copy> {
         k_min: 2,
         k_max: 100,
         probes: 1,
-        estimator: BiasEstimator::new()
+        estimator: BiasEstimator::paper()
             .with_tau(Tau::Fraction(0.8))
+            .with_fit_lag_zero(false)
             .with_gradient_size(GradientSize::NormOfMeanStateSum),
         training: TbpttConfig {
             probe: ProbeConfig::new(100).with_burn_in(20),

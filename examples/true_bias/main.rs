@@ -275,7 +275,9 @@ where
     }
     let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
     // τ = 0.8 W and least squares, as the copy experiment has it.
-    let estimator = BiasEstimator::new().with_tau(Tau::Fraction(0.8));
+    let estimator = BiasEstimator::paper()
+        .with_tau(Tau::Fraction(0.8))
+        .with_fit_lag_zero(false);
     let read = |(size, _)| estimator.with_gradient_size(size).estimate(&pooled).ok();
     Ok(SIZES.into_iter().map(read).collect())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atbptt::core::BiasEstimator;
+use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::models::{LanguageModelConfig, Precision, RecurrentModel};
 use atbptt::train::data::Corpus;
 use atbptt::train::run::{DataPath, Run};
@@ -75,7 +75,8 @@ pub struct Cli {
     #[arg(long, conflicts_with = "data")]
     builtin: bool,
 
-    /// The full settings of the paper's experiment; single options still override
+    /// The full settings of the paper's experiment, its estimator of the bias (norms of the states alone, τ = 0.9 W) included;
+    /// single options still override
     #[arg(long, conflicts_with = "resume")]
     pub paper: bool,
 
@@ -158,7 +159,12 @@ impl Cli {
             k_min: 10,
             k_max: 300,
             probes: 5,
-            estimator: BiasEstimator::default(),
+            estimator: match self.paper {
+                true => BiasEstimator::paper()
+                    .with_fit_lag_zero(false)
+                    .with_gradient_size(GradientSize::SumOfStateNorms),
+                false => BiasEstimator::default(),
+            },
             training: TbpttConfig {
                 step_scaling: match self.paper {
                     true => preset.scaling,

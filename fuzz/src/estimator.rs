@@ -2,12 +2,14 @@
 //! and stay in their bounds; what is saved goes on exactly.
 
 use arbitrary::{Result, Unstructured};
-use atbptt_core::convergence::{gradient_norm_bound, max_step_size, slowdown};
+use atbptt_core::convergence::{
+    bound_growth, gradient_norm_bound, max_step_size, slowdown, slowdown_without_noise,
+};
 use atbptt_core::policy::*;
 use atbptt_core::profile::LOG_ZERO;
 use atbptt_core::{
     Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, GradientSize,
-    LagNorms, Scheme, Tau, k_interval, tail_bound,
+    LagNorms, Scheme, TailFrom, Tau, k_interval, tail_bound,
 };
 
 use super::check_message;
@@ -119,6 +121,11 @@ fn norms(u: &mut Unstructured) -> Result<std::result::Result<LagNorms, EstimateE
         if let Ok(with_sizes) = norms.clone().with_mean_sum_norms(sizes) {
             norms = with_sizes;
         }
+        let squares = (0..=norms.lags()).map(|_| float(u));
+        let squares: Vec<f64> = squares.collect::<Result<_>>()?;
+        if let Ok(with_squares) = norms.clone().with_sum_squares(squares) {
+            norms = with_squares;
+        }
     }
     let json = serde_json::to_string(&norms).expect("finite");
     assert_eq!(
@@ -129,9 +136,10 @@ fn norms(u: &mut Unstructured) -> Result<std::result::Result<LagNorms, EstimateE
 }
 
 fn settings(u: &mut Unstructured) -> Result<BiasEstimator> {
-    let tau = match u.arbitrary()? {
-        true => Tau::Fraction(float(u)?),
-        false => Tau::Lag(length(u)?),
+    let tau = match u.int_in_range(0..=2)? {
+        0 => Tau::Fraction(float(u)?),
+        1 => Tau::Lag(length(u)?),
+        _ => Tau::Lepski,
     };
     let fit = match u.int_in_range(0..=3)? {
         0 => DecayFit::LeastSquares(FitLags::All),
@@ -143,34 +151,47 @@ fn settings(u: &mut Unstructured) -> Result<BiasEstimator> {
         true => Averaging::MeanThenLog,
         false => Averaging::LogThenMean,
     };
-    let size = [
+    const SIZES: [GradientSize; 6] = [
         GradientSize::SumOfNorms,
         GradientSize::SumOfStateNorms,
         GradientSize::NormOfMeanSum,
         GradientSize::NormOfMeanStateSum,
-    ][u.choose_index(4)?];
-    Ok(BiasEstimator::new()
-        .with_tau(tau)
-        .with_fit(fit)
-        .with_averaging(averaging)
-        .with_gradient_size(size))
+        GradientSize::DebiasedNormOfMeanSum,
+        GradientSize::DebiasedNormOfMeanStateSum,
+    ];
+    Ok(BiasEstimator {
+        tau,
+        tail_from: match u.arbitrary()? {
+            true => TailFrom::WindowEnd,
+            false => TailFrom::Tau,
+        },
+        fit,
+        fit_lag_zero: u.arbitrary()?,
+        averaging,
+        gradient_size: SIZES[u.choose_index(SIZES.len())?],
+    })
 }
 
 /// Estimates with the usual settings, and with the onset that came with the norms.
 pub fn check_norms(norms: &LagNorms, tau: Option<usize>) {
     for averaging in [Averaging::MeanThenLog, Averaging::LogThenMean] {
         for fit in [DecayFit::default(), DecayFit::Max, DecayFit::Quantile(0.9)] {
-            let settings = BiasEstimator::new().with_averaging(averaging).with_fit(fit);
-            check_with(norms, settings);
-            if let Some(tau) = tau {
-                check_with(norms, settings.with_tau(Tau::Lag(tau)));
+            for base in [BiasEstimator::new(), BiasEstimator::paper()] {
+                let settings = base.with_averaging(averaging).with_fit(fit);
+                check_with(norms, settings);
+                if let Some(tau) = tau {
+                    check_with(norms, settings.with_tau(Tau::Lag(tau)));
+                }
             }
         }
     }
 }
 
 fn check_with(norms: &LagNorms, settings: BiasEstimator) {
-    let profile = norms.profile(settings.averaging);
+    let profile = match norms.profile(settings.averaging) {
+        Ok(profile) => profile,
+        Err(error) => return check_message(&error),
+    };
     assert_eq!(profile.lags(), norms.lags());
     assert!(
         profile
@@ -198,7 +219,7 @@ fn check_estimate(estimate: &BiasEstimate) {
     let vanishes = !estimate.is_bounded() || estimate.log_beta() >= 0.0;
     for (k, pair) in curve.windows(2).enumerate() {
         // A vanished tail reports the threshold from its onset on.
-        let exempt = vanishes && k + 1 == estimate.tau();
+        let exempt = vanishes && (k + 1 == estimate.tau() || k == window);
         assert!(
             pair[1] <= pair[0] || exempt,
             "E({k}) = {} grows to {}",
@@ -240,16 +261,16 @@ fn check_estimate(estimate: &BiasEstimate) {
 }
 
 fn interval(norms: &LagNorms, settings: BiasEstimator, u: &mut Unstructured) -> Result<()> {
-    let (delta, z, cap) = (float(u)?, float(u)?, length(u)?);
-    match k_interval(&settings, norms, delta, z, cap) {
+    let (delta, level, cap) = (float(u)?, float(u)?, length(u)?);
+    match k_interval(&settings, norms, delta, level, cap) {
         Ok(found) => {
-            assert!(found.standard_error >= 0.0 && found.standard_error.is_finite());
+            assert!(found.level > 0.0 && found.level < 1.0);
             assert!(1.0 <= found.low && found.low <= found.estimate, "{found:?}");
             assert!(
                 found.estimate <= found.high && found.high <= cap as f64,
                 "{found:?}"
             );
-            assert!(found.saturated <= norms.sequences());
+            assert!(found.saturated <= found.draws);
         }
         Err(error) => check_message(&error),
     }
@@ -259,6 +280,8 @@ fn interval(norms: &LagNorms, settings: BiasEstimator, u: &mut Unstructured) -> 
 fn free_functions(u: &mut Unstructured) -> Result<()> {
     let (a, b, c, d) = (float(u)?, float(u)?, float(u)?, float(u)?);
     assert!(slowdown(a).is_ok_and(|x| x >= 1.0) == (0.0..1.0).contains(&a));
+    assert!(!bound_growth(a).is_ok_and(f64::is_nan));
+    assert!(slowdown_without_noise(a).is_ok_and(|x| x >= 1.0) == (0.0..1.0).contains(&a));
     assert!(!max_step_size(a, b).is_ok_and(f64::is_nan));
     let steps: Vec<f64> = (0..u.int_in_range(0..=3)?)
         .map(|_| float(u))

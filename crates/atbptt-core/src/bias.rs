@@ -1,183 +1,39 @@
 //! The bias that truncation leaves in the gradient, as a function of the truncation length.
 //!
-//! Reads [`LagNorms`]; takes the decay rate from `decay`; gives `policy` the length that a tolerance asks for.
+//! Reads [`LagNorms`](crate::LagNorms); takes the decay rate from `decay` and its onset from Lepski's rule; gives `policy`
+//! the length that a tolerance asks for.
 //!
 //! `k`, `K`: kept steps, lags `0..K`; `tau` (τ): lag from which on the profile is taken as geometric; `beta` (β): its
-//! decay per step; `E(K)`: absolute bias; `δ(K)`: relative bias; `G(j)`: gradient size of `j` kept lags. The sums run in
-//! log space: profiles span hundreds of orders of magnitude.
+//! decay per step; `E(K)`: absolute bias; `δ(K)`: relative bias; `G(j)`: gradient size of `j` kept lags; φ̃: the fitted
+//! geometric profile. The sums run in log space: profiles span hundreds of orders of magnitude.
+//!
+//! # An estimate, and no bound
+//!
+//! Norms of state gradients bound the bias of the *parameter* gradient only up to a constant (Theorem 1 of Aicher et al.
+//! 2019 has one: how strongly a parameter acts on a state), and no reading of the gradient's size changes that. In
+//! h_t = ½ h_{t−1} + w x_t with white x and ∂L_s/∂h_s = 3 + x_{s−5}, all of the gradient with respect to w comes through
+//! lag 5: keeping five steps leaves a relative bias of 1, where the most cautious reading here says 0.03.
+//! `DirectStatistics` measures the parameter gradient itself.
+
+mod settings;
+
+pub use settings::{BiasEstimator, GradientSize, TailFrom, Tau};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decay::DecayFit;
-use crate::profile::{Averaging, LOG_VANISHED, LOG_ZERO, LagProfile};
-use crate::{EstimateError, LagNorms, logs};
+use crate::decay::DecayLine;
+use crate::profile::{LOG_VANISHED, LOG_ZERO, LagProfile};
+use crate::{EstimateError, logs};
 
-/// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum GradientSize {
-    /// Σ_{k<j} φ_k, as in the language experiments of Aicher et al. 2019 (but for lag 0). Every probe has it. It overstates
-    /// the gradient where the lags or sequences cancel, so δ(K) comes out lower: an estimate, and no bound.
-    #[default]
-    SumOfNorms,
-    /// Σ_{1≤k<j} φ_k: the same without φ_0, the gradient of what the decoder sees. What truncation drops is compared with
-    /// what the recurrence keeps, so δ(K) comes out higher: for tasks whose decoder outweighs the memory. The language
-    /// experiments' profile starts at lag 1 and has this size.
-    SumOfStateNorms,
-    /// ‖mean over sequences of Σ_{k<j} ∂L/∂h_{s−k}‖: a true lower bound, more conservative. The probe must have kept it.
-    NormOfMeanSum,
-    /// ‖mean over sequences of Σ_{1≤k<j} ∂L/∂h_{s−k}‖: the same without lag 0. What the released scripts of Aicher et al.
-    /// 2019 use for the copy and point-process tasks; the most conservative of all, and noisy where the mean over a probe's
-    /// sequences nearly cancels.
-    NormOfMeanStateSum,
-}
+/// Share of a bias below which the tail, and with it τ, hardly matters.
+pub const MOOT_TAIL_SHARE: f64 = 0.05;
 
-/// The lag from which on the profile is taken as geometric.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum Tau {
-    /// A share of the window W, in [0, 1); rounded to a lag, and at most W − 1.
-    Fraction(f64),
-    /// A lag, in steps, below W.
-    Lag(usize),
-}
-
-impl Default for Tau {
-    /// 0.9 W, the choice of the language models of Aicher et al. 2019.
-    fn default() -> Self {
-        Self::Fraction(0.9)
-    }
-}
-
-impl Tau {
-    fn validate(self) -> Result<(), EstimateError> {
-        match self {
-            Self::Fraction(fraction) if !(0.0..1.0).contains(&fraction) => {
-                Err(EstimateError::TauFraction { fraction })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn lag(self, window: usize) -> usize {
-        match self {
-            Self::Fraction(fraction) => {
-                ((fraction * window as f64).round() as usize).min(window.saturating_sub(1))
-            }
-            Self::Lag(lag) => lag,
-        }
-    }
-}
-
-/// How to turn lag norms into a bias curve.
-///
-/// The default is the estimator of the experiments in Aicher et al. 2019: τ = 0.9 W, least squares over all lags, mean
-/// before log, sum of norms.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct BiasEstimator {
-    /// Onset of the geometric tail. Raise it when the log profile still bends; lower it when its end is noise.
-    pub tau: Tau,
-    /// Fit of the decay rate. [`DecayFit::Max`] when the bound must hold on the whole window.
-    pub fit: DecayFit,
-    /// Order of mean and log over sequences.
-    pub averaging: Averaging,
-    /// What the bias is relative to. [`GradientSize::NormOfMeanSum`] for the cautious reading.
-    pub gradient_size: GradientSize,
-}
-
-impl BiasEstimator {
-    /// The default estimator.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets [`BiasEstimator::tau`].
-    pub fn with_tau(mut self, tau: Tau) -> Self {
-        self.tau = tau;
-        self
-    }
-
-    /// Sets [`BiasEstimator::fit`].
-    pub fn with_fit(mut self, fit: DecayFit) -> Self {
-        self.fit = fit;
-        self
-    }
-
-    /// Sets [`BiasEstimator::averaging`].
-    pub fn with_averaging(mut self, averaging: Averaging) -> Self {
-        self.averaging = averaging;
-        self
-    }
-
-    /// Sets [`BiasEstimator::gradient_size`].
-    pub fn with_gradient_size(mut self, gradient_size: GradientSize) -> Self {
-        self.gradient_size = gradient_size;
-        self
-    }
-
-    /// Checks the settings that do not depend on data.
-    ///
-    /// # Errors
-    /// [`EstimateError::TauFraction`], [`EstimateError::Quantile`].
-    pub fn validate(&self) -> Result<(), EstimateError> {
-        self.tau.validate()?;
-        self.fit.validate()
-    }
-
-    /// The bias curve of these norms.
-    ///
-    /// # Errors
-    /// A setting out of range; [`EstimateError::TooFewLags`] below two lags; [`EstimateError::TauOutsideWindow`];
-    /// [`EstimateError::NoGradient`] when every lag vanished; [`EstimateError::MeanSumsMissing`].
-    pub fn estimate(&self, norms: &LagNorms) -> Result<BiasEstimate, EstimateError> {
-        self.validate()?;
-        let profile = norms.profile(self.averaging);
-        let log_phi = profile.log();
-        if log_phi.len() < 2 {
-            return Err(EstimateError::TooFewLags {
-                needed: 2,
-                got: log_phi.len(),
-            });
-        }
-        let largest_log = log_phi.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if largest_log < LOG_VANISHED {
-            return Err(EstimateError::NoGradient { largest_log });
-        }
-        let log_gradient = match self.gradient_size {
-            GradientSize::SumOfNorms => logs::cumulative_sums(log_phi),
-            GradientSize::SumOfStateNorms => {
-                let mut states = log_phi.to_vec();
-                if let Some(output) = states.first_mut() {
-                    *output = f64::NEG_INFINITY;
-                }
-                logs::cumulative_sums(&states)
-            }
-            GradientSize::NormOfMeanSum | GradientSize::NormOfMeanStateSum => {
-                let sizes = norms
-                    .mean_sum_norms()
-                    .ok_or(EstimateError::MeanSumsMissing)?;
-                let output = match self.gradient_size {
-                    GradientSize::NormOfMeanSum => 0.0,
-                    // Lag 0 has coordinates of its own: without it, its square is missing from every other size's.
-                    _ => sizes.get(1).copied().unwrap_or(0.0),
-                };
-                let without = |size: &f64| match *size > output {
-                    true => size * (1.0 - (output / size).powi(2)).sqrt(),
-                    false => 0.0,
-                };
-                sizes.iter().map(|size| without(size).ln()).collect()
-            }
-        };
-        let tau = self.tau.lag(profile.window());
-        let log_beta = self.fit.log_beta(log_phi, tau)?;
-        Ok(BiasEstimate::new(profile, tau, log_beta, &log_gradient))
-    }
-}
-
-/// What lies beyond lag τ.
+/// What lies beyond the lags that are summed as measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum Tail {
-    /// φ_τ/(1−β), as a log; falls by log β per further kept step.
+    /// The sum of all of it, as a log; falls by log β per further kept step.
     Decaying { log_sum: f64 },
-    /// φ_τ vanished and no decay was seen: nothing is left to drop.
+    /// The profile vanished and no decay was seen: nothing is left to drop.
     Vanished,
     /// β ≥ 1: the sum has no bound.
     Unbounded,
@@ -193,8 +49,10 @@ pub struct BiasEstimate {
     profile: LagProfile,
     tau: usize,
     log_beta: f64,
+    /// First lag that is summed by the fitted tail.
+    tail_from: usize,
     tail: Tail,
-    /// log E(K) for K < τ; empty when unbounded.
+    /// log E(K) below it; empty when unbounded.
     log_head: Vec<f64>,
     /// log max_j [G(j) − E(j)], `None` where the bracket is positive for no j.
     log_scale: Option<f64>,
@@ -206,6 +64,7 @@ struct Raw {
     profile: LagProfile,
     tau: usize,
     log_beta: f64,
+    tail_from: usize,
     tail: Tail,
     log_head: Vec<f64>,
     log_scale: Option<f64>,
@@ -219,10 +78,20 @@ impl TryFrom<Raw> for BiasEstimate {
         if tau >= window {
             return Err(EstimateError::TauOutsideWindow { tau, window });
         }
-        let expected = if raw.tail == Tail::Unbounded { 0 } else { tau };
+        if ![tau, raw.profile.lags()].contains(&raw.tail_from) {
+            return Err(EstimateError::OutOfRange {
+                what: "the first lag of a stored tail",
+                rule: "tau or the number of lags",
+                value: raw.tail_from as f64,
+            });
+        }
+        let expected = match raw.tail {
+            Tail::Unbounded => 0,
+            _ => raw.tail_from,
+        };
         if raw.log_head.len() != expected {
             return Err(EstimateError::Length {
-                what: "the bias below tau",
+                what: "the bias below the tail",
                 expected,
                 got: raw.log_head.len(),
             });
@@ -243,6 +112,7 @@ impl TryFrom<Raw> for BiasEstimate {
             profile: raw.profile,
             tau,
             log_beta: raw.log_beta,
+            tail_from: raw.tail_from,
             tail: raw.tail,
             log_head: raw.log_head,
             log_scale: raw.log_scale,
@@ -252,23 +122,38 @@ impl TryFrom<Raw> for BiasEstimate {
 
 impl BiasEstimate {
     /// `log_gradient[j]`: log G(j), `j = 0..=lags`.
-    fn new(profile: LagProfile, tau: usize, log_beta: f64, log_gradient: &[f64]) -> Self {
+    fn new(
+        profile: LagProfile,
+        tau: usize,
+        line: DecayLine,
+        tail_from: TailFrom,
+        log_gradient: &[f64],
+    ) -> Self {
         let log_phi = profile.log();
-        // The fit has refused a tau outside the window.
-        let (head, from_tau) = log_phi.split_at_checked(tau).unwrap_or((log_phi, &[]));
-        let at_tau = from_tau.first().copied().unwrap_or(LOG_ZERO);
+        let log_beta = line.log_beta;
+        let at = |lag: usize| log_phi.get(lag).copied().unwrap_or(LOG_ZERO);
+        // The first lag of the tail, its log φ̃, and the last measured lag before it that says whether anything is left.
+        let (tail_from, log_first, log_last) = match tail_from {
+            TailFrom::Tau => (tau, at(tau), at(tau)),
+            TailFrom::WindowEnd => (
+                log_phi.len(),
+                line.log_phi_at(log_phi.len()),
+                at(profile.window()),
+            ),
+        };
         let tail = if log_beta < 0.0 {
             // log(1 − β), exact for β near 1.
             Tail::Decaying {
-                log_sum: at_tau - (-log_beta.exp_m1()).ln(),
+                log_sum: log_first - (-log_beta.exp_m1()).ln(),
             }
-        } else if at_tau < LOG_VANISHED {
-            // Edge rule of the reference values. Sound, because a gradient that is zero at lag τ is zero at every
+        } else if log_last < LOG_VANISHED {
+            // Edge rule of the reference values. Sound, because a gradient that is zero at one lag is zero at every
             // longer lag: what flows back flows through the state.
             Tail::Vanished
         } else {
             Tail::Unbounded
         };
+        let head = log_phi.get(..tail_from).unwrap_or(log_phi);
         let start = match tail {
             Tail::Decaying { log_sum } => Some(log_sum),
             Tail::Vanished => Some(f64::NEG_INFINITY),
@@ -291,6 +176,7 @@ impl BiasEstimate {
             profile,
             tau,
             log_beta,
+            tail_from,
             tail,
             log_head,
             log_scale: None,
@@ -304,7 +190,7 @@ impl BiasEstimate {
         estimate
     }
 
-    /// Lag from which on the profile is taken as geometric, in steps.
+    /// Lag from which on the profile is taken as geometric, in steps. See [`BiasEstimate::tau_is_moot`].
     pub fn tau(&self) -> usize {
         self.tau
     }
@@ -336,17 +222,35 @@ impl BiasEstimate {
 
     /// log E(k) for `k` kept steps, also beyond the window; `f64::INFINITY` when unbounded.
     ///
-    /// Aicher et al. 2019, the bound on the truncated gradient's bias, with lags `0..k` kept:
-    /// E(k) = Σ_{k ≤ i < τ} φ_i + φ_τ/(1−β) for `k < τ`, and φ_τ β^{k−τ}/(1−β) from τ on. (The released code adds φ_τ
+    /// With lags `0..k` kept, the measured lags that are dropped and the fitted tail beyond the window,
+    /// E(k) = Σ_{k ≤ i ≤ W} φ_i + φ̃_W β/(1−β), or after [`TailFrom::Tau`] the sum of Aicher et al. 2019,
+    /// E(k) = Σ_{k ≤ i < τ} φ_i + φ_τ/(1−β) for `k < τ` and φ_τ β^{k−τ}/(1−β) from τ on. (The released code adds φ_τ
     /// twice below τ and starts its profile at lag 1; this does neither.) Non-increasing in `k`, with one exception: a
-    /// vanished tail without a decay rate reports the threshold, log −50, from τ on.
+    /// vanished tail without a decay rate reports the threshold, log −50, from its first lag on.
     pub fn log_absolute_bias(&self, k: usize) -> f64 {
         match self.tail {
             Tail::Unbounded => f64::INFINITY,
-            _ if k < self.tau => self.log_head.get(k).copied().unwrap_or(f64::INFINITY),
-            Tail::Decaying { log_sum } => log_sum + (k - self.tau) as f64 * self.log_beta,
+            _ if k < self.tail_from => self.log_head.get(k).copied().unwrap_or(f64::INFINITY),
+            Tail::Decaying { log_sum } => log_sum + (k - self.tail_from) as f64 * self.log_beta,
             Tail::Vanished => LOG_VANISHED,
         }
+    }
+
+    /// Share of E(k) that is the fitted tail, in [0, 1]; the rest was measured lag by lag. 1 when unbounded.
+    pub fn tail_share(&self, k: usize) -> f64 {
+        match self.tail {
+            Tail::Unbounded => 1.0,
+            Tail::Vanished => 0.0,
+            Tail::Decaying { log_sum } if k < self.tail_from => {
+                (log_sum - self.log_absolute_bias(k)).exp().min(1.0)
+            }
+            Tail::Decaying { .. } => 1.0,
+        }
+    }
+
+    /// Whether the choice of τ hardly matters to E(k): the fitted tail is less than [`MOOT_TAIL_SHARE`] of it.
+    pub fn tau_is_moot(&self, k: usize) -> bool {
+        self.tail_share(k) < MOOT_TAIL_SHARE
     }
 
     /// E(k), in units of the state gradient's norm.

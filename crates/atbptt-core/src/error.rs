@@ -53,6 +53,16 @@ pub enum EstimateError {
         /// The value.
         value: f64,
     },
+    /// A mean of logarithms over norms of which some are exactly zero.
+    #[error(
+        "the mean of log norms has no answer for a norm of exactly 0 (lag {lag}, sequence {sequence}) among others that are not; average before the logarithm (`MeanThenLog`), or drop that sequence"
+    )]
+    ZeroAmongNorms {
+        /// Row of the zero.
+        lag: usize,
+        /// Column of the zero.
+        sequence: usize,
+    },
     /// A cumulative gradient size that is negative, infinite, NaN, or not zero at zero kept lags.
     #[error(
         "cumulative gradient sizes must start at 0 and be finite and at least 0, got {value} at {kept} kept lags; recompute them from the same backward pass"
@@ -65,9 +75,14 @@ pub enum EstimateError {
     },
     /// The estimator was told to measure the gradient by the norm of its mean, which these norms do not carry.
     #[error(
-        "the gradient sizes `NormOfMeanSum` and `NormOfMeanStateSum` need the cumulative sizes of the probe, and they are absent; attach them with `with_mean_sum_norms` or choose `SumOfNorms`"
+        "the norm of the mean gradient needs the cumulative sizes of the probe, and they are absent; attach them with `with_mean_sum_norms` or choose `SumOfNorms`"
     )]
     MeanSumsMissing,
+    /// The estimator was told to measure the gradient by the de-biased norm of its mean, which these norms do not carry.
+    #[error(
+        "the de-biased norm of the mean gradient needs the mean squares of the cumulative gradients, and they are absent; attach them with `with_sum_squares` or choose `NormOfMeanSum`"
+    )]
+    SumSquaresMissing,
     /// Every lag norm is (nearly) zero: there is no gradient to speak of.
     #[error(
         "no lag norm exceeds e^-50 (largest log norm: {largest_log}); check the mask and the loss, or scale the loss up"
@@ -106,7 +121,7 @@ pub enum EstimateError {
     },
     /// A decay onset given as a share of the window outside [0, 1).
     #[error(
-        "tau as a share of the window must lie in [0, 1), got {fraction}; 0.9 is the usual choice"
+        "tau as a share of the window must lie in [0, 1), got {fraction}; 0.9 is the paper's choice"
     )]
     TauFraction {
         /// Share received.

@@ -69,12 +69,14 @@ mod error;
 pub mod interval;
 mod logs;
 mod norms;
+mod onset;
 pub mod policy;
 pub mod profile;
 mod scheme;
 pub mod seed;
+pub mod step_gradients;
 
-pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
+pub use bias::{BiasEstimate, BiasEstimator, GradientSize, TailFrom, Tau, tail_bound};
 pub use decay::{DecayFit, FitLags};
 #[cfg(feature = "burn")]
 pub use device::{LagGradients, LagNormOps, RowOrder};
@@ -90,3 +92,4 @@ pub use policy::{
 };
 pub use profile::{Averaging, LagProfile};
 pub use scheme::Scheme;
+pub use step_gradients::{StepGradient, parameter_norms};

@@ -3,7 +3,8 @@
 //! Filled by `device` or by hand; averaged by `profile`.
 //!
 //! `norms[k][b]`: ‖∂L_s/∂h_{s−k}‖ of sequence `b`, `k = 0..=W`; `G(j)`: ‖mean over sequences of
-//! Σ_{k<j} ∂L/∂h_{s−k}‖, the size of the gradient that `j` kept lags give.
+//! Σ_{k<j} ∂L/∂h_{s−k}‖, the size of the gradient that `j` kept lags give; `U(j)`: the same squared, without the noise
+//! of a mean over few sequences.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub struct LagNorms {
     sequences: usize,
     norms: Vec<f64>,
     mean_sum_norms: Option<Vec<f64>>,
+    debiased_squares: Option<Vec<f64>>,
     parts: usize,
     part_norms: Vec<f64>,
 }
@@ -95,14 +97,7 @@ impl LagNorms {
     /// # Errors
     /// [`EstimateError::Length`] or [`EstimateError::NotASize`].
     pub fn with_mean_sum_norms(mut self, sizes: Vec<f64>) -> Result<Self, EstimateError> {
-        let expected = self.lags() + 1;
-        if sizes.len() != expected {
-            return Err(EstimateError::Length {
-                what: "cumulative gradient sizes",
-                expected,
-                got: sizes.len(),
-            });
-        }
+        check_length("cumulative gradient sizes", self.lags() + 1, sizes.len())?;
         for (kept, &value) in sizes.iter().enumerate() {
             let ok = if kept == 0 {
                 value == 0.0
@@ -117,10 +112,54 @@ impl LagNorms {
         Ok(self)
     }
 
+    /// Adds what the cumulative sizes lack to be free of the batch's size: `squares[j]`, the mean over sequences of
+    /// ‖Σ_{k<j} ∂L/∂h_{s−k}‖², `j = 0..=lags`.
+    ///
+    /// The squared norm of a mean over B sequences overstates that of the expectation by tr Σ / B. From the sizes
+    /// `G(j)` and these squares `q(j)`, U(j) = (B G(j)² − q(j)) / (B − 1) does not, for any B: it is the mean of the
+    /// scalar products between different sequences. It may be negative where the expectation is small.
+    /// [`crate::GradientSize::DebiasedNormOfMeanSum`] reads it.
+    ///
+    /// # Errors
+    /// [`EstimateError::MeanSumsMissing`] without [`LagNorms::with_mean_sum_norms`] before,
+    /// [`EstimateError::TooFewSequences`] below two, [`EstimateError::Length`], or [`EstimateError::NotASize`] for a
+    /// square that is none or leaves the range of `f64`.
+    pub fn with_sum_squares(mut self, squares: Vec<f64>) -> Result<Self, EstimateError> {
+        let sizes = self
+            .mean_sum_norms
+            .as_ref()
+            .ok_or(EstimateError::MeanSumsMissing)?;
+        if self.sequences < 2 {
+            return Err(EstimateError::TooFewSequences {
+                needed: 2,
+                got: self.sequences,
+            });
+        }
+        check_length(
+            "mean squares of cumulative gradients",
+            sizes.len(),
+            squares.len(),
+        )?;
+        let count = self.sequences as f64;
+        let debias = |(kept, (size, square)): (usize, (&f64, &f64))| {
+            let value = (count * size * size - square) / (count - 1.0);
+            match is_norm(*square) && value.is_finite() {
+                true => Ok(value),
+                false => Err(EstimateError::NotASize {
+                    kept,
+                    value: *square,
+                }),
+            }
+        };
+        let debiased = sizes.iter().zip(&squares).enumerate().map(debias);
+        self.debiased_squares = Some(debiased.collect::<Result<_, _>>()?);
+        Ok(self)
+    }
+
     /// The norms of several probes as if their sequences had been one batch.
     ///
-    /// The cumulative sizes of the result are the probes' mean (each probe knows only its own batch mean), the
-    /// breakdown is dropped. Weights every sequence alike.
+    /// The cumulative sizes of the result, and their de-biased squares, are the probes' mean (each probe knows only its
+    /// own batch mean), the breakdown is dropped. Weights every sequence alike.
     ///
     /// # Errors
     /// [`EstimateError::Empty`] for no probe, [`EstimateError::UnequalWindows`].
@@ -140,20 +179,16 @@ impl LagNorms {
         let rows = (0..first.lags())
             .map(|k| probes.iter().flat_map(|p| p.row(k)).copied().collect())
             .collect();
-        let sums: Option<Vec<&Vec<f64>>> =
-            probes.iter().map(|p| p.mean_sum_norms.as_ref()).collect();
+        let mean = |all: Option<Vec<&Vec<f64>>>| -> Option<Vec<f64>> {
+            let all = all?;
+            let count = all.len() as f64;
+            let at = |j| all.iter().filter_map(|s| s.get(j)).map(|s| s / count).sum();
+            Some((0..=first.lags()).map(at).collect())
+        };
         let mut pooled = Self::new(rows)?;
-        pooled.mean_sum_norms = sums.map(|sums| {
-            let count = sums.len() as f64;
-            (0..=first.lags())
-                .map(|j| {
-                    sums.iter()
-                        .filter_map(|s| s.get(j))
-                        .map(|s| s / count)
-                        .sum()
-                })
-                .collect()
-        });
+        pooled.mean_sum_norms = mean(probes.iter().map(|p| p.mean_sum_norms.as_ref()).collect());
+        let debiased = probes.iter().map(|p| p.debiased_squares.as_ref());
+        pooled.debiased_squares = mean(debiased.collect());
         Ok(pooled)
     }
 
@@ -176,21 +211,16 @@ impl LagNorms {
         Self::new(rows.map(<[f64]>::to_vec).collect())
     }
 
-    /// The norms without one sequence, or `None` if it is not there or the only one.
+    /// The norms with these sequences in place of their own, each as often as it is named; unknown ones are left out.
     ///
-    /// The cumulative sizes stay as they are: without the gradient vectors the mean over fewer sequences is unknown.
-    pub(crate) fn without_sequence(&self, sequence: usize) -> Option<Self> {
-        if sequence >= self.sequences || self.sequences < 2 {
-            return None;
-        }
-        let keep = |(i, x): (usize, &f64)| (i % self.sequences != sequence).then_some(*x);
-        Some(Self {
-            sequences: self.sequences - 1,
-            norms: self.norms.iter().enumerate().filter_map(keep).collect(),
-            mean_sum_norms: self.mean_sum_norms.clone(),
-            parts: 0,
-            part_norms: Vec::new(),
-        })
+    /// The cumulative sizes stay as they are: without the gradient vectors the mean over other sequences is unknown.
+    pub(crate) fn resampled(&self, sequences: &[usize]) -> Result<Self, EstimateError> {
+        let rows = self.norms.chunks(self.sequences);
+        let drawn = rows.flat_map(|row| sequences.iter().filter_map(|b| row.get(*b)).copied());
+        let mut norms = Self::checked(self.lags(), sequences.len(), drawn.collect())?;
+        norms.mean_sum_norms.clone_from(&self.mean_sum_norms);
+        norms.debiased_squares.clone_from(&self.debiased_squares);
+        Ok(norms)
     }
 
     /// Number of lags, `W + 1`.
@@ -226,8 +256,17 @@ impl LagNorms {
         self.mean_sum_norms.as_deref()
     }
 
+    /// The de-biased squares `U(0..=lags)` of the cumulative sizes, where the probe kept them; some may be negative.
+    pub fn debiased_squares(&self) -> Option<&[f64]> {
+        self.debiased_squares.as_deref()
+    }
+
     /// The profile of these norms.
-    pub fn profile(&self, averaging: Averaging) -> LagProfile {
+    ///
+    /// # Errors
+    /// [`EstimateError::ZeroAmongNorms`] for [`Averaging::LogThenMean`] where some norms of a lag are exactly zero and
+    /// others are not.
+    pub fn profile(&self, averaging: Averaging) -> Result<LagProfile, EstimateError> {
         LagProfile::of_rows(self.norms.chunks(self.sequences), averaging)
     }
 
@@ -235,14 +274,7 @@ impl LagNorms {
         if lags == 0 || sequences == 0 {
             return Err(EstimateError::Empty { lags, sequences });
         }
-        let expected = lags.saturating_mul(sequences);
-        if norms.len() != expected {
-            return Err(EstimateError::Length {
-                what: "norms",
-                expected,
-                got: norms.len(),
-            });
-        }
+        check_length("norms", lags.saturating_mul(sequences), norms.len())?;
         if let Some((i, &value)) = norms.iter().enumerate().find(|(_, x)| !is_norm(**x)) {
             return Err(EstimateError::NotANorm {
                 lag: i / sequences,
@@ -254,9 +286,21 @@ impl LagNorms {
             sequences,
             norms,
             mean_sum_norms: None,
+            debiased_squares: None,
             parts: 0,
             part_norms: Vec::new(),
         })
+    }
+}
+
+fn check_length(what: &'static str, expected: usize, got: usize) -> Result<(), EstimateError> {
+    match expected == got {
+        true => Ok(()),
+        false => Err(EstimateError::Length {
+            what,
+            expected,
+            got,
+        }),
     }
 }
 
@@ -272,6 +316,8 @@ struct Raw {
     norms: Vec<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mean_sum_norms: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    debiased_squares: Option<Vec<f64>>,
     #[serde(default)]
     parts: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -285,6 +331,7 @@ impl From<LagNorms> for Raw {
             sequences: n.sequences,
             norms: n.norms,
             mean_sum_norms: n.mean_sum_norms,
+            debiased_squares: n.debiased_squares,
             parts: n.parts,
             part_norms: n.part_norms,
         }
@@ -305,6 +352,13 @@ impl TryFrom<Raw> for LagNorms {
             .norms;
             norms.parts = raw.parts;
         }
+        if let Some(squares) = &raw.debiased_squares {
+            check_length("de-biased squares", raw.lags + 1, squares.len())?;
+            if let Some((kept, &value)) = squares.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+                return Err(EstimateError::NotASize { kept, value });
+            }
+        }
+        norms.debiased_squares = raw.debiased_squares;
         match raw.mean_sum_norms {
             Some(sizes) => norms.with_mean_sum_norms(sizes),
             None => Ok(norms),
@@ -365,6 +419,43 @@ mod tests {
         assert!(
             serde_json::from_str::<LagNorms>(r#"{"lags":0,"sequences":0,"norms":[]}"#).is_err()
         );
+    }
+
+    /// Two sequences with gradients (3, 0) and (1, 0): mean 2, mean square 5; their scalar product is 3 = (2·4 − 5)/1.
+    /// Two with (1, 0) and (−1, 0): the mean vanishes, and the estimate of its square is −1.
+    #[test]
+    fn debiased_square_is_the_product_between_sequences() {
+        let norms = |rows, size| {
+            let norms = LagNorms::new(vec![rows]).unwrap();
+            norms.with_mean_sum_norms(vec![0.0, size]).unwrap()
+        };
+        let with = |norms: LagNorms, q| norms.with_sum_squares(vec![0.0, q]);
+        let same = with(norms(vec![3.0, 1.0], 2.0), 5.0).unwrap();
+        assert_eq!(same.debiased_squares(), Some([0.0, 3.0].as_slice()));
+        let opposite = with(norms(vec![1.0, 1.0], 0.0), 1.0).unwrap();
+        assert_eq!(opposite.debiased_squares(), Some([0.0, -1.0].as_slice()));
+        let pooled = LagNorms::pool(&[&same, &opposite]).unwrap();
+        assert_eq!(pooled.debiased_squares(), Some([0.0, 1.0].as_slice()));
+        let back: LagNorms =
+            serde_json::from_str(&serde_json::to_string(&pooled).unwrap()).unwrap();
+        assert_eq!(back, pooled);
+
+        let bare = LagNorms::new(vec![vec![1.0, 1.0]]).unwrap();
+        assert_eq!(with(bare, 1.0), Err(EstimateError::MeanSumsMissing));
+        let one = with(norms(vec![1.0], 1.0), 1.0);
+        assert_eq!(
+            one,
+            Err(EstimateError::TooFewSequences { needed: 2, got: 1 })
+        );
+        for square in [-1.0, f64::NAN, f64::INFINITY] {
+            let refused = with(norms(vec![1.0, 1.0], 1.0), square);
+            assert!(matches!(
+                refused,
+                Err(EstimateError::NotASize { kept: 1, .. })
+            ));
+        }
+        let huge = with(norms(vec![1.0, 1.0], 1e300), 1.0);
+        assert!(matches!(huge, Err(EstimateError::NotASize { kept: 1, .. })));
     }
 
     #[test]

@@ -23,15 +23,16 @@ pub enum Averaging {
     /// log of the mean norm: φ_k as the bias bound needs it.
     #[default]
     MeanThenLog,
-    /// Mean of the log norms (a geometric mean): less moved by single sequences, and below φ_k.
+    /// Mean of the log norms (a geometric mean): less moved by single large sequences, and below φ_k. Refuses a norm of
+    /// exactly zero among others that are not: one of 64 would move its lag by −11.6, whatever the others say.
     LogThenMean,
 }
 
 impl Averaging {
-    /// log of the average of a row of norms; [`LOG_ZERO`] stands for zero.
-    fn log_average(self, row: &[f64]) -> f64 {
+    /// log of the average of the norms at `lag`; [`LOG_ZERO`] stands for zero.
+    fn log_average(self, lag: usize, row: &[f64]) -> Result<f64, EstimateError> {
         let count = row.len() as f64;
-        match self {
+        Ok(match self {
             // Scaled by the largest, so that neither huge nor subnormal norms leave the range of f64.
             Self::MeanThenLog => {
                 let largest = row.iter().copied().fold(0.0, f64::max);
@@ -43,8 +44,12 @@ impl Averaging {
                     LOG_ZERO
                 }
             }
-            Self::LogThenMean => row.iter().map(|x| x.ln().max(LOG_ZERO)).sum::<f64>() / count,
-        }
+            Self::LogThenMean if row.iter().all(|x| *x == 0.0) => LOG_ZERO,
+            Self::LogThenMean => match row.iter().position(|x| *x == 0.0) {
+                Some(sequence) => return Err(EstimateError::ZeroAmongNorms { lag, sequence }),
+                None => row.iter().map(|x| x.ln()).sum::<f64>() / count,
+            },
+        })
     }
 }
 
@@ -78,10 +83,16 @@ impl TryFrom<Raw> for LagProfile {
 
 impl LagProfile {
     /// Averages each row, lag by lag.
-    pub(crate) fn of_rows<'a>(rows: impl Iterator<Item = &'a [f64]>, averaging: Averaging) -> Self {
-        Self {
-            log: rows.map(|row| averaging.log_average(row)).collect(),
-        }
+    pub(crate) fn of_rows<'a>(
+        rows: impl Iterator<Item = &'a [f64]>,
+        averaging: Averaging,
+    ) -> Result<Self, EstimateError> {
+        let log = rows
+            .enumerate()
+            .map(|(lag, row)| averaging.log_average(lag, row));
+        Ok(Self {
+            log: log.collect::<Result<_, _>>()?,
+        })
     }
 
     /// log φ_k, lag by lag.
@@ -117,16 +128,43 @@ mod tests {
     #[test]
     fn averages_differ_by_the_order_of_mean_and_log() {
         let norms = LagNorms::from_flat(1, 2, &[1.0f32, 4.0]).unwrap();
-        assert!((norms.profile(Averaging::MeanThenLog).log()[0] - 2.5f64.ln()).abs() < 1e-15);
-        assert!((norms.profile(Averaging::LogThenMean).log()[0] - 2f64.ln()).abs() < 1e-15);
+        assert!(
+            (norms.profile(Averaging::MeanThenLog).unwrap().log()[0] - 2.5f64.ln()).abs() < 1e-15
+        );
+        assert!(
+            (norms.profile(Averaging::LogThenMean).unwrap().log()[0] - 2f64.ln()).abs() < 1e-15
+        );
     }
 
     #[test]
     fn extreme_norms_average_without_overflow() {
         let norms = LagNorms::new(vec![vec![f64::MAX; 3], vec![5e-324; 3], vec![0.0; 3]]).unwrap();
-        let profile = norms.profile(Averaging::MeanThenLog);
+        let profile = norms.profile(Averaging::MeanThenLog).unwrap();
         assert!((profile.log()[0] - f64::MAX.ln()).abs() < 1e-12);
         assert!((profile.log()[1] - LOG_ZERO).abs() < 1e-12);
         assert_eq!((profile.log()[2], profile.phi()[2]), (LOG_ZERO, 0.0));
+    }
+
+    /// 63 norms of 1 and one of 0: in logs, the zero would count as −744 of 64, a factor of e^−11.6.
+    #[test]
+    fn a_single_zero_does_not_move_a_mean_of_logs_unseen() {
+        let mut row = vec![1.0; 64];
+        row[5] = 0.0;
+        let norms = LagNorms::new(vec![vec![1.0; 64], row, vec![0.0; 64]]).unwrap();
+        assert_eq!(
+            norms.profile(Averaging::LogThenMean),
+            Err(EstimateError::ZeroAmongNorms {
+                lag: 1,
+                sequence: 5
+            })
+        );
+        let mean = norms.profile(Averaging::MeanThenLog).unwrap();
+        assert!((mean.phi()[1] - 63.0 / 64.0).abs() < 1e-15);
+        // Zeros alone are no outlier: the gradient vanished.
+        let zeros = LagNorms::new(vec![vec![1.0; 64], vec![0.0; 64]]).unwrap();
+        assert_eq!(
+            zeros.profile(Averaging::LogThenMean).unwrap().log()[1],
+            LOG_ZERO
+        );
     }
 }

@@ -5,7 +5,7 @@
 // Helpers outside of test functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
-use atbptt_core::device::lag_norms;
+use atbptt_core::device::{lag_norms, variance_weights};
 use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -61,7 +61,7 @@ fn read(tensor: Tensor<2>) -> Vec<f64> {
     tensor.into_data().convert::<f64>().iter::<f64>().collect()
 }
 
-/// `[lag][batch + 1]` by loops.
+/// `[lag][1 + 2 · batch]` by loops.
 fn by_loops(g: &[Vec<Vec<f64>>], weights: &[f64]) -> Vec<f64> {
     let norm = |x: &[f64]| {
         x.iter()
@@ -70,15 +70,21 @@ fn by_loops(g: &[Vec<Vec<f64>>], weights: &[f64]) -> Vec<f64> {
             .sum::<f64>()
             .sqrt()
     };
-    let batch = g[0].len() as f64;
+    let batch = g[0].len();
     let mut sum = vec![0.0; weights.len()];
+    let mut sums = vec![sum.clone(); batch];
     let mut out = Vec::new();
     for lag in g {
         out.extend(lag.iter().map(|row| norm(row)));
-        for row in lag {
-            sum.iter_mut().zip(row).for_each(|(s, x)| *s += x / batch);
+        for (row, own) in lag.iter().zip(&mut sums) {
+            let terms = row.iter().zip(sum.iter_mut().zip(own));
+            terms.for_each(|(x, (s, own))| {
+                *s += x / batch as f64;
+                *own += x;
+            });
         }
         out.push(norm(&sum));
+        out.extend(sums.iter().map(|own| norm(own)));
     }
     out
 }
@@ -145,7 +151,7 @@ fn tiny_huge_and_zero_rows_keep_their_norms_in_f32() {
     for (name, device) in devices() {
         let g = tensor(&g, DType::F32, &device);
         let got = read(lag_norms(g, None, RowOrder::Lag).unwrap());
-        assert_close(&[got[0], got[2], got[4]], &[5e25, 5e-25, 0.0], 1e-6, name);
+        assert_close(&[got[0], got[3], got[6]], &[5e25, 5e-25, 0.0], 1e-6, name);
     }
 }
 
@@ -163,7 +169,7 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
         .map(|g| by_loops(g, &vec![1.0; g[0][0].len()]))
         .collect();
     let first = by_loops(&output, &[1.0; 5]);
-    let columns = batch + 1;
+    let columns = 1 + 2 * batch;
     for (name, device) in devices() {
         for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-5)] {
             if dtype == DType::F64 && name == "wgpu" {
@@ -185,7 +191,20 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
             assert_close(norms.row(0), &first[..batch], tolerance, &what);
             let sizes = norms.mean_sum_norms().unwrap();
             assert_eq!(sizes[0], 0.0);
-            assert_close(&sizes[1..2], &first[batch..], tolerance, &what);
+            assert_close(&sizes[1..2], &first[batch..=batch], tolerance, &what);
+            // U(j) = (B G² − q)/(B − 1), q the mean square of the sequences' own sums, over all parts and lag 0.
+            let square_of = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>() / batch as f64;
+            let debiased = norms.debiased_squares().unwrap();
+            for lag in 1..=window {
+                let own =
+                    |p: usize| square_of(&plain[p][(lag - 1) * columns + batch + 1..lag * columns]);
+                let q = square_of(&first[batch + 1..]) + own(0) + own(1);
+                let size = sizes[lag + 1];
+                let expected = (batch as f64 * size * size - q) / (batch as f64 - 1.0);
+                // The difference cancels: rounding is a share of what it is made of.
+                let apart = (debiased[lag + 1] - expected).abs();
+                assert!(apart <= 10.0 * tolerance * q, "{what}, lag {lag}: {apart}");
+            }
             for lag in 1..=window {
                 let at = |p: usize, b: usize| plain[p][(lag - 1) * columns + b];
                 let total: Vec<f64> = (0..batch).map(|b| at(0, b).hypot(at(1, b))).collect();
@@ -200,6 +219,69 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
             assert!(cautious.estimate(&norms).is_ok());
         }
     }
+}
+
+/// A coordinate in another unit: the states are multiplied, the gradients divided by it. Weighted by the variance of the
+/// states the norms stay what they are; weighted by its inverse they change by orders of magnitude.
+#[test]
+fn variance_weights_make_norms_independent_of_units() {
+    let (states, grads) = (gradients(6, 4, 5, 7), gradients(6, 4, 5, 8));
+    let units = [1.0, 1e-2, 1e3, 7.0, 0.5];
+    let scaled = |values: &[Vec<Vec<f64>>], power: i32| -> Vec<Vec<Vec<f64>>> {
+        let row = |row: &Vec<f64>| {
+            row.iter()
+                .zip(units)
+                .map(|(x, u)| x * f64::powi(u, power))
+                .collect()
+        };
+        values
+            .iter()
+            .map(|lag| lag.iter().map(row).collect())
+            .collect()
+    };
+    let (other_states, other_grads) = (scaled(&states, 1), scaled(&grads, -1));
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let norms = |states: &[Vec<Vec<f64>>], grads: &[Vec<Vec<f64>>], inverse: bool| {
+            let weights = variance_weights(tensor(states, DType::F32, &device)).unwrap();
+            let weights = if inverse { weights.recip() } else { weights };
+            let grads = tensor(grads, DType::F32, &device);
+            read(lag_norms(grads, Some(weights), RowOrder::Lag).unwrap())
+        };
+        let plain = norms(&states, &grads, false);
+        assert_close(
+            &norms(&other_states, &other_grads, false),
+            &plain,
+            1e-5,
+            name,
+        );
+        let (inverse, other) = (
+            norms(&states, &grads, true),
+            norms(&other_states, &other_grads, true),
+        );
+        assert!(other[0] / inverse[0] > 1e2, "{name}");
+
+        // Against loops: the variance of the first coordinate.
+        let first: Vec<f64> = states.iter().flatten().map(|row| row[0]).collect();
+        let mean = first.iter().sum::<f64>() / first.len() as f64;
+        let variance = first.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / first.len() as f64;
+        let weights = variance_weights(tensor(&states, DType::F32, &device)).unwrap();
+        let got = weights
+            .into_data()
+            .convert::<f64>()
+            .iter::<f64>()
+            .next()
+            .unwrap();
+        assert!(
+            (got / variance - 1.0).abs() < 1e-5,
+            "{name}: {got} {variance}"
+        );
+    }
+    let none = Tensor::<3>::zeros([0, 2, 3], &Device::flex());
+    assert!(matches!(
+        variance_weights(none),
+        Err(EstimateError::Empty { .. })
+    ));
 }
 
 #[test]

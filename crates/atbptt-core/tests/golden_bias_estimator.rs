@@ -64,8 +64,11 @@ fn fit(name: &str) -> DecayFit {
     }
 }
 
-/// 1e-9 relative, absolute below 1.
+/// 1e-9 relative, absolute below 1. Infinities agree with themselves: their difference is no number.
 fn assert_close(got: f64, expected: f64, what: &str) {
+    if got == expected {
+        return;
+    }
     let tolerance = 1e-9 * expected.abs().max(1.0);
     assert!(
         (got - expected).abs() <= tolerance,
@@ -117,6 +120,38 @@ fn assert_method(estimate: &BiasEstimate, method: &Method, what: &str) {
     }
 }
 
+/// A reference set may hold a profile that decays and yet has no relative bias, as G(j) never exceeds E(j): all of its
+/// relative biases are infinite, and equal.
+#[test]
+fn golden_comparison_takes_infinities_that_agree() {
+    let slow = LagNorms::new((0..20).map(|k| vec![0.99f64.powi(k); 2]).collect()).unwrap();
+    let estimate = BiasEstimator::paper().estimate(&slow).unwrap();
+    assert!(estimate.is_bounded());
+    let method = Method {
+        log_beta: estimate.log_beta(),
+        log_absolute_bias: (1..=20)
+            .map(|k| Some(estimate.log_absolute_bias(k)))
+            .collect(),
+        log_relative_bias: vec![None; 20],
+        smallest_k: BTreeMap::from([("0.5".into(), None)]),
+    };
+    assert_method(&estimate, &method, "slow decay");
+    let relative = estimate.log_relative_bias(3);
+    assert_close(relative, relative, "a bias that is infinite");
+}
+
+#[test]
+#[should_panic(expected = "got inf")]
+fn golden_comparison_tells_an_infinity_from_a_number() {
+    assert_close(f64::INFINITY, 1.0, "a bias");
+}
+
+#[test]
+#[should_panic(expected = "got NaN")]
+fn golden_comparison_takes_no_nan() {
+    assert_close(f64::NAN, f64::NAN, "a bias");
+}
+
 #[test]
 fn golden_profiles_agree_for_both_averages() {
     let Some(golden) = golden() else { return };
@@ -130,7 +165,7 @@ fn golden_profiles_agree_for_both_averages() {
             (Averaging::MeanThenLog, &case.phi),
             (Averaging::LogThenMean, &case.phi_log_mean),
         ] {
-            let got = norms.profile(averaging).phi();
+            let got = norms.profile(averaging).unwrap().phi();
             assert_eq!(got.len(), phi.len());
             for (k, (got, expected)) in got.iter().zip(phi).enumerate() {
                 assert_close_relative(
@@ -146,12 +181,12 @@ fn golden_profiles_agree_for_both_averages() {
 #[test]
 fn golden_bias_curves_agree_for_every_fit() {
     let Some(golden) = golden() else { return };
-    assert_eq!(golden.cases.len(), 14);
+    assert!(!golden.cases.is_empty());
     for (i, case) in golden.cases.iter().enumerate() {
         let norms = LagNorms::new(case.gradient_norms.clone()).unwrap();
-        assert_eq!(case.methods.len(), 4);
+        assert!(!case.methods.is_empty(), "case {i}");
         for (name, method) in &case.methods {
-            let estimator = BiasEstimator::new()
+            let estimator = BiasEstimator::paper()
                 .with_tau(Tau::Lag(case.tau))
                 .with_fit(fit(name));
             let estimate = estimator.estimate(&norms).unwrap();
@@ -175,21 +210,17 @@ fn golden_log_mean_profile_gives_the_curve_of_its_own_norms() -> Result<(), Esti
     for case in &golden.cases {
         let norms = LagNorms::new(case.gradient_norms.clone())?;
         let single = LagNorms::new(case.phi_log_mean.iter().map(|phi| vec![*phi]).collect())?;
-        let estimator = BiasEstimator::new().with_tau(Tau::Lag(case.tau));
+        let estimator = BiasEstimator::paper().with_tau(Tau::Lag(case.tau));
         let got = estimator
             .with_averaging(Averaging::LogThenMean)
             .estimate(&norms)?;
         let expected = estimator.estimate(&single)?;
         for k in 0..=case.lags {
-            if expected.is_bounded() {
-                assert_close(
-                    got.log_relative_bias(k),
-                    expected.log_relative_bias(k),
-                    "log mean",
-                );
-            } else {
-                assert_eq!(got.log_relative_bias(k), f64::INFINITY);
-            }
+            assert_close(
+                got.log_relative_bias(k),
+                expected.log_relative_bias(k),
+                "log mean",
+            );
         }
     }
     Ok(())

@@ -82,7 +82,7 @@ fn lengths_and_exponents_beyond_any_run_are_refused() {
 
 fn estimate() -> BiasEstimate {
     let norms = LagNorms::new((0..=10).map(|k| vec![0.5f64.powi(k)]).collect()).unwrap();
-    BiasEstimator::new().estimate(&norms).unwrap()
+    BiasEstimator::paper().estimate(&norms).unwrap()
 }
 
 /// A checkpoint may have been edited: what is read is checked as what is computed.
@@ -102,7 +102,12 @@ fn stored_profiles_and_estimates_that_contradict_themselves_are_refused() {
         (
             "/tau",
             serde_json::json!(3),
-            "the bias below tau needs 3 values, got 9",
+            "the first lag of a stored tail must be tau or the number of lags, got 9",
+        ),
+        (
+            "/tail_from",
+            serde_json::json!(11),
+            "the bias below the tail needs 11 values, got 9",
         ),
         ("/log_head", serde_json::json!([]), "needs 9 values, got 0"),
         (
@@ -170,6 +175,7 @@ fn length() -> impl Strategy<Value = usize> {
 
 fn estimator() -> impl Strategy<Value = BiasEstimator> {
     let tau = prop_oneof![
+        Just(Tau::Lepski),
         number().prop_map(Tau::Fraction),
         length().prop_map(Tau::Lag)
     ];

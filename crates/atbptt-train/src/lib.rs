@@ -23,7 +23,7 @@
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
 //! - [`metrics`]: perplexity, truncation length, clipped windows, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
 //!   PNG figures;
-//! - [`norms_file`]: gradient norms measured elsewhere, from JSON.
+//! - [`probe_file`]: gradient norms and direct statistics measured elsewhere, from JSON.
 //!
 //! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository.
 //!
@@ -73,11 +73,11 @@ mod learner;
 mod measured;
 mod metric_files;
 pub mod metrics;
-pub mod norms_file;
 mod optimizer;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
+pub mod probe_file;
 mod renderer;
 mod report;
 pub mod run;

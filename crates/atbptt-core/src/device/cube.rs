@@ -1,7 +1,7 @@
 //! The norms on CubeCL backends (wgpu, CUDA, …) in one launch.
 //!
-//! One cube of units per lag and sequence, and one more for the running sum over lags. Computed in f32. A value that is not
-//! finite reaches the norm: NaN through the sum of squares, infinity through ∞ / ∞.
+//! One cube of units per lag and sequence, and one per running sum over lags: the batch mean's and each sequence's. Computed in
+//! f32. A value that is not finite reaches the norm: NaN through the sum of squares, infinity through ∞ / ∞.
 
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -14,8 +14,8 @@ use super::launch::{Place, float_elem, fold};
 fn norms<F: Float, W: Float>(
     grads: &[F],      // [lag, batch, features]
     weights: &[W],    // [features]
-    sums: &mut [f32], // [features], scratch: the running sum of the batch means
-    out: &mut [f32],  // [lag, batch + 1]
+    sums: &mut [f32], // [1 + batch, features], scratch: the running sums, the batch mean's first
+    out: &mut [f32],  // [lag, 1 + 2 · batch]
     lags: usize,
     batch: usize,
     features: usize,
@@ -25,8 +25,9 @@ fn norms<F: Float, W: Float>(
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
     let rows = lags * batch;
+    let columns = 1 + 2 * batch;
     let row = CUBE_POS;
-    if row > rows {
+    if row > rows + batch {
         terminate!();
     }
     let mut shared = Shared::<[f32]>::new_slice(units);
@@ -58,15 +59,25 @@ fn norms<F: Float, W: Float>(
             if comptime!(time_order) {
                 lag = lags - 1 - lag;
             }
-            out[lag * (batch + 1) + row % batch] = sum.sqrt() * most;
+            out[lag * columns + row % batch] = sum.sqrt() * most;
         }
     } else {
+        // The mean over the batch, or one sequence alone.
+        let which = row - rows;
+        let start = which * features;
+        let mut first = 0usize;
+        let mut end = batch;
+        let mut scale = 1.0f32 / f32::cast_from(batch as u32);
+        if which > 0 {
+            first = which - 1;
+            end = which;
+            scale = 1.0f32;
+        }
         let mut i = unit;
         while i < features {
-            sums[i] = 0.0f32;
+            sums[start + i] = 0.0f32;
             i += units;
         }
-        let scale = 1.0f32 / f32::cast_from(batch as u32);
         for lag in 0..lags {
             let mut step = lag;
             if comptime!(time_order) {
@@ -76,11 +87,11 @@ fn norms<F: Float, W: Float>(
             let mut i = unit;
             while i < features {
                 let mut mean = 0.0f32;
-                for sequence in 0..batch {
+                for sequence in first..end {
                     mean += f32::cast_from(grads[(step * batch + sequence) * features + i]) * scale;
                 }
-                let kept = sums[i] + mean;
-                sums[i] = kept;
+                let kept = sums[start + i] + mean;
+                sums[start + i] = kept;
                 most = max(most, kept.abs());
                 i += units;
             }
@@ -88,7 +99,7 @@ fn norms<F: Float, W: Float>(
             let mut sum = 0.0f32;
             let mut i = unit;
             while i < features {
-                let kept = sums[i] / most;
+                let kept = sums[start + i] / most;
                 let mut square = kept * kept;
                 if comptime!(weighted) {
                     square *= f32::cast_from(weights[i]);
@@ -98,13 +109,13 @@ fn norms<F: Float, W: Float>(
             }
             let sum = fold(&mut shared, sum, false);
             if unit == 0 {
-                out[lag * (batch + 1) + batch] = sum.sqrt() * most;
+                out[lag * columns + batch + which] = sum.sqrt() * most;
             }
         }
     }
 }
 
-/// The norms of `grads` `[lag, batch, features]` as `[lag, batch + 1]`; `None` for a type the kernel does not serve.
+/// The norms of `grads` `[lag, batch, features]` as `[lag, 1 + 2 · batch]`; `None` for a type the kernel does not serve.
 pub(super) fn reduce(
     grads: &CubeTensor,
     weights: Option<&CubeTensor>,
@@ -115,12 +126,12 @@ pub(super) fn reduce(
     let shape = grads.meta.shape();
     let (lags, batch, features) = (shape[0], shape[1], shape[2]);
     let place = Place::of(grads);
-    let out = place.empty_as(&[lags, batch + 1], DType::F32);
-    let sums = place.empty_as(&[features], DType::F32);
+    let out = place.empty_as(&[lags, 1 + 2 * batch], DType::F32);
+    let sums = place.empty_as(&[1 + batch, features], DType::F32);
     let grads = into_contiguous(grads.clone());
     let weighted = weights.is_some();
     let weights = weights.map_or_else(|| grads.clone(), |w| into_contiguous(w.clone()));
-    let (count, dim, units) = place.rows(lags * batch + 1);
+    let (count, dim, units) = place.rows(lags * batch + batch + 1);
     // SAFETY: lags, batch and features are the gradients' own; weights have one value per feature (checked by the caller).
     unsafe {
         norms::launch_unchecked(

@@ -1,7 +1,7 @@
 //! From state gradients on a device to [`LagNorms`] on the host, with one small read per probe.
 //!
 //! First stage of the flow: a probe's backward pass gives ∂L_s/∂h at every step of its window; [`LagGradients`] collects
-//! them, reduces them where they are, and reads back `[parts, lag, batch + 1]` numbers.
+//! them, reduces them where they are, and reads back `[parts, lag, 1 + 2 · batch]` numbers.
 //!
 //! `lag`: steps back, `0..=W`; `batch`: sequences; `features`: size of one state part; `w`: weight of a feature in the
 //! norm; `G(j)`: size of the batch-mean gradient that `j` kept lags give.
@@ -19,8 +19,10 @@ mod cube;
 #[doc(hidden)]
 pub mod launch;
 mod ops;
+mod weights;
 
 pub use ops::LagNormOps;
+pub use weights::variance_weights;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
@@ -51,11 +53,11 @@ pub enum RowOrder {
 ///
 /// - `grads`: `[lag, batch, features]`, in `order`
 /// - `weights`: `[features]`, each at least 0; `None` for the Euclidean norm
-/// - returns `[lag, batch + 1]`, smallest lag first: the norm of each sequence, then the norm of the batch mean summed
-///   over this lag and all smaller ones; detached
+/// - returns `[lag, 1 + 2 · batch]`, smallest lag first: the norm of each sequence, then the norm of the batch mean summed
+///   over this lag and all smaller ones, then the norm of the same sum of each sequence; detached
 ///
-/// Weighted by the inverse variance of each state coordinate this is a diagonal Mahalanobis norm, less conservative than
-/// the Euclidean one in high dimension (named as future work by Aicher et al. 2019).
+/// Weighted by the variance of each state coordinate ([`variance_weights`]), the norm does not change when a coordinate of
+/// the state is measured in another unit.
 ///
 /// # Errors
 /// [`EstimateError::Empty`] for an empty dimension, [`EstimateError::Length`] or [`EstimateError::Device`] for weights of
@@ -102,9 +104,9 @@ fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 #[derive(Debug, Clone)]
 pub struct LagGradients {
     batch: usize,
-    /// Norms at lag 0, `[1, batch + 1]`.
+    /// Norms at lag 0, `[1, 1 + 2 · batch]`.
     output: Tensor<2>,
-    /// Norms at lags `1..=W`, `[W, batch + 1]` each.
+    /// Norms at lags `1..=W`, `[W, 1 + 2 · batch]` each.
     parts: Vec<Tensor<2>>,
 }
 
@@ -158,7 +160,8 @@ impl LagGradients {
         Ok(self)
     }
 
-    /// Reads the norms back, in one transfer, with the breakdown over parts and the cumulative sizes.
+    /// Reads the norms back, in one transfer, with the breakdown over parts, the cumulative sizes, and where there are two
+    /// sequences or more the squares that free them of noise.
     ///
     /// In the breakdown, lag 0 belongs to part 0.
     ///
@@ -182,7 +185,7 @@ impl LagGradients {
             .convert::<f64>()
             .try_into_vec::<f64>()
             .map_err(|e| read(format!("{e:?}")))?;
-        let columns = batch + 1;
+        let columns = 1 + 2 * batch;
         check_length(
             "the packed norms",
             (1 + parts * window) * columns,
@@ -190,22 +193,54 @@ impl LagGradients {
         )?;
 
         // Row 0 is lag 0; then all lags of the first part, all of the second, …
-        let mut rows = values.chunks_exact(columns).filter_map(<[f64]>::split_last);
-        let (&first_size, first) = rows.next().unwrap_or((&0.0, &[]));
-        let rows: Vec<(&f64, &[f64])> = rows.collect();
+        let mut rows = values.chunks_exact(columns).map(|row| Row::of(row, batch));
+        let first = rows.next().unwrap_or_default();
+        let rows: Vec<Row> = rows.collect();
         let mut breakdown = Vec::with_capacity((window + 1) * parts * batch);
-        breakdown.extend_from_slice(first);
+        breakdown.extend_from_slice(first.norms);
         breakdown.extend(std::iter::repeat_n(0.0, (parts - 1) * batch));
-        let mut sizes = vec![0.0, first_size];
+        let mut sizes = vec![0.0, first.size];
+        let mut squares = vec![0.0, first.square()];
         for lag in 0..window {
-            let mut total = first_size;
-            for (size, norms) in rows.iter().skip(lag).step_by(window) {
-                breakdown.extend_from_slice(norms);
-                total = total.hypot(**size);
+            let (mut size, mut square) = (first.size, first.square());
+            for row in rows.iter().skip(lag).step_by(window) {
+                breakdown.extend_from_slice(row.norms);
+                size = size.hypot(row.size);
+                square += row.square();
             }
-            sizes.push(total);
+            sizes.push(size);
+            squares.push(square);
         }
-        LagNorms::from_parts(window + 1, parts, batch, &breakdown)?.with_mean_sum_norms(sizes)
+        let norms = LagNorms::from_parts(window + 1, parts, batch, &breakdown)?
+            .with_mean_sum_norms(sizes)?;
+        // Of a single sequence, or where the squares leave the range of numbers, the sizes stay as they are.
+        Ok(norms.clone().with_sum_squares(squares).unwrap_or(norms))
+    }
+}
+
+/// One row of what was read.
+#[derive(Default)]
+struct Row<'a> {
+    /// Norm of each sequence.
+    norms: &'a [f64],
+    /// Norm of the batch mean's running sum.
+    size: f64,
+    /// Norms of the running sums of each sequence.
+    sums: &'a [f64],
+}
+
+impl<'a> Row<'a> {
+    fn of(row: &'a [f64], batch: usize) -> Self {
+        let (norms, rest) = row.split_at_checked(batch).unwrap_or_default();
+        let (size, sums) = rest
+            .split_first()
+            .map_or((0.0, rest), |(size, s)| (*size, s));
+        Self { norms, size, sums }
+    }
+
+    /// Mean square of the running sums.
+    fn square(&self) -> f64 {
+        self.sums.iter().map(|x| x * x).sum::<f64>() / self.sums.len().max(1) as f64
     }
 }
 

@@ -15,9 +15,9 @@ use burn::tensor::{DType, FloatDType};
 
 /// Reduction of one state part's gradients, on whatever backend holds them.
 ///
-/// Of `grads`, `[lag, batch, features]`, gives `[lag, batch + 1]`: column `b < batch` is the norm of sequence `b` at each
-/// lag, √(Σ_i w_i g_i²); the last column is the norm of the batch mean of the gradients summed over this lag and all
-/// smaller ones in the tensor. `time_order`: the rows come with the largest lag first, as the steps of a window do; the
+/// Of `grads`, `[lag, batch, features]`, gives `[lag, 1 + 2 · batch]`: column `b < batch` is the norm of sequence `b` at each
+/// lag, √(Σ_i w_i g_i²); column `batch` is the norm of the batch mean of the gradients summed over this lag and all
+/// smaller ones in the tensor, and those after it the norms of the same sums of every sequence. `time_order`: the rows come with the largest lag first, as the steps of a window do; the
 /// output has the smallest lag first either way. Half-precision input is computed in `f32`, the rest in its own type;
 /// every row is scaled by its largest entry, so that squares neither overflow nor vanish. No gradient flows through.
 #[backend_extension(
@@ -101,7 +101,7 @@ fn norm_dtype(grads: DType) -> DType {
 /// Shape of the norms of gradients `[lag, batch, features]`.
 #[cfg(feature = "fusion")]
 fn norm_shape(grads: &burn::tensor::Shape) -> burn::tensor::Shape {
-    [grads[0], grads[1] + 1].into()
+    [grads[0], 1 + 2 * grads[1]].into()
 }
 
 /// The reference body: backend operations only.
@@ -119,23 +119,21 @@ pub(super) fn reduce<B: Backend>(
     let grads = B::float_cast(grads, dtype);
     let weights = weights.map(|w| B::float_reshape(B::float_cast(w, dtype), [1, features].into()));
 
-    // The batch mean is small, so the running sum over lags is taken there.
-    let mean = B::float_reshape(B::float_mean_dim(grads.clone(), 1), [lags, features].into());
-    let mean = if time_order {
-        B::float_flip(mean, &[0])
+    // The smallest lag first, as the running sums need it.
+    let grads = if time_order {
+        B::float_flip(grads, &[0])
     } else {
-        mean
+        grads
     };
-    let kept = row_norms::<B>(B::float_cumsum(mean, 0), weights.clone());
-
-    let rows = B::float_reshape(grads, [lags * batch, features].into());
-    let norms = B::float_reshape(row_norms::<B>(rows, weights), [lags, batch].into());
-    let norms = if time_order {
-        B::float_flip(norms, &[0])
-    } else {
-        norms
+    let norms = |rows: FloatTensor<B>, columns: usize| {
+        let rows = B::float_reshape(rows, [lags * columns, features].into());
+        let norms = row_norms::<B>(rows, weights.clone());
+        B::float_reshape(norms, [lags, columns].into())
     };
-    B::float_cat(vec![norms, kept], 1)
+    let mean = B::float_mean_dim(grads.clone(), 1);
+    let kept = norms(B::float_cumsum(mean, 0), 1);
+    let each = norms(B::float_cumsum(grads.clone(), 0), batch);
+    B::float_cat(vec![norms(grads, batch), kept, each], 1)
 }
 
 /// √(Σ_i w_i x_i²) of each row: `[rows, features]` to `[rows, 1]`.
