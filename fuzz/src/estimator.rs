@@ -8,8 +8,8 @@ use atbptt_core::convergence::{
 use atbptt_core::policy::*;
 use atbptt_core::profile::LOG_ZERO;
 use atbptt_core::{
-    Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, GradientSize,
-    LagNorms, Scheme, TailFrom, Tau, k_interval, tail_bound,
+    Averaging, BiasEstimate, BiasEstimator, DecayFit, DirectStatistics, EstimateError, FitLags,
+    GradientSize, LagNorms, Scheme, TailFrom, Tau, k_interval, tail_bound,
 };
 
 use super::check_message;
@@ -323,22 +323,32 @@ fn policies(
     let schedule = Schedule::regular(every)
         .with_first(u.arbitrary()?)
         .with_at_start(u.arbitrary()?);
-    let estimator = match u.arbitrary()? {
-        true => Estimator::Paper(estimator),
-        false => Estimator::Norms(estimator),
+    let estimator = match u.int_in_range(0..=2)? {
+        0 => Estimator::Paper(estimator),
+        1 => Estimator::Norms(estimator),
+        _ => Estimator::Direct,
     };
     let monitor = MonitorConfig::default()
         .with_estimator(estimator)
         .with_probes(length(u)?)
+        .with_smoothing(float(u)?)
         .with_schedule(schedule);
     let scheme = match u.int_in_range(0..=2)? {
         0 => Scheme::Overlapping,
         1 => Scheme::Chunked,
         _ => Scheme::Strided { losses: length(u)? },
     };
-    let measured = Measurement::Norms {
-        probes: probes.to_vec(),
-        scheme,
+    // Policies take what comes, asked for or not.
+    let measured = match u.arbitrary()? {
+        true => Measurement::Norms {
+            probes: probes.to_vec(),
+            scheme,
+        },
+        false => Measurement::Direct {
+            statistics: statistics(u)?,
+            scheme,
+            updates_per_epoch: float(u)?,
+        },
     };
     let (a, b, c) = (length(u)?, length(u)?, length(u)?);
     let (share, spread) = (float(u)?, float(u)?);
@@ -346,6 +356,7 @@ fn policies(
         .with_k0(a)
         .with_k_min(b)
         .with_k_max(c)
+        .with_hysteresis(float(u)?)
         .with_monitor(monitor);
     check_policy(&adaptive.into(), &measured);
     let fixed = FixedKConfig::new(a).with_monitor(Some(monitor));
@@ -377,6 +388,31 @@ fn policies(
     Ok(())
 }
 
+/// Inner products of a few vectors, or numbers that may be none.
+fn statistics(
+    u: &mut Unstructured,
+) -> Result<std::result::Result<DirectStatistics, EstimateError>> {
+    let (window, losses) = (u.int_in_range(0..=20)?, u.int_in_range(0..=4)?);
+    let (probes, mut contexts) = (u.int_in_range(0..=4)?, Vec::new());
+    for _ in 0..u.int_in_range(0..=4)? {
+        let last = contexts.last().copied();
+        contexts.push(match u.int_in_range(0..=4)? {
+            0 => u.int_in_range(0..=20)?,
+            step => last.map_or(0, |last: usize| last + step),
+        });
+    }
+    // One more where the last cut lies before the window's end.
+    let pieces = contexts.len() + usize::from(u.arbitrary::<bool>()?);
+    let sizes: Vec<f64> = (0..probes * pieces)
+        .map(|_| float(u))
+        .collect::<Result<_>>()?;
+    let gram = sizes.iter().flat_map(|a| sizes.iter().map(move |b| a * b));
+    let gram = gram.collect();
+    Ok(DirectStatistics::new(
+        window, losses, contexts, probes, gram,
+    ))
+}
+
 /// Draws, updates, saves and restores: every K in its bounds, and the restored policy goes on as the first one does.
 fn check_policy(config: &PolicyConfig, measured: &Measurement) {
     let mut policy = match config.init() {
@@ -386,9 +422,6 @@ fn check_policy(config: &PolicyConfig, measured: &Measurement) {
     let json = serde_json::to_string(config).expect("accepted, so finite");
     let read: PolicyConfig = serde_json::from_str(&json).expect("its own");
     assert_eq!(&read, config);
-    let Measurement::Norms { probes, .. } = measured else {
-        return;
-    };
     for update in 0..3 {
         let at = Position {
             epoch: usize::MAX,
@@ -397,11 +430,19 @@ fn check_policy(config: &PolicyConfig, measured: &Measurement) {
         let _ = policy.monitor().probes_due(at);
         let decision = policy.update(at, measured.clone());
         assert!((1..=policy.k_max()).contains(&decision.k), "{decision:?}");
-        assert!(decision.unusable <= probes.len() && decision.saturated <= probes.len());
+        if let Measurement::Norms { probes, .. } = measured {
+            assert!(decision.unusable <= probes.len() && decision.saturated <= probes.len());
+        }
+        let numbers = [
+            decision.relative_bias,
+            decision.standard_error,
+            decision.upper_limit,
+            decision.noisy_updates,
+            decision.effective_tolerance,
+        ];
         assert!(
-            decision
-                .relative_bias
-                .is_none_or(|bias| bias >= 0.0 && bias.is_finite())
+            numbers.iter().flatten().all(|x| *x >= 0.0 && x.is_finite()),
+            "{numbers:?}"
         );
         assert!(decision.log_beta.is_none_or(f64::is_finite));
         check_message(&decision);

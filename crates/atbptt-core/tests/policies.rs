@@ -218,7 +218,7 @@ fn the_bias_is_that_of_the_scheme_in_use() {
             }
         }
     }
-    // Today's mistake: at exactly 22 lags the bias is 0.098, of chunks of 22 it is 0.37.
+    // The scheme matters: at exactly 22 lags the bias is 0.098, of chunks of 22 it is 0.37.
     assert!(chunked(22) > 0.36 && power(22) < 0.1);
     // The paper's estimator takes no notice of the scheme.
     let mut policy = paper(0.1).init().unwrap();

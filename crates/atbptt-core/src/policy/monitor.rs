@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Assessment;
-use super::{Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule};
-use crate::{BiasEstimate, DirectEstimate, EstimateError};
+use super::{
+    Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule,
+    UpdateEvery,
+};
+use crate::{BiasEstimate, BiasEstimator, DirectEstimate, EstimateError};
 
 /// How the bias is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -17,7 +20,8 @@ pub struct MonitorConfig {
     /// More when the estimate jumps, fewer when probes cost too much.
     pub probes: usize,
     /// Share of the previous estimates in a direct estimate, in [0, 1): numerator and denominator are averaged apart, over some
-    /// 1/(1 − share) estimates. Default 0.5. More when the estimate jumps, 0 when it lags behind.
+    /// 1/(1 − share) estimates. Default 0.5: in simulation, with a hysteresis of 1, K then stays as near the truth as without
+    /// and moves a third as often. More when the estimate jumps, 0 when it lags behind.
     pub smoothing: f64,
     /// When to estimate. Default early and often at first, then once per epoch.
     pub schedule: Schedule,
@@ -35,6 +39,15 @@ impl Default for MonitorConfig {
 }
 
 impl MonitorConfig {
+    /// As in the experiments of Aicher et al. 2019: the mean K of five probes once per epoch, from norms at exactly K lags.
+    pub fn paper(estimator: BiasEstimator) -> Self {
+        Self {
+            estimator: Estimator::Paper(estimator),
+            schedule: Schedule::regular(UpdateEvery::Epochs(1)),
+            ..Self::default()
+        }
+    }
+
     setters! {
         with_estimator => estimator: Estimator;
         with_probes => probes: usize;
