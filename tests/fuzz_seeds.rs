@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atbptt::core::AdaptiveKConfig;
+use atbptt::core::{AdaptiveKConfig, BiasEstimator, Estimator};
 use atbptt::train::data::{
     Corpus, CorpusOptions, MemoryTokens, Split, Table, TableOptions, TokenStream, Vocabulary,
 };
@@ -139,6 +139,7 @@ fn checkpoint(epochs: usize) -> Vec<u8> {
     let corpus = Corpus::from_readers([text.as_bytes(); 3], &options).unwrap();
     let stream = |split| TokenStream::for_training(corpus.tokens(split), 2).unwrap();
     let policy = AdaptiveKConfig::new(0.5)
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(5)
         .with_k_max(8)
         .with_probes(1);

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use atbptt::core::BiasEstimator;
 use atbptt::core::policy::{
-    AdaptiveKConfig, FixedK, Reason, Schedule, TruncationPolicy, UpdateEvery,
+    AdaptiveKConfig, Estimator, FixedK, Reason, Schedule, TruncationPolicy, UpdateEvery,
 };
 use atbptt::models::{
     ModelError, RecurrentModel, RecurrentState, SequenceBatch, StateGradients, StepLoss,
@@ -241,6 +242,7 @@ fn restoring_gives_up_when_it_does_not_help() {
 fn a_probe_that_is_not_finite_is_counted_and_k_is_kept() {
     let _turn = turn();
     let policy = AdaptiveKConfig::new(0.5)
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(6)
         .with_k_max(20)
         .with_probes(2)
@@ -422,6 +424,7 @@ fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
 
     // Probes of 66 of the 100 steps nearly always read it, burn-in included.
     let policy = AdaptiveKConfig::new(0.5)
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(5)
         .with_k_max(20)
         .with_probes(2);

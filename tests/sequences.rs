@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use atbptt::core::{AdaptiveKConfig, FixedK};
+use atbptt::core::{AdaptiveKConfig, BiasEstimator, Estimator, FixedK};
 use atbptt::models::{LstmLayer, SeriesBatch, SeriesModel, SeriesModelConfig};
 use atbptt::train::data::SequenceSet;
 use atbptt::train::data::{Series, SeriesSet, SeriesSource, WindowLayout};
@@ -218,6 +218,7 @@ fn shuffled_run(
     observer: Option<Arc<dyn TrainingObserver>>,
 ) -> (LearningResult<Tbptt<Model>>, TbpttHandle) {
     let policy = AdaptiveKConfig::new(0.5)
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(6)
         .with_k_max(12)
         .with_probes(1);

@@ -8,9 +8,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atbptt::core::BiasEstimator;
 use atbptt::core::policy::{
-    AdaptiveKConfig, FixedK, FixedKConfig, MonitorConfig, RandomLengthConfig, Reason, Schedule,
-    TruncationPolicy, UpdateEvery,
+    AdaptiveKConfig, Estimator, FixedK, FixedKConfig, MonitorConfig, RandomLengthConfig, Reason,
+    Schedule, TruncationPolicy, UpdateEvery,
 };
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
@@ -324,6 +325,7 @@ fn a_resumed_run_ends_where_the_uninterrupted_one_does() {
     let corpus = corpus(804, 101);
     let policy = || {
         AdaptiveKConfig::new(0.5)
+            .with_estimator(Estimator::Norms(BiasEstimator::new()))
             .with_k0(6)
             .with_k_max(20)
             .with_probes(2)
@@ -556,6 +558,7 @@ fn policies_decide_and_record() {
     };
     let every_epoch = Schedule::regular(UpdateEvery::Epochs(1));
     let adaptive = AdaptiveKConfig::new(0.1)
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(10)
         .with_k_min(2)
         .with_k_max(15)
@@ -577,7 +580,9 @@ fn policies_decide_and_record() {
     }
     assert!(handle.last_estimate().is_some());
 
-    let monitor = MonitorConfig::default().with_schedule(every_epoch);
+    let monitor = MonitorConfig::default()
+        .with_estimator(Estimator::Norms(BiasEstimator::new()))
+        .with_schedule(every_epoch);
     let fixed = FixedKConfig::new(6).with_monitor(Some(monitor));
     let handle = run(Box::new(fixed.init().unwrap()));
     assert!(handle.reports().iter().all(|report| report.k == 6));
@@ -922,7 +927,10 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
         handle.finish(&result).unwrap_err()
     };
     let adaptive = |k_max| {
-        let config = AdaptiveKConfig::new(0.5).with_k0(5).with_k_max(k_max);
+        let config = AdaptiveKConfig::new(0.5)
+            .with_estimator(Estimator::Norms(BiasEstimator::new()))
+            .with_k0(5)
+            .with_k_max(k_max);
         Box::new(config.init().unwrap())
     };
     // 404 tokens in 4 sequences: 100 steps each.

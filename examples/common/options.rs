@@ -4,8 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use atbptt::core::policy::{
-    AdaptiveKConfig, ArtbpConfig, Estimator, FixedKConfig, MonitorConfig, PolicyConfig,
-    RandomLengthConfig, Schedule, UpdateEvery,
+    AdaptiveKConfig, ArtbpConfig, FixedKConfig, MonitorConfig, PolicyConfig, RandomLengthConfig,
 };
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::train::run::Display;
@@ -397,10 +396,7 @@ impl Plan {
 
     /// The rule for K.
     pub fn policy(&self) -> PolicyConfig {
-        let monitor = MonitorConfig::default()
-            .with_estimator(Estimator::Paper(self.estimator))
-            .with_probes(self.probes)
-            .with_schedule(Schedule::regular(UpdateEvery::Epochs(1)));
+        let monitor = MonitorConfig::paper(self.estimator).with_probes(self.probes);
         let seed = self.training.seed;
         let config: PolicyConfig = match self.policy {
             Policy::Adaptive { delta } => AdaptiveKConfig::new(delta)

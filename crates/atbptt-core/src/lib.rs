@@ -43,7 +43,7 @@
 //! assert_eq!(estimate.smallest_k(0.1), Some(11)); // 0.8^10 = 0.107, 0.8^11 = 0.086
 //!
 //! // The controller: starts at K = 15; probes early and often at first, then once per epoch.
-//! // From norms, as any framework can give them.
+//! // From norms, as any framework can give them; by default it asks for the direct estimate.
 //! let norms_only = Estimator::Norms(BiasEstimator::new());
 //! let mut policy = AdaptiveKConfig::new(0.1).with_estimator(norms_only).with_probes(1).init()?;
 //! let at = Position { epoch: 0, update: 50 };

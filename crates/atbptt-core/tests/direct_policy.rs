@@ -79,8 +79,8 @@ fn config(delta: f64) -> AdaptiveKConfig {
 }
 
 #[test]
-fn the_direct_estimate_asks_for_probes_of_its_own() {
-    let policy = config(0.5).init().unwrap();
+fn the_direct_estimate_is_the_default_and_asks_for_probes_of_its_own() {
+    let policy = AdaptiveKConfig::new(0.5).init().unwrap();
     let due = policy.monitor().probes_due(at(50));
     assert_eq!(due, Some(ProbeRequest::Direct { probes: 5 }));
 }

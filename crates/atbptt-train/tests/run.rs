@@ -35,7 +35,7 @@ fn corpus() -> Corpus {
 fn run(epochs: usize, corpus: &Corpus) -> Run<Model> {
     Run::new(AdaptiveKConfig::new(0.5).with_k0(6).with_k_max(20))
         .with_training(TbpttConfig {
-            probe: ProbeConfig::new(20),
+            probe: ProbeConfig::new(24),
             seed: 7,
             ..TbpttConfig::default()
         })
@@ -111,7 +111,7 @@ fn two_runs_of_one_seed_give_the_same_numbers_and_another_seed_others() {
     let of_seed = |seed: u64| {
         let folder = RunFolder::numbered(parent.path(), "seed").unwrap();
         let training = TbpttConfig {
-            probe: ProbeConfig::new(20),
+            probe: ProbeConfig::new(24),
             seed,
             ..TbpttConfig::default()
         };

@@ -7,12 +7,13 @@ use crate::{
 };
 
 /// How the bias is estimated.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {
     /// The bias of the parameter gradient itself, from inner products between independent probes ([`crate::direct`]), under
-    /// the scheme of windows in use.
+    /// the scheme of windows in use. The default.
+    #[default]
     Direct,
     /// From the norms of state gradients, all probes' sequences pooled, averaged over what the losses of a window keep
     /// under the scheme in use ([`Scheme::kept_lags`]).
@@ -20,12 +21,6 @@ pub enum Estimator {
     /// As in the experiments of Aicher et al. 2019: from the norms of state gradients at exactly K kept lags, whatever the
     /// scheme; K is the mean of the probes' K, each at most `k_max`.
     Paper(BiasEstimator),
-}
-
-impl Default for Estimator {
-    fn default() -> Self {
-        Self::Norms(BiasEstimator::default())
-    }
 }
 
 impl Estimator {
