@@ -45,7 +45,7 @@ impl Drop for Named<'_> {
 
 #[test]
 fn every_seed_and_every_former_finding_keeps_the_laws() {
-    for (name, target) in targets::TARGETS {
+    for &(name, target) in targets::TARGETS {
         let seeds = files("seeds", name);
         assert!(!seeds.is_empty(), "{name} has no seeds");
         for path in seeds.into_iter().chain(files("regressions", name)) {
@@ -85,6 +85,15 @@ fn seeds_of_files_are_accepted() {
         Table::from_reader(&bytes[2..], "a seed", &["a", "b"], &options).is_ok()
     };
     assert!(accepted("table", table) >= 2);
+    #[cfg(feature = "tokenizers")]
+    {
+        use atbptt::train::data::HuggingFaceTokenizer;
+        let file = |bytes: &[u8]| {
+            let file = bytes.split(|byte| *byte == 0x1C).next().unwrap_or_default();
+            HuggingFaceTokenizer::from_bytes(file).is_ok()
+        };
+        assert!(accepted("tokenizer", file) >= 4);
+    }
 }
 
 /// Makes those seeds anew that are not written by hand, after a change of a format:

@@ -9,18 +9,22 @@ pub mod estimator;
 pub mod norms;
 pub mod sweep;
 pub mod table;
+#[cfg(feature = "tokenizers")]
+pub mod tokenizer;
 pub mod tokens;
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. The names are those of the binaries and of the folders under `seeds/` and `regressions/`.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: &[Target] = &[
     ("corpus", corpus::corpus),
     ("tokens", tokens::tokens),
     ("norms", norms::norms),
     ("sweep", sweep::sweep),
     ("table", table::table),
+    #[cfg(feature = "tokenizers")]
+    ("tokenizer", tokenizer::tokenizer),
     ("checkpoint", checkpoint::file),
     ("checkpoint_parts", checkpoint::parts),
     ("estimator", estimator::estimator),

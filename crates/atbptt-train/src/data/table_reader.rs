@@ -15,6 +15,10 @@ pub(super) struct Reading<'a, R> {
     origin: &'a str,
     options: &'a TableOptions,
     row: u64,
+    /// Line at which `record` begins.
+    line: u64,
+    /// Whether the line feed behind `record` is still to be read.
+    feed_is_left: bool,
     /// Whether `record` holds a row that was not taken yet.
     waiting: bool,
 }
@@ -51,6 +55,8 @@ impl<'a, R: Read> Reading<'a, R> {
             origin,
             options,
             row: 0,
+            line: 0,
+            feed_is_left: false,
             waiting: false,
         })
     }
@@ -58,12 +64,17 @@ impl<'a, R: Read> Reading<'a, R> {
     /// Reads the next record; false at the end.
     fn read(&mut self) -> Result<bool, TableError> {
         let read = self.reader.read_byte_record(&mut self.record);
+        let feed_was_left = self.feed_is_left;
+        if let Ok(true) = read {
+            self.count_lines();
+        }
         read.map_err(|error| {
-            let line = error.position().map_or(0, csv::Position::line);
+            let line = error.position().map_or(0, csv::Position::line) + u64::from(feed_was_left);
             let reason = match error.kind() {
                 csv::ErrorKind::UnequalLengths {
                     expected_len, len, ..
                 } => format!("{len} columns, where the first row has {expected_len}"),
+                csv::ErrorKind::Io(cause) => beginning(&cause.to_string()),
                 other => beginning(&format!("{other:?}")),
             };
             TableError::Malformed {
@@ -81,8 +92,16 @@ impl<'a, R: Read> Reading<'a, R> {
             return Ok(None);
         }
         self.row += 1;
-        let line = self.record.position().map_or(0, csv::Position::line);
-        Ok(Some((self.row, line)))
+        Ok(Some((self.row, self.line)))
+    }
+
+    /// Takes down the line at which the record begins. Where lines end with both a carriage return and a line feed, the reader
+    /// stops between them, and the record after it seems to begin a line too early.
+    fn count_lines(&mut self) {
+        let begins = self.record.position().map_or(0, csv::Position::line);
+        self.line = begins + u64::from(self.feed_is_left);
+        let within = self.record.as_slice().iter().filter(|b| **b == b'\n');
+        self.feed_is_left = self.reader.position().line() == self.line + within.count() as u64;
     }
 
     /// Where the named columns stand.

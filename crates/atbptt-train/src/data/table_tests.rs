@@ -193,6 +193,18 @@ fn lines_are_those_of_the_file() {
 }
 
 #[test]
+fn lines_are_counted_whatever_they_end_with() {
+    for end in ["\n", "\r\n"] {
+        let text = format!("a,b{end}1,\"x{end}y\"{end}2,z{end}no,z{end}");
+        let found = plain(&text, &["a"]).unwrap_err().to_string();
+        assert!(found.contains("row 3 (line 5)"), "{end:?}: {found}");
+        let text = format!("a{end}no{end}");
+        let found = plain(&text, &["a"]).unwrap_err().to_string();
+        assert!(found.contains("row 1 (line 2)"), "{end:?}: {found}");
+    }
+}
+
+#[test]
 fn the_cascaded_tanks_and_the_breathing_recordings_are_read() {
     if let Some(folder) = real_data("tanks") {
         let table = Table::from_path(
