@@ -9,7 +9,7 @@ use std::path::Path;
 
 use atbptt::train::Checkpoint;
 
-use common::programs::{command, example, success};
+use common::programs::{command, example, failure, success};
 
 #[test]
 fn the_readme_shows_the_example_first() {
@@ -74,4 +74,82 @@ fn a_model_of_ones_own_gets_checkpoints_a_figure_and_goes_on() {
     assert_eq!(Checkpoint::newest(&run).unwrap().epochs(), 12);
     let error = command(&plug_in).arg("--what").output().unwrap();
     assert!(!error.status.success());
+}
+
+/// Trained, then moved away from everything: it goes on with a text, and measures the perplexity of one.
+#[test]
+fn generate_works_in_a_folder_without_the_text() {
+    let (Some(wiki2), Some(generate)) = (example("wiki2"), example("generate")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut train = command(&wiki2);
+    train
+        .args([
+            "--builtin",
+            "--no-tui",
+            "--max-tokens",
+            "12000",
+            "--hidden",
+            "16",
+        ])
+        .args(["--epochs", "1", "--quiet", "--out"])
+        .arg(&run);
+    success(&train.output().unwrap());
+    let alone = tempfile::tempdir().unwrap();
+    fs::rename(run.join("model"), alone.path().join("model")).unwrap();
+    drop(folder);
+    let words: Vec<String> = {
+        let text = fs::read_to_string(alone.path().join("model/vocabulary.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let write = |arguments: &[&str]| {
+        let mut write = command(&generate);
+        write.current_dir(alone.path()).arg("model").args(arguments);
+        write.output().unwrap()
+    };
+    let word = words.iter().find(|word| *word != "<eos>").unwrap();
+    let options = [
+        "--prompt", word, "--tokens", "30", "--top-k", "20", "--top-p", "0.9",
+    ];
+    let text = success(&write(&options));
+    assert!(text.starts_with(word.as_str()), "{text}");
+    assert!(
+        text.split_whitespace()
+            .all(|w| words.iter().any(|known| known == w)),
+        "{text}"
+    );
+    assert!(text.split_whitespace().count() >= 20, "{text}");
+    assert_eq!(
+        text,
+        success(&write(&options)),
+        "the same seed, the same text"
+    );
+    let other = success(&write(&[&options[..], &["--seed", "2"]].concat()));
+    assert_ne!(text, other);
+    fs::write(
+        alone.path().join("some.txt"),
+        format!("{word} {word}\n{word}\n"),
+    )
+    .unwrap();
+    let shown = success(&write(&["--perplexity", "some.txt"]));
+    assert!(
+        shown.starts_with("perplexity ") && shown.contains("over 5 tokens"),
+        "{shown}"
+    );
+    for (arguments, expected) in [
+        (
+            &["--temperature", "-1"][..],
+            "temperature must be zero or more",
+        ),
+        (&["--top-p", "2"], "(0, 1]"),
+        (&["--prompt", "no-such-word"], "no-such-word"),
+        (&["--perplexity", "absent.txt"], "absent.txt"),
+    ] {
+        let error = failure(&write(arguments));
+        assert!(error.contains(expected), "{expected:?} in {error:?}");
+    }
+    let nowhere = command(&generate).arg("/no/such/run").output().unwrap();
+    assert!(failure(&nowhere).contains("holds no trained model"));
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use atbptt::core::{AdaptiveKConfig, BiasEstimator, Estimator};
+use atbptt::models::NamedTensors;
 use atbptt::train::data::{
     Corpus, CorpusOptions, MemoryTokens, Split, Table, TableOptions, TokenStream, Vocabulary,
 };
@@ -94,6 +95,8 @@ fn seeds_of_files_are_accepted() {
         };
         assert!(accepted("tokenizer", file) >= 4);
     }
+    let weights = |bytes: &[u8]| NamedTensors::from_safetensors(bytes).is_ok();
+    assert!(accepted("weights", weights) >= 4);
 }
 
 /// Makes those seeds anew that are not written by hand, after a change of a format:

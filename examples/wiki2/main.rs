@@ -61,9 +61,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ..EpochLines::PERPLEXITY
         })
         .with_test(corpus.evaluation(Split::Test, plan.batch)?);
-    let run = task.identify(run, &corpus);
+    let config = task.model(corpus.vocabulary().len());
+    let run = task
+        .identify(run, &corpus)
+        .with_language_model(&config, &corpus);
     run.check(&training)?;
-    let model: Model = task.model(corpus.vocabulary().len()).init(&run.device()?)?;
+    let model: Model = config.init(&run.device()?)?;
     let folder = start.folder(&cli.run, PROGRAM)?;
     if !cli.run.quiet {
         introduce(

@@ -12,6 +12,7 @@ pub mod table;
 #[cfg(feature = "tokenizers")]
 pub mod tokenizer;
 pub mod tokens;
+pub mod weights;
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("table", table::table),
     #[cfg(feature = "tokenizers")]
     ("tokenizer", tokenizer::tokenizer),
+    ("weights", weights::weights),
     ("checkpoint", checkpoint::file),
     ("checkpoint_parts", checkpoint::parts),
     ("estimator", estimator::estimator),

@@ -117,6 +117,22 @@ pub enum ModelError {
         /// The name.
         name: String,
     },
+    /// Weights could not be read or written, or are of another model.
+    #[error("{origin} {reason}")]
+    Weights {
+        /// The file, or `the weights`.
+        origin: String,
+        /// What is wrong, with all names that it is about, and what to do.
+        reason: String,
+    },
+    /// There is no distribution to draw a token from.
+    #[error(
+        "a token is drawn from finite logits or −∞, and these {count} hold NaN or +∞, or nothing above −∞; train with a smaller step size"
+    )]
+    Logits {
+        /// Number of logits.
+        count: usize,
+    },
     /// A tensor could not be read back from its device.
     #[error(
         "could not read a result from the device: {reason}; check the device's memory and driver"

@@ -3,6 +3,12 @@
 //! PyTorch keeps `[gates·hidden, in]` matrices and two biases per layer; here matrices are `[in, gates·hidden]` and the two
 //! biases one (for a GRU's new gate they stay apart). The functions are the same; a model trained on with two biases moves
 //! them twice as fast.
+//!
+//! Whole files: [`StackConfig::from_torch`](crate::StackConfig::from_torch) and
+//! [`LanguageModelConfig::from_torch`](crate::LanguageModelConfig::from_torch) read what [`NamedTensors::open`](crate::NamedTensors::open)
+//! finds; `to_torch` gives [`NamedTensors`](crate::NamedTensors) under PyTorch's names.
+
+mod torch_file;
 
 use burn::module::Param;
 use burn::nn;

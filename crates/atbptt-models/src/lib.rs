@@ -18,6 +18,7 @@
 //! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
 //!   fast bodies for one around a [`Stack`];
 //! - [`check_model`]: whether a model of your own keeps the rules that training relies on;
+//! - [`TextState`], [`Sampling`]: a trained language model that reads and writes; [`NamedTensors`]: weights in files;
 //! - [`interop`]: weights from and to PyTorch's layout and Burn's `nn::Lstm`.
 //!
 //! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository.
@@ -62,14 +63,17 @@ mod batch;
 mod check;
 mod direct;
 pub mod error;
+mod inference;
 mod init;
 pub mod interop;
 mod language_model;
 mod layer;
+mod named_tensors;
 pub mod ops;
 mod precision;
 mod probe;
 mod recurrent;
+mod sampling;
 mod series_batch;
 mod series_model;
 mod setters;
@@ -82,12 +86,15 @@ pub use direct::{
     CountedWeights, DirectPlan, ParameterPieces, PieceGradients, direct_statistics, piece_gradients,
 };
 pub use error::ModelError;
+pub use inference::TextState;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};
 pub use layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
+pub use named_tensors::NamedTensors;
 pub use precision::Precision;
 pub use probe::StateGradients;
 pub use recurrent::{Predictions, RecurrentModel, StepLoss, WindowLoss, WindowPlan, frozen};
+pub use sampling::Sampling;
 pub use series_batch::{SeriesBatch, SeriesShape};
 pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
 pub use stack::{

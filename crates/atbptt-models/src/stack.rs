@@ -100,6 +100,11 @@ impl<L: RecurrentLayer> StackConfig<L> {
         with_weights(weights: WeightInit);
     }
 
+    /// Input features, hidden units, layers, and whether they have biases.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize, bool) {
+        (self.d_input, self.d_hidden, self.layers, self.bias)
+    }
+
     /// Builds the layers on `device`.
     ///
     /// # Errors

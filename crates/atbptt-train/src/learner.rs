@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atbptt_models::{Predictions, RecurrentModel, RecurrentState, WindowLoss, WindowPlan};
 use burn::backend::ExecutionError;
 use burn::module::{
-    Content, DisplaySettings, Module, ModuleDisplay, ModuleVisitor, Param, ParamGroup, ParamId,
+    Content, Devices, DisplaySettings, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
+    ModuleVisitor, Param, ParamGroup, ParamId,
 };
 use burn::optim::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use burn::train::metric::{AccuracyInput, Adaptor, LossInput, TopKAccuracyInput};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
@@ -27,12 +28,66 @@ use crate::source::SequenceSource;
 /// A [`RecurrentModel`] that Burn's `Learner` can train.
 ///
 /// Wrap the model before it goes into the learner; [`inner`](Self::inner) gives it back.
-#[derive(Module, Debug)]
-#[module(custom_display)]
+///
+/// Burn's records hold the weights by the model's own paths, as if it were not wrapped: they load into the plain model.
+#[derive(Clone, Debug)]
 pub struct Tbptt<M: Module> {
     model: M,
-    #[module(skip)]
     step_scale: StepScale,
+}
+
+/// Hands everything on to the model; derived, it would put `model.` before every path.
+impl<M: Module> Module for Tbptt<M> {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.model.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.with(|model| model.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.with(|model| model.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.with(M::train)
+    }
+
+    fn valid(&self) -> Self {
+        Self {
+            model: self.model.valid(),
+            step_scale: self.step_scale.clone(),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        self.with(M::materialize)
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.model.visit(visitor);
+    }
+
+    fn map<N: ModuleMapper>(self, mapper: &mut N) -> Self {
+        self.with(|model| model.map(mapper))
+    }
+}
+
+impl<M: Module + ModuleDisplay> ModuleDisplayDefault for Tbptt<M> {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add_debug_attribute("model", &self.model).optional()
+    }
+
+    fn num_params(&self) -> usize {
+        Module::num_params(&self.model)
+    }
+}
+
+impl<M: Module + ModuleDisplay> fmt::Display for Tbptt<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&ModuleDisplay::format(self, DisplaySettings::new()))
+    }
 }
 
 impl<M: Module + ModuleDisplay> ModuleDisplay for Tbptt<M> {
@@ -40,10 +95,6 @@ impl<M: Module + ModuleDisplay> ModuleDisplay for Tbptt<M> {
         DisplaySettings::new()
             .with_new_line_after_attribute(true)
             .optional()
-    }
-
-    fn custom_content(&self, content: Content) -> Option<Content> {
-        content.add_debug_attribute("model", &self.model).optional()
     }
 }
 
@@ -90,6 +141,13 @@ impl<M: Module> Tbptt<M> {
     /// Takes the model out again.
     pub fn into_inner(self) -> M {
         self.model
+    }
+
+    fn with(self, act: impl FnOnce(M) -> M) -> Self {
+        Self {
+            model: act(self.model),
+            step_scale: self.step_scale,
+        }
     }
 
     pub(crate) fn step_scale(&self) -> &StepScale {

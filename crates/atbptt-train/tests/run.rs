@@ -6,13 +6,16 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt_core::policy::AdaptiveKConfig;
-use atbptt_models::{LanguageModel, LanguageModelConfig, LstmLayer};
+use atbptt_models::{GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, NamedTensors};
 use atbptt_train::data::{Corpus, Split, SyntheticConfig};
 use atbptt_train::run::{
     Display, EarlierRun, LossName, Run, RunEnd, RunFault, RunFolder, RunResult, RunSummary,
+    TrainedModel,
 };
-use atbptt_train::{Checkpoint, ProbeConfig, TbpttConfig, TrainError};
+use atbptt_train::{Checkpoint, ProbeConfig, Tbptt, TbpttConfig, TrainError};
+use burn::module::Module;
 use burn::optim::SgdConfig;
+use burn::tensor::Device;
 
 type Model = LanguageModel<LstmLayer>;
 
@@ -207,6 +210,11 @@ fn a_run_is_not_gone_on_with_as_another_one() {
         assert!(error.contains(expected), "{expected:?} in {error:?}");
     }
     let other = Run::new(AdaptiveKConfig::new(0.1).with_k0(6).with_k_max(20))
+        .with_training(TbpttConfig {
+            probe: ProbeConfig::new(20),
+            seed: 7,
+            ..TbpttConfig::default()
+        })
         .with_display(Display::Silent)
         .with_epochs(3);
     let error = refused(other, 1.0);
@@ -256,4 +264,74 @@ fn settings_outside_their_range_are_refused_before_a_folder_is_needed() {
         long.check(&training),
         Err(TrainError::StreamTooShort { k_max: 900, .. })
     ));
+}
+
+/// The folder is enough: configuration, weights of the best epoch, vocabulary. Copied elsewhere, without the run.
+#[test]
+fn a_run_folder_is_enough_to_use_the_trained_model() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let config = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(8);
+    let path = parent.path().join("run");
+    let folder = RunFolder::create(&path).unwrap();
+    assert!(matches!(
+        fault(TrainedModel::open(&path)),
+        RunFault::NoModel
+    ));
+    let result = train(
+        run(2, &corpus)
+            .with_language_model(&config, &corpus)
+            .with_model_file("note.json", &"by hand"),
+        &folder,
+        1.0,
+    )
+    .unwrap();
+    let best = result.summary.unwrap();
+    let away = parent.path().join("away");
+    std::fs::rename(path.join("model"), &away).unwrap();
+    let trained = TrainedModel::open(&away).unwrap();
+    assert_eq!(trained.about().epoch, best.best_epoch);
+    assert_eq!(trained.vocabulary().unwrap(), *corpus.vocabulary());
+    assert_eq!(trained.layer().unwrap(), "LSTM");
+    assert_eq!(trained.file::<String>("note.json").unwrap(), "by hand");
+    // The weights are those that the validation loss was measured with.
+    let device = Device::default();
+    let model = trained.language_model::<LstmLayer>(&device).unwrap();
+    let valid = corpus.evaluation(Split::Valid, 2).unwrap();
+    let loss = atbptt_train::evaluate(&model, &valid, 20, &device).unwrap();
+    let mean = loss.sum / loss.count as f64;
+    assert!((mean - best.valid_loss).abs() < 1e-6, "{mean} {best}");
+    // A model of one's own program takes them too; another kind is refused.
+    let plain: Model = config.init(&device).unwrap();
+    let loaded = trained.load(plain).unwrap();
+    assert_eq!(
+        NamedTensors::of(&loaded).unwrap(),
+        NamedTensors::of(&model).unwrap()
+    );
+    assert!(trained.language_model::<GruLayer>(&device).is_err());
+    std::fs::write(away.join("weights.safetensors"), "damaged").unwrap();
+    let error = trained.language_model::<LstmLayer>(&device).unwrap_err();
+    assert!(error.to_string().contains("no safetensors file"), "{error}");
+}
+
+/// Burn's own records of the wrapped model hold its weights by the model's own paths.
+#[test]
+fn records_of_a_learners_model_load_into_the_plain_model() {
+    let corpus = corpus();
+    let config = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(4);
+    let device = Device::default();
+    let [trained, plain]: [Model; 2] = [1, 2].map(|seed| {
+        let _turn = turn();
+        device.seed(seed);
+        config.init(&device).unwrap()
+    });
+    let wrapped = Tbptt::new(trained.clone());
+    assert_eq!(wrapped.num_params(), trained.num_params());
+    let record = wrapped.into_record();
+    let loaded = plain.try_load_record(record).unwrap();
+    assert_eq!(
+        NamedTensors::of(&loaded).unwrap(),
+        NamedTensors::of(&trained).unwrap()
+    );
 }

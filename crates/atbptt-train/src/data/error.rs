@@ -91,6 +91,15 @@ pub enum DataError {
         /// The largest possible number of words.
         limit: usize,
     },
+    /// A text holds a token that a vocabulary does not know, and has no `<unk>` for.
+    #[error(
+        "{:?} is no token of the vocabulary, and it has no `<unk>` to stand for others; use tokens that it knows",
+        beginning(token)
+    )]
+    UnknownToken {
+        /// The word or character.
+        token: String,
+    },
     /// A stored vocabulary lists a word twice.
     #[error(
         "a vocabulary lists every word once, but {:?} stands at {first} and at {second}; \

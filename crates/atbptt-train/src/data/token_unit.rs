@@ -31,6 +31,47 @@ impl TokenUnit {
         }
     }
 
+    /// Tokens of a text by the vocabulary of another one: words and characters that it does not know become its `<unk>`.
+    ///
+    /// ```
+    /// use atbptt_train::data::{TokenUnit, Vocabulary};
+    ///
+    /// let vocabulary = Vocabulary::try_from(["the", "cat", "<eos>", "<unk>"].map(String::from).to_vec())?;
+    /// let tokens = TokenUnit::Words.encode(&vocabulary, "the cat\nthe dog")?;
+    /// assert_eq!(tokens, [0, 1, 2, 0, 3]);
+    /// # Ok::<(), atbptt_train::data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::UnknownToken`] for the first that the vocabulary does not know, where it has no `<unk>`.
+    pub fn encode(self, vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, DataError> {
+        let unknown = vocabulary.id(UNKNOWN);
+        let id = |token: &str| {
+            let id = vocabulary.id(token).or(unknown);
+            id.ok_or_else(|| DataError::UnknownToken {
+                token: token.to_owned(),
+            })
+        };
+        match self {
+            Self::Words => {
+                let lines = text.split_inclusive('\n');
+                let tokens = lines.flat_map(|line| {
+                    let end = line.ends_with('\n').then_some(END_OF_LINE);
+                    line.split_whitespace().chain(end)
+                });
+                tokens.map(id).collect()
+            }
+            Self::Characters => {
+                let mut buffer = [0; 4];
+                text.chars()
+                    .map(|character| id(character.encode_utf8(&mut buffer)))
+                    .collect()
+            }
+            Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
+        }
+    }
+
     /// Text of a token sequence. Unknown words show as `<unk>`, unknown characters and broken bytes as U+FFFD.
     pub fn decode(self, vocabulary: &Vocabulary, tokens: &[u32]) -> String {
         match self {

@@ -48,6 +48,17 @@ pub enum RunFault {
         /// What does not fit.
         reason: String,
     },
+    /// There is no trained model.
+    #[error(
+        "holds no trained model; give the folder of a run with at least one epoch behind it, or its folder `model`"
+    )]
+    NoModel,
+    /// A file of a trained model is not what it should be.
+    #[error("cannot be used: {reason}")]
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The run has more epochs behind it than it is to have in all.
     #[error(
         "cannot end after {epochs} epochs, which is below the {done} epochs it has behind it; ask for {done} or more"

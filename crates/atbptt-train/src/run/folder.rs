@@ -26,6 +26,7 @@ const LOCK: &str = "run.lock";
 /// metrics.jsonl      one report per epoch          train/ valid/  Burn's metrics, one value per window
 /// metrics.csv        the same as a table           report.png     the figure (feature `plot`)
 /// controller.json    decisions about K             result.json    the best epoch, once the run is complete
+/// model/             the trained model: `TrainedModel`
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -284,7 +285,10 @@ pub(super) fn fault(path: &Path, fault: RunFault) -> TrainError {
     }
 }
 
-fn cannot(action: &'static str, path: &Path) -> impl Fn(io::Error) -> TrainError + use<> {
+pub(super) fn cannot(
+    action: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> TrainError + use<> {
     let path = path.to_owned();
     move |cause| fault(&path, RunFault::Io { action, cause })
 }

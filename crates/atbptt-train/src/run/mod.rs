@@ -42,6 +42,7 @@ mod lines;
 mod metrics;
 mod stop;
 mod summary;
+mod trained;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -80,6 +81,7 @@ pub use fault::RunFault;
 pub use folder::{EarlierRun, RunFolder};
 pub use lines::{Display, EpochLines, LossName, number};
 pub use summary::{RunEnd, RunResult, RunSummary};
+pub use trained::{AboutModel, TrainedModel};
 
 /// The outcome of a complete run; written last, so that its presence says the run is complete.
 const RESULT: &str = "result.json";
@@ -106,6 +108,8 @@ pub struct Run<M: RecurrentModel> {
     test: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
     observer: Option<Arc<dyn TrainingObserver>>,
     configure: Option<Configure<M>>,
+    /// Files beside the trained model.
+    model_files: Vec<(String, serde_json::Result<String>)>,
 }
 
 /// The settings of a run whose program has none of its own.
@@ -139,6 +143,7 @@ impl<M: RecurrentModel> Run<M> {
             test: None,
             observer: None,
             configure: None,
+            model_files: Vec::new(),
         }
     }
 
@@ -395,10 +400,10 @@ impl<M: RecurrentModel> Run<M> {
             },
             false => RunEnd::Complete,
         };
-        let summary = match end {
-            RunEnd::Complete => RunSummary::of(&reports),
-            RunEnd::Interrupted { .. } => None,
-        };
+        let best = RunSummary::of(&reports);
+        let weights = best.as_ref().map(|best| (best.best_epoch, best.valid_loss));
+        self.write_model(folder, &model, weights)?;
+        let summary = best.filter(|_| end == RunEnd::Complete);
         if let Some(summary) = &summary {
             folder.write(RESULT, json(summary, true)?)?;
         }
@@ -471,7 +476,7 @@ impl<M: RecurrentModel> Run<M> {
             .flatten()
             // The kind of policy is known to the strategy.
             .filter(|(name, _)| *name != "policy")
-            .map(|(name, value)| (name.replace('_', " "), value))
+            .map(|(name, value)| (format!("policy: {}", name.replace('_', " ")), value))
             .collect();
         while let Some((name, value)) = settings.pop() {
             match value.as_object() {
