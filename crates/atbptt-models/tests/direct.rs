@@ -72,9 +72,14 @@ fn check_pieces<L: RecurrentLayer>() {
             _ => &[DType::F32],
         };
         let device = device.autodiff();
-        for (dtype, contexts) in dtypes.iter().flat_map(|dtype| {
-            [vec![0, 3, 5], vec![0, 1, 4], vec![0, 1, 2, 7]].map(|contexts| (*dtype, contexts))
-        }) {
+        let cuts = [vec![0, 1, 4], vec![0, 3, 5], vec![0, 1, 2, 7]];
+        // A software GPU takes seconds to compile what one set of cuts needs.
+        let sets = if dtypes.len() > 1 { cuts.len() } else { 1 };
+        let cases = dtypes.iter().flat_map(|dtype| {
+            let cuts = cuts.iter().take(sets);
+            cuts.map(|contexts| (*dtype, contexts.clone()))
+        });
+        for (dtype, contexts) in cases {
             let label = format!("{} on {backend}, {dtype:?}, cuts {contexts:?}", L::NAME);
             check_cuts_of::<L>(&label, &device, dtype, &contexts);
         }
