@@ -295,6 +295,7 @@ fn a_slice_of_a_shuffled_source_is_shuffled_too() {
 /// `SequenceSet` is all that a source of one's own has to be.
 #[test]
 fn a_set_of_ones_own_is_packed_like_any_other() {
+    let _turn = turn();
     struct Constant;
     impl SequenceSet for Constant {
         type Batch = SeriesBatch;
