@@ -35,7 +35,12 @@ struct Cli {
     tokens: usize,
 
     /// Below 1 sharpens the distribution of the next token, above 1 flattens it; 0 takes the likeliest
-    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     temperature: f64,
 
     /// Draw from so many likeliest tokens only

@@ -274,7 +274,7 @@ fn a_folder_that_becomes_read_only_ends_the_run_with_its_last_checkpoint_whole()
         .unwrap();
     assert_eq!(other.status.code(), Some(1), "{}", words(&other));
     assert!(
-        words(&other).contains("name a writable folder"),
+        words(&other).contains("choose a folder that can be written to"),
         "{}",
         words(&other)
     );
