@@ -211,7 +211,7 @@ fn a_run_is_not_gone_on_with_as_another_one() {
     }
     let other = Run::new(AdaptiveKConfig::new(0.1).with_k0(6).with_k_max(20))
         .with_training(TbpttConfig {
-            probe: ProbeConfig::new(20),
+            probe: ProbeConfig::new(24),
             seed: 7,
             ..TbpttConfig::default()
         })
