@@ -80,13 +80,14 @@ impl RecurrentModel for Echo {
         self.stack_forward(batch, state)
     }
 
-    /// Half the squared error.
+    /// Half the squared error. `features`: `[batch, time, hidden]`.
     fn loss(&self, features: Tensor<3>, batch: &Window) -> Result<StepLoss, ModelError> {
-        let [time, sequences, hidden] = features.dims();
+        let [sequences, time, hidden] = features.dims();
         let count = time * sequences;
         let outputs = features.reshape([count, hidden]).matmul(self.weight.val())
             + self.bias.val().unsqueeze();
-        let error = outputs - batch.targets.clone().reshape([count, 2]);
+        let targets = batch.targets.clone().swap_dims(0, 1).reshape([count, 2]);
+        let error = outputs - targets;
         Ok(StepLoss::new(error.square().sum() * 0.5, count))
     }
 }

@@ -64,8 +64,8 @@ pub struct DataArgs {
     missing_target: Option<MissingTarget>,
 
     /// Shares of training and validation; the rest is the test part [default: 0.7,0.15]
-    #[arg(long, value_name = "SHARES", value_delimiter = ',', num_args = 2)]
-    split: Vec<f64>,
+    #[arg(long, value_name = "TRAIN,VALIDATION", value_parser = shares)]
+    split: Option<[f64; 2]>,
 
     /// Rows before validation and test part that bring the state up to them without counting [default: 200]
     #[arg(long, value_name = "ROWS")]
@@ -118,6 +118,18 @@ impl Default for Data {
     }
 }
 
+/// Two shares with a comma between them.
+fn shares(text: &str) -> std::result::Result<[f64; 2], String> {
+    let numbers: Vec<f64> = text
+        .split(',')
+        .map(|share| share.trim().parse())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| format!("{error}; give two shares, such as 0.7,0.15"))?;
+    numbers
+        .try_into()
+        .map_err(|_| "give two shares, of training and of validation, such as 0.7,0.15".into())
+}
+
 impl DataArgs {
     /// Puts what the user asked for into the settings.
     pub fn apply(&self, data: &mut Data) -> Result<()> {
@@ -163,8 +175,8 @@ impl DataArgs {
             Some(MissingTarget::Mask) => *target = Missing::Mask,
             None => {}
         }
-        if let [train, valid] = self.split[..] {
-            data.split = [train, valid];
+        if let Some(split) = self.split {
+            data.split = split;
         }
         data.context = self.context.unwrap_or(data.context);
         Ok(())
