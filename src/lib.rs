@@ -1,21 +1,22 @@
 //! # Adaptively truncated backpropagation through time, for Burn
 //!
-//! Truncated backpropagation trains recurrent networks on long sequences by keeping K steps of gradient. Whoever picks K
-//! guesses: too short and the gradient is biased, too long and training is slow. Here you say how much relative bias δ
-//! you tolerate; while training runs, short probes measure how fast gradients fade with the lag, and K follows
-//! (Aicher, Foti & Fox, *Adaptively Truncating Backpropagation Through Time to Control Gradient Bias*, UAI 2019).
+//! Truncated backpropagation trains recurrent networks on long sequences by keeping K steps of gradient. Whoever picks K has to
+//! guess: too short and the gradient is biased, too long and training is slow. Here you say how much relative bias δ you
+//! tolerate. While training runs, short probes measure what truncation drops, and K follows (Aicher, Foti & Fox, *Adaptively
+//! Truncating Backpropagation Through Time to Control Gradient Bias*, UAI 2019, and what `docs/METHOD.md` in the repository
+//! adds to it).
 //!
 //! ```text
-//! text ──► stream ──► window of BPTT(2K−1; K) ──► recurrent model ──► loss ──► gradients ──► optimiser
-//!                          ▲ K
-//! K controller ◄── bias curve ◄── decay rate ◄── lag profile ◄── probe: W steps, last step's loss, state gradients
+//! text, series ──► source ──► window ──► recurrent model ──► loss ──► gradients ──► optimiser
+//!                               ▲ K
+//! policy ◄── bias curve ◄── products of weight gradients, or norms per lag ◄── probe: a longer window, one backward pass
 //! ```
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`core`] | lag profile, decay fits, bias curve, K controller; knows no model |
-//! | [`models`] | LSTM, GRU and RNN as fused sequence operations, a language model, the [`RecurrentModel`] trait |
-//! | [`train`] | corpora, windows, the [`AdaptiveTbptt`] training strategy, whole runs ([`Run`](train::run::Run)), plots |
+//! | [`core`] | estimates of the bias, and the policies that choose K; knows no model |
+//! | [`models`] | LSTM, GRU, tanh RNN and minGRU as fused sequence operations, a language model, the [`RecurrentModel`] trait |
+//! | [`train`] | sources of data, windows, the [`AdaptiveTbptt`] training strategy, whole runs ([`Run`](train::run::Run)), plots |
 //!
 //! # Shapes
 //!
