@@ -113,7 +113,14 @@ fn length_chart(
     estimates: &[EstimateRow],
 ) -> Result<(), PlotError> {
     let by_epoch = column(rows, |row| row.k);
-    let estimated: Vec<Point> = estimates.iter().map(|row| (row.epoch, row.k)).collect();
+    // K stays as it is from one estimate to the next, and after the last one.
+    let changes = estimates.iter().map(|row| row.epoch).skip(1);
+    let end = by_epoch.last().map(|point| point.0);
+    let estimated: Vec<Point> = estimates
+        .iter()
+        .zip(changes.chain(end))
+        .flat_map(|(row, until)| [(row.epoch, row.k), (until.max(row.epoch), row.k)])
+        .collect();
     let points = if estimates.is_empty() {
         &by_epoch
     } else {
@@ -131,7 +138,10 @@ fn length_chart(
     };
     let chart = Chart::new(area, around)?;
     chart.curve(points, Stroke::solid(GREEN, 2.6))?;
-    chart.dots(points, GREEN)
+    match estimates.is_empty() {
+        true => chart.dots(points, GREEN),
+        false => Ok(()),
+    }
 }
 
 fn bias_chart(

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use atbptt_core::Decision;
+
 use super::LossName;
 use crate::plot::{
-    EpochRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure, report_figure,
+    EpochRow, EstimateRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure,
+    report_figure,
 };
 use crate::report::EpochReport;
 use crate::strategy::TbpttHandle;
@@ -20,7 +23,7 @@ pub(super) fn draw(
 ) -> Result<(), PlotError> {
     match loss {
         LossName::Perplexity => perplexity_figure(path, reports, handle, delta),
-        LossName::Named(loss) => loss_figure(path, title, loss, reports, delta),
+        LossName::Named(loss) => loss_figure(path, title, loss, reports, handle, delta),
     }
 }
 
@@ -39,9 +42,10 @@ fn perplexity_figure(
         relative_bias: report.relative_bias.unwrap_or(f64::NAN),
     };
     let rows: Vec<EpochRow> = reports.iter().map(row).collect();
+    let estimates = estimates(reports, &handle.history());
     let estimate = handle.last_estimate();
     let Some(estimate) = estimate.as_ref().and_then(|estimate| estimate.norms()) else {
-        return report_figure(path, &rows, &[], delta, None);
+        return report_figure(path, &rows, &estimates, delta, None);
     };
     let curve = estimate.relative_bias_curve();
     let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
@@ -65,7 +69,7 @@ fn perplexity_figure(
         delta: delta.unwrap_or(f64::NAN),
         k: reports.last().map_or(0, |report| report.k),
     };
-    report_figure(path, &rows, &[], delta, Some(&profile))
+    report_figure(path, &rows, &estimates, delta, Some(&profile))
 }
 
 /// Loss, measures, K and relative bias against epochs.
@@ -74,6 +78,7 @@ fn loss_figure(
     title: &str,
     loss: &str,
     reports: &[EpochReport],
+    handle: &TbpttHandle,
     delta: Option<f64>,
 ) -> Result<(), PlotError> {
     let column = |name: &str, value: &dyn Fn(&EpochReport) -> Option<f64>| {
@@ -82,7 +87,17 @@ fn loss_figure(
             .map(|report| (report.epoch as f64, value(report).unwrap_or(f64::NAN)));
         Line::new(name, points.collect())
     };
-    let mut bias = vec![column("estimate", &|report| report.relative_bias)];
+    let estimates = estimates(reports, &handle.history());
+    let mut bias = vec![match estimates.is_empty() {
+        true => column("estimate", &|report| report.relative_bias),
+        false => {
+            let points = estimates.iter().map(|row| (row.epoch, row.relative_bias));
+            let band = estimates
+                .iter()
+                .map(|row| (row.epoch, row.lower, row.upper));
+            Line::new("estimate", points.collect()).with_band(band.collect())
+        }
+    }];
     if let Some(delta) = delta {
         bias.push(column("tolerance δ", &|_| Some(delta)).dashed());
     }
@@ -115,4 +130,102 @@ fn loss_figure(
     ];
     panels.splice(1..1, measures);
     lines_figure(path, title, &panels)
+}
+
+/// Every decision that knew more than one number per epoch does: where estimates have an error, or there were several in an
+/// epoch. Otherwise nothing, for the epochs' rows then say the same.
+fn estimates(reports: &[EpochReport], history: &[Decision]) -> Vec<EstimateRow> {
+    let with_error = history
+        .iter()
+        .any(|decision| decision.standard_error.is_some());
+    let (Some(first), true) = (history.first(), with_error || history.len() > reports.len()) else {
+        return Vec::new();
+    };
+    // Windows done after so many epochs.
+    let windows = |epochs: usize| match epochs {
+        0 => Some(0.0),
+        _ => reports.get(epochs - 1).map(|report| report.step as f64),
+    };
+    let row = |decision: &Decision| {
+        let epoch = decision.position.epoch;
+        let within = windows(epoch)
+            .zip(windows(epoch + 1))
+            .map(|(from, to)| (decision.position.update as f64 - from) / (to - from))
+            .filter(|share| (0.0..=1.0).contains(share));
+        let bias = decision.relative_bias.unwrap_or(f64::NAN);
+        // Two standard errors down; the estimate knows its own upper limit.
+        let error = decision.standard_error.unwrap_or(f64::NAN);
+        EstimateRow {
+            epoch: epoch as f64 + within.unwrap_or(0.0),
+            k: decision.k as f64,
+            relative_bias: bias,
+            lower: (bias - 2.0 * error).max(0.0),
+            upper: decision.upper_limit.unwrap_or(bias + 2.0 * error),
+        }
+    };
+    // Up to the first decision K was what the first epoch says, if it ended before.
+    let start = (first.position.epoch > 0)
+        .then(|| reports.first())
+        .flatten()
+        .map(|report| EstimateRow {
+            epoch: 0.0,
+            k: report.k as f64,
+            relative_bias: f64::NAN,
+            lower: f64::NAN,
+            upper: f64::NAN,
+        });
+    start.into_iter().chain(history.iter().map(row)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(epoch: usize, step: u64, k: usize, error: Option<f64>) -> Decision {
+        serde_json::from_value(serde_json::json!({
+            "k": k,
+            "reason": "ToleranceMet",
+            "position": { "epoch": epoch, "update": step },
+            "relative_bias": 0.25,
+            "standard_error": error,
+            "upper_limit": error.map(|_| 0.5),
+            "probe_ks": [],
+            "saturated": 0,
+            "unusable": 0,
+        }))
+        .unwrap()
+    }
+
+    fn report(epoch: usize, step: u64) -> EpochReport {
+        EpochReport {
+            epoch,
+            step,
+            k: 20,
+            ..EpochReport::default()
+        }
+    }
+
+    /// 100 windows per epoch: window 150 is in the middle of the second. The bias is 0.25 with an error of 0.0625.
+    #[test]
+    fn decisions_within_an_epoch_have_their_place_and_their_interval() {
+        let reports = [report(1, 100), report(2, 200)];
+        let history = [
+            decision(1, 100, 8, Some(0.0625)),
+            decision(1, 150, 9, Some(0.0625)),
+        ];
+        let rows = estimates(&reports, &history);
+        let places: Vec<(f64, f64)> = rows.iter().map(|row| (row.epoch, row.k)).collect();
+        assert_eq!(places, [(0.0, 20.0), (1.0, 8.0), (1.5, 9.0)]);
+        assert!(rows[0].relative_bias.is_nan());
+        assert_eq!((rows[1].lower, rows[1].upper), (0.125, 0.5));
+    }
+
+    #[test]
+    fn without_errors_one_decision_per_epoch_says_no_more_than_the_epochs() {
+        let reports = [report(1, 100), report(2, 200)];
+        assert!(estimates(&reports, &[decision(1, 100, 8, None)]).is_empty());
+        let several = [1, 2, 3].map(|nth| decision(0, nth, 8, None));
+        assert_eq!(estimates(&reports, &several).len(), 3);
+        assert!(estimates(&reports, &[]).is_empty());
+    }
 }
