@@ -11,8 +11,8 @@ use burn::train::metric::{MetricDefinition, MetricEntry, MetricId, NumericEntry}
 
 /// Writes metrics where Burn's `FileMetricLogger` does, `run/train/epoch-1/Loss.log` and so on, one line per window.
 ///
-/// Burn's panics in a thread of its own when a line cannot be written, and takes the run along. This one says so once in the
-/// log and goes on without the file: the checkpoints hold what matters. Pass it to `SupervisedTraining::with_metric_logger`.
+/// When a line cannot be written, Burn's logger panics in a thread of its own and ends the run. This one reports it once in the
+/// log and goes on without the file, for the checkpoints hold what matters. Pass it to `SupervisedTraining::with_metric_logger`.
 #[derive(Debug)]
 pub struct MetricFiles {
     run: PathBuf,

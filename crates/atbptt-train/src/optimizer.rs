@@ -1,7 +1,7 @@
 //! Stochastic gradient descent in one pass over the weights.
 //!
 //! Place in the flow: an optimiser as Burn's are, for the learner. With a large vocabulary, weights and gradient are tens
-//! of megabytes each, and every pass over them shows in the time of a step.
+//! of megabytes each, and every pass over them costs a measurable part of an update.
 
 use atbptt_models::ops;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer, SgdState};

@@ -75,7 +75,7 @@ impl EpochReport {
         }
     }
 
-    /// Share of windows in which the clip bound, in `[0, 1]`. Near one, the length of an update is set by clip and step size
+    /// Share of windows whose gradient was clipped, in `[0, 1]`. Near one, the length of an update is set by clip and step size
     /// alone, and a step size that grows with K makes every update longer.
     pub fn clipped_share(&self) -> f64 {
         self.clipped as f64 / self.windows.max(1) as f64
@@ -124,7 +124,7 @@ impl fmt::Display for EpochReport {
     }
 }
 
-/// Where a run went on.
+/// Where a resumed run continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumed {
     /// The checkpoint.
@@ -137,9 +137,9 @@ pub struct Resumed {
     pub changes: Vec<Difference>,
 }
 
-/// Told what happens while training runs. All methods do nothing by default.
+/// Is told what happens while training runs. All methods do nothing by default.
 pub trait TrainingObserver: Send + Sync {
-    /// The run goes on from a checkpoint.
+    /// The run continues from a checkpoint.
     fn on_resume(&self, _resumed: &Resumed) {}
 
     /// A decision about K was taken.

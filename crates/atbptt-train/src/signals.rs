@@ -1,11 +1,11 @@
-//! SIGINT, SIGTERM and SIGHUP (a closed terminal) end a run in good order.
+//! SIGINT, SIGTERM and SIGHUP (a closed terminal) end a run cleanly.
 //!
 //! The first one asks Burn's `Interrupter` to stop: the strategy finishes the window, writes a checkpoint and returns. A second
 //! one ends the process at once. Either way the terminal is as it was, also if Burn's dashboard had it.
 //!
-//! A closed terminal is different in three ways. Both kernel and shell may say so, so that a second SIGHUP means nothing. What
-//! is written to it fails, and `println!` panics then: standard output and error are led to nowhere. And `nohup` has a program
-//! ignore SIGHUP, which stays so.
+//! A closed terminal is different in three ways. The kernel and the shell may both report it, so a second SIGHUP is ignored.
+//! Writing to the terminal fails from then on and would make `println!` panic, so standard output and error are redirected to
+//! nowhere. And a program that `nohup` started ignores SIGHUP; it goes on ignoring it.
 
 use std::io;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl StopSignals {
     ///
     /// # Errors
     ///
-    /// The operating system's, when it refuses a handler.
+    /// The operating system's error, when it refuses a handler.
     pub fn listen(interrupter: &Interrupter) -> io::Result<Self> {
         let signals = Self {
             received: Arc::new(AtomicI32::new(0)),
@@ -173,7 +173,7 @@ impl Terminal {
         }
     }
 
-    /// Leads to nowhere what went to the terminal, which is gone. Files and pipes are still good.
+    /// Redirects to nowhere what went to the terminal, which is gone. Files and pipes still work.
     fn leave(&self) {
         let Ok(nowhere) = std::fs::File::options().write(true).open("/dev/null") else {
             return;
@@ -224,7 +224,7 @@ impl Terminal {
     }
 }
 
-/// Elsewhere the dashboard restores what it took.
+/// On other systems the dashboard restores what it changed.
 #[cfg(not(unix))]
 #[derive(Clone, Debug)]
 struct Terminal;

@@ -72,7 +72,7 @@ pub(crate) fn name_of(epoch: usize, complete: bool, step: u64) -> String {
     }
 }
 
-/// Sorts as the run went on: by windows, and at the same one the end of an epoch after its middle.
+/// The order in which the run wrote them: by number of windows, and the end of an epoch after a checkpoint within it.
 type Age = (u64, usize);
 
 fn age(path: &Path) -> Option<Age> {
@@ -142,7 +142,7 @@ pub(crate) fn prune(config: &CheckpointConfig, newest: &Path, reports: &[EpochRe
     }
 }
 
-/// Removes what a killed run left half written.
+/// Removes files that a killed run left half written.
 pub(crate) fn remove_temporary(folder: &Path) {
     let half_written = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());

@@ -1,7 +1,7 @@
 //! Checkpoints: everything that shapes the rest of a run, in one checked file.
 //!
 //! Place in the flow: [`AdaptiveTbptt`](crate::AdaptiveTbptt) writes one every so many windows and at the end of every epoch
-//! ([`CheckpointConfig`]); [`AdaptiveTbptt::resume`](crate::AdaptiveTbptt::resume) goes on from one. A run that was killed and
+//! ([`CheckpointConfig`]); [`AdaptiveTbptt::resume`](crate::AdaptiveTbptt::resume) continues from one. A run that was killed and
 //! resumed ends with the bits of a run that never stopped.
 //!
 //! A file holds weights, optimiser, learning-rate scheduler, policy with its history, carried state, position in the stream,
@@ -219,7 +219,7 @@ impl Checkpoint {
         })
     }
 
-    /// Takes the sections apart. Total: any bytes give a checkpoint or a fault.
+    /// Parses the sections. Any bytes give a checkpoint or a fault, never a panic.
     pub(crate) fn from_sections(
         mut sections: container::Sections,
     ) -> Result<Self, CheckpointFault> {
@@ -318,7 +318,7 @@ impl Checkpoint {
         act(&sections)
     }
 
-    /// What JSON cannot carry, such as a policy's infinity, shows when it is written and not when it is needed.
+    /// Whatever JSON cannot carry, such as an infinity in a policy's state, is found when it is written, not when it is needed.
     fn check_survival(&self, back: &Self) -> Result<(), CheckpointFault> {
         if back.state == self.state {
             return Ok(());

@@ -11,7 +11,7 @@ use crate::cursor::WindowSpan;
 use crate::strategy::OnNonFinite;
 
 /// Restarts from one checkpoint before the run gives up: the step size is then a thousandth.
-const MOST_RESTORES: u32 = 10;
+const MAX_RESTORES: u32 = 10;
 
 /// A step this long, or a gradient this large, may overflow a weight or a moment in 32 bits; below, nothing can.
 const SAFE: f64 = 1e15;
@@ -90,7 +90,7 @@ impl<M: RecurrentModel> Run<'_, M> {
                 let Some(path) = self.last_checkpoint.clone() else {
                     return Err(error);
                 };
-                if self.restores == MOST_RESTORES {
+                if self.restores == MAX_RESTORES {
                     return Err(error);
                 }
                 let (restores, restored, shrink) = (self.restores, self.sums.restored, self.shrink);
