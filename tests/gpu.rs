@@ -53,7 +53,7 @@ impl TrainingObserver for Losses {
     }
 }
 
-/// 50 optimiser steps per epoch (4 sequences of 250 steps, K = 5), without dropout, from the weights that seed 3 gives on the
+/// 50 updates per epoch (4 sequences of 250 steps, K = 5), without dropout, from the weights that seed 3 gives on the
 /// CPU: the running losses, and the mean validation loss of every epoch.
 fn run(
     device: &Device,

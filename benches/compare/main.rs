@@ -12,7 +12,7 @@
 //!
 //! A case is named, sized and timed as in the peer's program (`torch_peer.py`): one warm-up run, then the median of the
 //! repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*` one
-//! optimiser step of the real training loop. Each side runs its cases in a process of its own, both use all cores, and
+//! update of the real training loop. Each side runs its cases in a process of its own, both use all cores, and
 //! rounds alternate. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 
 mod cases;
@@ -120,6 +120,11 @@ fn main() -> ExitCode {
     // `cargo test --benches` and `cargo bench -- --test` only ask whether this starts.
     if std::env::args().any(|arg| arg == "--test") {
         return ExitCode::SUCCESS;
+    }
+    // Cargo starts a benchmark in its package's folder; paths are meant from the project's.
+    if std::path::Path::new("../Cargo.lock").is_file() && std::env::set_current_dir("..").is_err() {
+        eprintln!("error: cannot change to the project's folder");
+        return ExitCode::FAILURE;
     }
     let outcome = match Cli::parse().what {
         What::Versus(args) => versus(&args),

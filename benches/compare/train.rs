@@ -1,4 +1,4 @@
-//! `train/*`: optimiser steps of the real loop, on random tokens: `AdaptiveTbptt` inside Burn's `SupervisedTraining`.
+//! `train/*`: updates of the real loop, on random tokens: `AdaptiveTbptt` inside Burn's `SupervisedTraining`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ pub struct Run {
     pub reports: Vec<EpochReport>,
 }
 
-/// `epochs` times `windows` optimiser steps, with the peer's settings: dropout 0.2, SGD at 1, weight decay 1e-7, clip 1.
+/// `epochs` times `windows` updates, with the peer's settings: dropout 0.2, SGD at 1, weight decay 1e-7, clip 1.
 pub fn run(
     case: TrainCase,
     policy: impl TruncationPolicy + 'static,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 #![allow(deprecated)] // Burn deprecates NdArray, which stays supported here.
+#![cfg_attr(not(feature = "ndarray"), allow(unused))] // Another device takes another backend.
 
 use atbptt_models::interop::{TorchCompatible, TorchLayer};
 use atbptt_models::ops::{self, Cell, SequenceOptions, Weights};
@@ -19,6 +20,7 @@ fn here() -> Device {
     Device::flex()
 }
 
+#[cfg(feature = "ndarray")]
 fn elsewhere() -> Device {
     Device::ndarray()
 }
@@ -44,6 +46,7 @@ fn lstm_weights(device: &Device) -> Weights {
 
 /// Each tensor of a sequence operation in turn on another device, and of another type.
 #[test]
+#[cfg(feature = "ndarray")]
 fn tensors_on_another_device_or_of_another_type_are_named() {
     let run = |change: &dyn Fn(&mut Weights, &mut Tensor<2>, &mut SequenceOptions)| {
         let input = Tensor::zeros([5, 4, 3], &here());
@@ -142,6 +145,7 @@ fn tracked_and_untracked_tensors_meet() {
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn classes_and_tokens_that_do_not_exist_are_refused_where_looking_costs_no_wait() {
     for device in [here(), elsewhere(), here().autodiff()] {
         for id in [4, -1, i64::from(i32::MAX)] {
@@ -172,6 +176,7 @@ fn classes_and_tokens_that_do_not_exist_are_refused_where_looking_costs_no_wait(
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn optimiser_steps_and_dropout_take_only_what_fits() {
     let weight = || Tensor::<1>::ones([3], &here());
     let found = ops::sgd_step(weight(), Tensor::ones([3], &elsewhere()), 0.1, 0.0);
@@ -188,6 +193,7 @@ fn optimiser_steps_and_dropout_take_only_what_fits() {
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn batches_of_absurd_sizes_and_slices_outside_are_met() {
     let found = TokenBatch::from_host(&[1], &[1], usize::MAX, 2, &here());
     assert!(matches!(found, Err(ModelError::Shape { .. })));
@@ -217,6 +223,7 @@ fn batches_of_absurd_sizes_and_slices_outside_are_met() {
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn states_that_belong_to_another_model_are_refused() {
     let lstm = LstmConfig::new(3, 2).init(&here()).unwrap();
     let input = || Tensor::<3>::zeros([4, 5, 3], &here());
@@ -277,6 +284,7 @@ fn a_stack_without_layers_answers() {
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn imported_weights_that_do_not_belong_together_are_refused() {
     let layer = |device: &Device, biases| TorchLayer {
         weight_ih: Tensor::zeros([8, 3], device),

@@ -11,8 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use atbptt_models::ops;
 use atbptt_models::ops::backend::{DropoutMask, RecurrentKernels as _, RecurrentOps};
 use atbptt_models::ops::internals::reference::step as reference;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
-use burn::backend::{Backend, Flex, NdArray, tensor::FloatTensor};
+use burn::backend::{Backend, Flex, tensor::FloatTensor};
 use burn::nn::DropoutConfig;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use common::{assert_close, devices, noise, values as numbers};
@@ -108,8 +110,11 @@ fn equal_the_compositions<B: RecurrentOps>(dtype: DType, int: DType, exact: f64)
 fn kernels_equal_the_compositions() {
     equal_the_compositions::<Flex>(DType::F32, DType::I64, 1e-6);
     equal_the_compositions::<Flex>(DType::F64, DType::I64, 1e-14);
-    equal_the_compositions::<NdArray>(DType::F32, DType::I64, 1e-6);
-    equal_the_compositions::<NdArray>(DType::F64, DType::I64, 1e-14);
+    #[cfg(feature = "ndarray")]
+    {
+        equal_the_compositions::<NdArray>(DType::F32, DType::I64, 1e-6);
+        equal_the_compositions::<NdArray>(DType::F64, DType::I64, 1e-14);
+    }
 }
 
 /// As on the CPU, in f32: one rounding, and for sums √n of them.
@@ -221,6 +226,7 @@ fn dropout_keeps_the_promised_share() {
     }
     check::<Flex>(DType::F32);
     check::<Flex>(DType::F64);
+    #[cfg(feature = "ndarray")]
     check::<NdArray>(DType::F32);
 }
 

@@ -10,7 +10,10 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 /// Every CPU backend that is compiled in.
 pub fn devices() -> Vec<(&'static str, Device)> {
-    vec![("flex", Device::flex()), ("ndarray", Device::ndarray())]
+    let flex = [("flex", Device::flex())];
+    #[cfg(feature = "ndarray")]
+    let flex = [flex, [("ndarray", Device::ndarray())]].concat();
+    flex.into()
 }
 
 /// The CPU backends, and for f32 the GPU too where there is one (software devices count).

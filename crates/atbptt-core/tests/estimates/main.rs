@@ -1,0 +1,7 @@
+//! Estimates of the bias: laws, reference values, and the interval of K.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
+
+mod bias_laws;
+mod golden_bias_estimator;
+mod golden_direct_bias;

@@ -1,0 +1,614 @@
+//! The CPU kernels against the reference bodies they override: random shapes, both element types, every subset of
+//! gradients, views, special values, and the same bits whatever the number of threads.
+
+#![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
+#![allow(clippy::expect_used)] // A test fails by panicking.
+
+use crate::common::noise;
+use atbptt_models::ops::Cell;
+use atbptt_models::ops::backend::{
+    Arguments, NeedsGrad, NllArguments, NllNeedsGrad, Optional, RecurrentKernels,
+};
+use atbptt_models::ops::internals::reference;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+use burn::backend::ops::{FloatTensorOps as _, IntTensorOps as _};
+use burn::backend::{Backend, Flex, tensor::FloatTensor};
+use burn::tensor::{DType, TensorData};
+use proptest::prelude::*;
+
+/// Shape and options of a random window.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    cell: Cell,
+    time: usize,
+    batch: usize,
+    inputs: usize,
+    hidden: usize,
+    taps: bool,
+    reset_mask: bool,
+    needs: NeedsGrad,
+    seed: u64,
+}
+
+fn float<B: Backend>(data: Vec<f64>, dims: &[usize], dtype: DType) -> FloatTensor<B> {
+    let data = TensorData::new(data, dims.to_vec()).convert_dtype(dtype);
+    B::float_from_data(data, &Default::default())
+}
+
+fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f64> {
+    let data = burn::tensor::read_sync(B::float_into_data(tensor)).expect("CPU tensors are read");
+    data.iter::<f64>().collect()
+}
+
+/// A tensor in the order of a window's arguments.
+struct Tensors<B: Backend>(Vec<FloatTensor<B>>);
+
+impl<B: Backend> Tensors<B> {
+    fn get(&self, index: usize) -> FloatTensor<B> {
+        self.0[index].clone()
+    }
+}
+
+impl Case {
+    fn gates(&self) -> usize {
+        self.cell.gates()
+    }
+
+    fn size(&self) -> usize {
+        self.hidden * self.cell.state_parts()
+    }
+
+    /// Input, input weight, recurrent weight, bias, recurrent bias, state, taps, gradient of the states, reset mask.
+    fn data(&self) -> Vec<(Vec<f64>, Vec<usize>)> {
+        let (t, b, i, h) = (self.time, self.batch, self.inputs, self.hidden);
+        let (g, s) = (self.gates() * h, self.size());
+        let scale = 1.5 / (h as f64).sqrt();
+        let mut all: Vec<_> = [
+            (vec![t, b, i], 1.0),
+            (vec![i, g], 1.0 / (i as f64).sqrt()),
+            (vec![h, self.cell.recurrent_gates() * h], scale),
+            (vec![g], 0.5),
+            (vec![h], 0.5),
+            (vec![b, s], 1.0),
+            (vec![t, b, s], 0.1),
+            (vec![t, b, s], 1.0),
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(index, (dims, scale))| {
+            let data = noise(self.seed + index as u64, dims.iter().product());
+            (data.iter().map(|x| x * scale).collect(), dims)
+        })
+        .collect();
+        let mask = noise(self.seed + 100, t * b);
+        let mask = mask.iter().map(|&x| if x > -0.8 { 1.0 } else { 0.0 });
+        all.push((mask.collect(), vec![t, b, 1]));
+        all
+    }
+
+    fn tensors<B: Backend>(&self, dtype: DType) -> Tensors<B> {
+        let data = self.data().into_iter();
+        Tensors(data.map(|(x, dims)| float::<B>(x, &dims, dtype)).collect())
+    }
+
+    fn args<B: Backend>(&self, x: &Tensors<B>) -> Arguments<B> {
+        let given = |index: usize, given: bool| given.then(|| x.get(index)).into();
+        Arguments {
+            input: x.get(0),
+            input_weight: x.get(1),
+            recurrent_weight: given(2, self.cell.recurrent_gates() > 0),
+            bias: x.get(3),
+            recurrent_bias: given(4, self.cell.has_recurrent_bias()),
+            state: x.get(5),
+            taps: given(6, self.taps),
+            reset_mask: given(8, self.reset_mask),
+        }
+    }
+
+    /// Forward and backward pass: states, gates, then the gradients that were asked for.
+    fn run<B: RecurrentKernels>(&self, x: &Tensors<B>, kernels: bool) -> Vec<FloatTensor<B>> {
+        let (args, grad, cell, needs) = (self.args(x), x.get(7), self.cell, self.needs);
+        let (saved, grads) = if kernels {
+            let saved = B::sequence_forward(cell, args.clone());
+            let grads = B::sequence_backward(cell, args, saved.clone(), grad, needs);
+            (saved, grads)
+        } else {
+            let saved = reference::forward::<B>(cell, args.clone());
+            let grads = reference::backward::<B>(cell, args, saved.clone(), grad, needs);
+            (saved, grads)
+        };
+        let wanted = [
+            (&grads.input, self.needs.input),
+            (&grads.input_weight, self.needs.input_weight),
+            (
+                &grads.recurrent_weight,
+                needs.recurrent_weight && cell.recurrent_gates() > 0,
+            ),
+            (&grads.bias, self.needs.bias),
+            (
+                &grads.recurrent_bias,
+                needs.bias && cell.has_recurrent_bias(),
+            ),
+            (&grads.taps, self.needs.taps),
+        ];
+        for (grad, wanted) in wanted {
+            assert_eq!(grad.is_some(), wanted, "only what was asked for: {self:?}");
+        }
+        [Some(saved.states), Some(saved.gates), Some(grads.state)]
+            .into_iter()
+            .chain([
+                grads.input,
+                grads.input_weight,
+                grads.recurrent_weight,
+                grads.bias,
+                grads.recurrent_bias,
+                grads.taps,
+            ])
+            .flatten()
+            .collect()
+    }
+
+    /// Kernels against reference, relative to the largest value of each tensor.
+    fn check<B: RecurrentKernels>(&self, dtype: DType, tolerance: f64) {
+        self.check_against::<B, B>(dtype, tolerance);
+    }
+
+    /// Kernels of `B` against the reference computed on `R`.
+    fn check_against<B: RecurrentKernels, R: RecurrentKernels>(
+        &self,
+        dtype: DType,
+        tolerance: f64,
+    ) {
+        use burn::backend::TensorMetadata;
+        let got = self.run(&self.tensors::<B>(dtype), true);
+        let expected = self.run(&self.tensors::<R>(dtype), false);
+        assert_eq!(got.len(), expected.len());
+        for (index, (got, expected)) in got.into_iter().zip(expected).enumerate() {
+            assert_eq!(got.shape(), expected.shape(), "shape of tensor {index}");
+            assert_eq!(got.dtype(), dtype);
+            let (got, expected) = (values::<B>(got), values::<R>(expected));
+            let size = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+            for (at, (a, b)) in got.iter().zip(&expected).enumerate() {
+                assert!(
+                    (a - b).abs() <= tolerance * size,
+                    "tensor {index}[{at}]: {a:e}, reference {b:e}, of {size:e}; {self:?}"
+                );
+            }
+        }
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let cell = prop::sample::select(CELLS.to_vec());
+    let sizes = (1usize..=40, 1usize..=33, 1usize..=70, 1usize..=130);
+    let flags = any::<[bool; 7]>();
+    (cell, sizes, flags, any::<u32>()).prop_map(|(cell, sizes, flags, seed)| Case {
+        cell,
+        time: sizes.0,
+        batch: sizes.1,
+        inputs: sizes.2,
+        hidden: sizes.3,
+        taps: flags[0],
+        reset_mask: flags[1],
+        needs: NeedsGrad {
+            input: flags[2],
+            input_weight: flags[3],
+            recurrent_weight: flags[4],
+            bias: flags[5],
+            taps: flags[6],
+        },
+        seed: seed as u64,
+    })
+}
+
+// Tolerances: sums of at most 40·33 products in another order, with errors that 40 steps may amplify a few times:
+// √1320 ulp ≈ 2e-6 in f32 and 4e-15 in f64, of the largest value.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn prop_kernels_equal_the_reference_in_f32(case in cases()) {
+        case.check::<Flex>(DType::F32, 1e-5);
+    }
+
+    #[test]
+    fn prop_kernels_equal_the_reference_in_f64(case in cases()) {
+        case.check::<Flex>(DType::F64, 1e-12);
+    }
+}
+
+const ALL: NeedsGrad = NeedsGrad {
+    input: true,
+    input_weight: true,
+    recurrent_weight: true,
+    bias: true,
+    taps: true,
+};
+
+fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> Case {
+    Case {
+        cell,
+        time,
+        batch,
+        inputs,
+        hidden,
+        taps: true,
+        reset_mask: true,
+        needs: ALL,
+        seed: 7,
+    }
+}
+
+/// The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing. The reference runs on the CPU: Burn
+/// 0.22.1's fusion gets the GRU's wrong at batch 1.
+#[cfg(feature = "wgpu")]
+mod gpu {
+    use super::*;
+    use crate::common::{gpu, with_each_time_loop};
+    use atbptt_models::ops::backend::LogitBlock;
+    use burn::backend::Cube;
+
+    /// Against the reference, with either loop over time.
+    fn check(case: Case) {
+        with_each_time_loop(|| case.check_against::<Cube, Flex>(DType::F32, 1e-5));
+    }
+
+    // Fewer and smaller cases than on the CPU: a software device takes a tenth of a millisecond per launch. Tolerance as
+    // there, in f32.
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn prop_gpu_kernels_equal_the_reference(case in cases()) {
+            if gpu().is_some() {
+                check(Case { time: case.time.min(12), ..case });
+            }
+        }
+    }
+
+    #[test]
+    fn smallest_windows_are_right() {
+        if gpu().is_none() {
+            return;
+        }
+        for cell in CELLS {
+            // The last is more than a cube has units.
+            for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64), (2, 2, 300)]
+            {
+                check(case(cell, time, batch, 2, hidden));
+            }
+        }
+    }
+
+    /// Ids that are no classes are not followed: no loss, and nothing written elsewhere.
+    #[test]
+    fn targets_outside_the_classes_give_no_loss() {
+        if gpu().is_none() {
+            return;
+        }
+        for bad in [-1, 5, i32::MAX] {
+            let block = LogitBlock::<Cube> {
+                logits: float::<Cube>(noise(1, 15), &[3, 5], DType::F32),
+                bias: None,
+                targets: Cube::int_from_data(
+                    TensorData::new(vec![0, bad, 4], [3]),
+                    &Default::default(),
+                ),
+                row_weights: None,
+            };
+            let out = Cube::softmax_block(block, true);
+            let losses = values::<Cube>(out.rows);
+            assert!(losses[1].is_nan(), "{bad}: {losses:?}");
+            assert!(losses[0].is_finite() && losses[2].is_finite(), "{losses:?}");
+            let gradients = values::<Cube>(out.logits.expect("asked for"));
+            for (row, sum) in [(0, 0.0), (1, 1.0), (2, 0.0)] {
+                let row = &gradients[row * 5..(row + 1) * 5];
+                assert!(
+                    (row.iter().sum::<f64>() - sum).abs() < 1e-5,
+                    "{bad}: {row:?}"
+                );
+            }
+        }
+    }
+
+    /// One class, fewer classes than units, more; several rows; with and without bias, row weights and gradient.
+    #[test]
+    fn softmax_rows_equal_the_reference() {
+        if gpu().is_none() {
+            return;
+        }
+        for (rows, classes) in [(1, 1), (3, 7), (40, 256), (9, 1_000)] {
+            for flags in 0..8u8 {
+                let flag = |bit: u8| flags >> bit & 1 == 1;
+                let targets: Vec<i32> = (0..rows)
+                    .map(|row| ((row * 7 + 3) % classes) as i32)
+                    .collect();
+                let block = || LogitBlock::<Cube> {
+                    logits: float::<Cube>(
+                        noise(1, rows * classes).iter().map(|x| 8.0 * x).collect(),
+                        &[rows, classes],
+                        DType::F32,
+                    ),
+                    bias: flag(0).then(|| float::<Cube>(noise(2, classes), &[classes], DType::F32)),
+                    targets: Cube::int_from_data(
+                        TensorData::new(targets.clone(), [rows]),
+                        &Default::default(),
+                    ),
+                    row_weights: flag(1)
+                        .then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
+                };
+                let got = Cube::softmax_block(block(), flag(2));
+                let expected = reference::nll::softmax_block::<Cube>(block(), flag(2));
+                let what = format!("{rows} rows of {classes}, flags {flags:03b}");
+                crate::common::assert_close(
+                    &what,
+                    &values::<Cube>(got.rows),
+                    &values::<Cube>(expected.rows),
+                    1e-5,
+                );
+                assert_eq!(got.logits.is_some(), flag(2));
+                if let (Some(got), Some(expected)) = (got.logits, expected.logits) {
+                    crate::common::assert_close(
+                        &what,
+                        &values::<Cube>(got),
+                        &values::<Cube>(expected),
+                        1e-6,
+                    );
+                }
+            }
+        }
+    }
+}
+
+const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru, Cell::Rnn, Cell::MinGru];
+
+#[test]
+#[cfg(feature = "ndarray")]
+fn ndarray_takes_the_same_kernels() {
+    for cell in CELLS {
+        case(cell, 7, 5, 6, 37).check::<NdArray>(DType::F32, 1e-5);
+        case(cell, 7, 5, 6, 37).check::<NdArray>(DType::F64, 1e-12);
+    }
+}
+
+#[test]
+fn smallest_windows_are_right() {
+    for cell in CELLS {
+        for (time, batch, inputs, hidden) in
+            [(1, 1, 1, 1), (1, 3, 2, 1), (2, 1, 1, 17), (1, 1, 9, 8)]
+        {
+            case(cell, time, batch, inputs, hidden).check::<Flex>(DType::F64, 1e-12);
+            case(cell, time, batch, inputs, hidden).check::<Flex>(DType::F32, 1e-5);
+        }
+    }
+}
+
+/// Large enough to be split over threads: sequences (weights below 1 MiB) and hidden units (above).
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let windows = [
+        case(Cell::Lstm, 9, 33, 20, 66),
+        case(Cell::Lstm, 6, 5, 300, 300),
+        case(Cell::Gru, 6, 5, 40, 333),
+        case(Cell::Rnn, 6, 6, 40, 530),
+        case(Cell::Gru, 6, 130, 40, 130),
+        case(Cell::MinGru, 30, 40, 40, 150),
+    ];
+    for window in windows {
+        for dtype in [DType::F32, DType::F64] {
+            let x = window.tensors::<Flex>(dtype);
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().expect("a thread pool");
+                let out = pool.install(|| window.run(&x, true));
+                out.into_iter().map(values::<Flex>).collect::<Vec<_>>()
+            };
+            let one = run(1);
+            for threads in [2, 3] {
+                assert!(one == run(threads), "{threads} threads, {window:?}");
+            }
+        }
+        window.check::<Flex>(DType::F64, 1e-12);
+    }
+}
+
+/// Transposed, sliced and broadcast tensors are read as what they show.
+#[test]
+fn views_are_read_right() {
+    for cell in CELLS {
+        let window = case(cell, 4, 3, 5, 18);
+        let plain = window.tensors::<Flex>(DType::F32);
+        let mut views = Vec::new();
+        for tensor in &plain.0 {
+            // Stored transposed, then a slice of a larger tensor.
+            let last = tensor.shape_of().len() - 1;
+            let view = if last == 0 {
+                let twice = Flex::float_cat(vec![tensor.clone(), tensor.clone()], 0);
+                let size = tensor.shape_of()[0];
+                Flex::float_slice(twice, &[burn::tensor::Slice::from(size..2 * size)])
+            } else {
+                let swapped = Flex::float_swap_dims(tensor.clone(), 0, last);
+                let stored = float::<Flex>(
+                    values::<Flex>(swapped.clone()),
+                    &swapped.shape_of(),
+                    DType::F32,
+                );
+                Flex::float_swap_dims(stored, 0, last)
+            };
+            views.push(view);
+        }
+        let expected = window.run(&plain, true);
+        for (got, expected) in window
+            .run(&Tensors::<Flex>(views), true)
+            .into_iter()
+            .zip(expected)
+        {
+            assert_eq!(values::<Flex>(got), values::<Flex>(expected));
+        }
+
+        // One value for all, by broadcast.
+        let mut plain = plain;
+        let (h, g) = (window.hidden, window.gates() * window.hidden);
+        plain.0[3] = float::<Flex>(vec![0.25; g], &[g], DType::F32);
+        plain.0[4] = float::<Flex>(vec![0.25; h], &[h], DType::F32);
+        let one = || float::<Flex>(vec![0.25], &[1], DType::F32);
+        let mut broadcast = Tensors::<Flex>(plain.0.clone());
+        broadcast.0[3] = Flex::float_expand(one(), [g].into());
+        broadcast.0[4] = Flex::float_expand(one(), [h].into());
+        let expected = window.run(&plain, true);
+        for (got, expected) in window.run(&broadcast, true).into_iter().zip(expected) {
+            assert_eq!(values::<Flex>(got), values::<Flex>(expected));
+        }
+    }
+}
+
+trait ShapeOf {
+    fn shape_of(&self) -> Vec<usize>;
+}
+
+impl ShapeOf for FloatTensor<Flex> {
+    fn shape_of(&self) -> Vec<usize> {
+        use burn::backend::TensorMetadata;
+        self.shape().to_vec()
+    }
+}
+
+#[test]
+fn half_precision_takes_the_reference_body() {
+    let window = case(Cell::Lstm, 3, 2, 4, 5);
+    let x = window.tensors::<Flex>(DType::BF16);
+    let (got, expected) = (window.run(&x, true), window.run(&x, false));
+    for (got, expected) in got.into_iter().zip(expected) {
+        assert_eq!(values::<Flex>(got), values::<Flex>(expected));
+    }
+}
+
+/// NaN stays in its sequence, infinity saturates; the pattern is that of the reference.
+#[test]
+fn special_values_spread_as_in_the_reference() {
+    for cell in CELLS {
+        for value in [f64::NAN, f64::INFINITY, -f64::INFINITY] {
+            let window = case(cell, 5, 19, 6, 21);
+            let mut data = window.data();
+            // Step 2 of sequence 4.
+            data[0].0[(2 * 19 + 4) * 6 + 1] = value;
+            let tensors = data
+                .into_iter()
+                .map(|(x, dims)| float::<Flex>(x, &dims, DType::F32));
+            let x = Tensors::<Flex>(tensors.collect());
+            let states = |kernels| values::<Flex>(window.run(&x, kernels).swap_remove(0));
+            let (got, expected) = (states(true), states(false));
+            assert!(expected.iter().any(|x| !x.is_nan()));
+            for (a, b) in got.iter().zip(&expected) {
+                assert!(
+                    a.is_nan() == b.is_nan() && (a.is_nan() || a == b || (a - b).abs() < 1e-5),
+                    "{a} and {b}, {cell:?} with {value}"
+                );
+            }
+        }
+    }
+}
+
+/// Loss and gradients of the softmax, several blocks of rows: relative to the largest value of each tensor.
+#[test]
+fn softmax_loss_equals_the_reference() {
+    fn check<B: RecurrentKernels>(
+        rows: usize,
+        features: usize,
+        classes: usize,
+        dtype: DType,
+        tolerance: f64,
+    ) {
+        let device = Default::default();
+        for flags in 0..32u8 {
+            let flag = |bit: u8| flags >> bit & 1 == 1;
+            let needs = NllNeedsGrad {
+                hidden: flag(0),
+                weight: flag(1),
+                bias: flag(2) && flag(3),
+            };
+            let targets: Vec<i64> = (0..rows as i64)
+                .map(|r| (r * 7 + 3) % classes as i64)
+                .collect();
+            let args = || NllArguments::<B> {
+                hidden: float::<B>(noise(1, rows * features), &[rows, features], dtype),
+                weight: float::<B>(noise(2, classes * features), &[classes, features], dtype),
+                bias: flag(3)
+                    .then(|| float::<B>(noise(3, classes), &[classes], dtype))
+                    .into(),
+                targets: B::int_from_data(TensorData::new(targets.clone(), [rows]), &device),
+                row_weights: flag(4)
+                    .then(|| float::<B>(noise(4, rows), &[rows], dtype))
+                    .into(),
+            };
+            let got = B::linear_nll_forward(args(), needs);
+            let expected =
+                reference::nll::linear_nll::<B>(args(), needs, reference::nll::softmax_block);
+            let pairs = [
+                (Some(got.loss), Some(expected.loss)),
+                (Some(got.rows), Some(expected.rows)),
+                (got.hidden, expected.hidden),
+                (got.weight, expected.weight),
+                (got.bias, expected.bias),
+            ];
+            for (got, expected) in pairs {
+                assert_eq!(got.is_some(), expected.is_some());
+                let (Some(got), Some(expected)) = (got, expected) else {
+                    continue;
+                };
+                let (got, expected) = (values::<B>(got), values::<B>(expected));
+                assert_eq!(got.len(), expected.len());
+                let size = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+                for (a, b) in got.iter().zip(&expected) {
+                    assert!(
+                        (a - b).abs() <= tolerance * size,
+                        "{a:e}, reference {b:e}, of {size:e}"
+                    );
+                }
+            }
+        }
+    }
+    for (rows, features, classes) in [(1, 1, 1), (5, 3, 2), (67, 20, 101), (130, 9, 1000)] {
+        check::<Flex>(rows, features, classes, DType::F32, 1e-5);
+        check::<Flex>(rows, features, classes, DType::F64, 1e-12);
+        #[cfg(feature = "ndarray")]
+        check::<NdArray>(rows, features, classes, DType::F64, 1e-12);
+    }
+}
+
+/// Blocks, large products and sums over rows alike.
+#[test]
+fn softmax_loss_bits_do_not_depend_on_the_number_of_threads() {
+    let (rows, features, classes) = (300, 64, 3001);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().expect("a thread pool");
+        pool.install(|| {
+            let targets: Vec<i64> = (0..rows as i64).map(|row| row * 7 % 3001).collect();
+            let targets = TensorData::new(targets, [rows]);
+            let args = NllArguments::<Flex> {
+                hidden: float::<Flex>(noise(1, rows * features), &[rows, features], DType::F32),
+                weight: float::<Flex>(
+                    noise(2, classes * features),
+                    &[classes, features],
+                    DType::F32,
+                ),
+                bias: Optional::Given(float::<Flex>(noise(3, classes), &[classes], DType::F32)),
+                targets: Flex::int_from_data(targets, &Default::default()),
+                row_weights: Optional::Absent,
+            };
+            let needs = NllNeedsGrad {
+                hidden: true,
+                weight: true,
+                bias: true,
+            };
+            let out = Flex::linear_nll_forward(args, needs);
+            [Some(out.loss), out.hidden, out.weight, out.bias].map(|part| part.map(values::<Flex>))
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        assert!(one == run(threads), "{threads} threads");
+    }
+}

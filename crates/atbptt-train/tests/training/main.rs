@@ -1,0 +1,13 @@
+//! The training loop: windows, policies, values that are not finite, exact restart.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod baselines;
+mod non_finite;
+mod own_models;
+mod restart;
+mod sequences;
+mod strategy;

@@ -1,0 +1,12 @@
+//! The example programs as a user starts them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod estimate_cli;
+mod experiments_cli;
+mod first_run;
+mod series_cli;
+mod wiki2_cli;

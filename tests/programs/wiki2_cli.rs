@@ -1,0 +1,241 @@
+//! The `wiki2` example as a user meets it: what it writes, wrong options, Ctrl-C and resuming.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on should stop
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use atbptt::train::Checkpoint;
+
+use crate::common::programs::{command, example, failure, signal, success};
+
+/// A tiny run on the built-in corpus.
+fn tiny(program: &Path) -> Command {
+    let mut command = command(program);
+    command.args([
+        "--builtin",
+        "--no-tui",
+        "--max-tokens",
+        "12000",
+        "--hidden",
+        "16",
+    ]);
+    command
+}
+
+/// Goes on with a run.
+fn resume(program: &Path, run: &Path, options: &[&str]) -> Command {
+    let mut command = command(program);
+    command
+        .args(["--no-tui", "--resume"])
+        .arg(run)
+        .args(options);
+    command
+}
+
+/// Losses per epoch as written, with all digits.
+fn losses(run: &Path) -> Vec<(f64, f64, u64)> {
+    fs::read_to_string(run.join("metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let number = |name: &str| row[name].as_f64().unwrap();
+            (
+                number("train_loss"),
+                number("valid_loss"),
+                row["k"].as_u64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
+    let Some(program) = example("wiki2") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = tiny(&program)
+        .args(["--epochs", "2", "--out"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    let shown = success(&output);
+    for part in [
+        "NOT real text",
+        "test perplexity",
+        "over 1200 tokens",
+        "report.png",
+    ] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    assert_eq!(losses(&run).len(), 2);
+    let png = fs::read(run.join("report.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000);
+    let decisions: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(run.join("controller.json")).unwrap()).unwrap();
+    assert_eq!(
+        decisions.as_array().unwrap().len(),
+        1,
+        "one decision, before the second epoch"
+    );
+    assert!(run.join("config.json").is_file());
+    // A damaged checkpoint is refused before training starts, and the one before it is offered.
+    let newest = Checkpoint::newest(&run).unwrap();
+    assert_eq!(newest.epochs(), 2);
+    let older = Checkpoint::list(&run)[1].display().to_string();
+    let whole = fs::read(newest.path()).unwrap();
+    for damaged in [
+        &whole[..whole.len() / 2],
+        &b"not a checkpoint"[..],
+        &b""[..],
+    ] {
+        fs::write(newest.path(), damaged).unwrap();
+        let error = failure(&resume(&program, &run, &["--epochs", "3"]).output().unwrap());
+        assert!(error.contains(&older), "{error}");
+    }
+    fs::write(newest.path(), whole).unwrap();
+    // What makes it another run is named.
+    for (options, difference) in [
+        (
+            &["--hidden", "17"][..],
+            "hidden is 16 in the checkpoint and 17 now",
+        ),
+        (
+            &["--delta", "0.7"],
+            "delta is 0.1 in the checkpoint and 0.7 now",
+        ),
+        (&["--max-tokens", "11000"], "data is "),
+        (
+            &["--batch", "8"],
+            "sequences is 16 in the checkpoint and 8 now",
+        ),
+    ] {
+        let error = failure(&resume(&program, &run, options).output().unwrap());
+        assert!(
+            error.contains("another run") && error.contains(difference),
+            "{error}"
+        );
+    }
+    // A second run into the same folder loses nothing.
+    let again = tiny(&program).args(["--out"]).arg(&run).output().unwrap();
+    assert!(failure(&again).contains("already holds a run"));
+    assert_eq!(losses(&run).len(), 2);
+}
+
+#[test]
+fn wrong_options_and_texts_are_one_line_errors() {
+    let Some(program) = example("wiki2") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = |name: &str, train: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("train.txt"), train).unwrap();
+        fs::write(path.join("valid.txt"), "a b c d\n".repeat(10)).unwrap();
+        fs::write(path.join("test.txt"), "a b c d\n".repeat(10)).unwrap();
+        path.display().to_string()
+    };
+    let empty = corpus("empty", b"");
+    let bytes = corpus("bytes", b"fine\nnot \xff fine\n");
+    let short = corpus("short", "a b c d\n".repeat(100).as_bytes());
+    let out = folder.path().join("out").display().to_string();
+    let cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["--data", "/no/such/folder"], "not a folder"),
+        (vec!["--data", &empty], "empty"),
+        (vec!["--data", &bytes], "line 2"),
+        (
+            vec!["--data", &short, "--batch", "4"],
+            "may reach 300 steps",
+        ),
+        (
+            vec!["--data", &short, "--batch", "900"],
+            "use a smaller batch",
+        ),
+        (vec!["--builtin", "--delta", "0"], "(0, 1]"),
+        (vec!["--builtin", "--delta", "NaN"], "(0, 1]"),
+        (
+            vec!["--builtin", "--k-min", "50", "--k-max", "20"],
+            "k_min <= k0 <= k_max",
+        ),
+        (vec!["--builtin", "--window", "1"], "at least 2"),
+        (vec!["--builtin", "--window", "99999"], "shorter window"),
+        (vec!["--builtin", "--layers", "0"], "at least 1"),
+        (vec!["--builtin", "--dropout", "1"], "[0, 1)"),
+        (vec!["--builtin", "--lr", "0"], "above zero"),
+        (vec!["--builtin", "--epochs", "0"], "at least 1"),
+        (vec!["--builtin", "--fixed-k", "0"], "at least 1"),
+        (vec!["--resume", "/no/such/run"], "earlier run"),
+    ];
+    for (arguments, expected) in cases {
+        let mut command = command(&program);
+        command.arg("--no-tui").args(&arguments);
+        if arguments[0] != "--resume" {
+            command.args(["--out", &out]);
+        }
+        let error = failure(&command.output().unwrap());
+        assert!(
+            error.contains(expected),
+            "{arguments:?}: {expected:?} in {error}"
+        );
+        assert!(!Path::new(&out).exists(), "{arguments:?} left a run folder");
+    }
+    let unknown = tiny(&program)
+        .env("BURN_DEVICE", "abacus")
+        .output()
+        .unwrap();
+    let error = failure(&unknown);
+    assert!(
+        error.contains("abacus") && error.contains("flex"),
+        "{error}"
+    );
+    // No test is built with CUDA.
+    let missing = tiny(&program).env("BURN_DEVICE", "cuda").output().unwrap();
+    let error = failure(&missing);
+    assert!(
+        cfg!(feature = "cuda") || error.contains("--features cuda"),
+        "{error}"
+    );
+}
+
+/// Interrupted wherever SIGINT happens to land, then resumed: the same losses to the last bit as one run through.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_resumes_exactly() {
+    let Some(program) = example("wiki2") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let options = ["--epochs", "3", "--delta", "0.5", "--out"];
+    let output = tiny(&program).args(options).arg(&whole).output().unwrap();
+    success(&output);
+
+    let mut child = tiny(&program)
+        .args(options)
+        .arg(&parts)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !parts.join("train/epoch-1").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(60));
+    signal(&child, "-INT");
+    let code = child.wait().unwrap().code();
+    if code == Some(0) {
+        println!("the run was over before the signal; nothing to resume");
+        return;
+    }
+    assert_eq!(code, Some(130));
+
+    success(&resume(&program, &parts, &[]).output().unwrap());
+    assert_eq!(losses(&whole), losses(&parts));
+}
