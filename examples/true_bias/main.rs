@@ -8,8 +8,10 @@
 //! cargo run --release --example true_bias -- --rivers ../shared/data/camels --epochs 40
 //! ```
 //!
-//! Expected: a line per epoch, then for every reading the quantiles of estimate/truth and how often its K lies within a factor 1.5
-//! of the true K(δ); the points as CSV and a figure in the run folder.
+//! The model itself trains with a fixed K. Controllers as an adaptive run has them watch it, one update per measured epoch.
+//!
+//! Expected: three lines per epoch, then for every reading the quantiles of estimate/truth and how often its K lies within a factor
+//! 1.5 of the true K(δ); the points as CSV and a figure in the run folder.
 
 #[allow(dead_code)] // Not all programs use all of it.
 #[path = "../common/mod.rs"]
@@ -25,7 +27,8 @@ mod rivers;
 
 use std::process::ExitCode;
 
-use atbptt::core::{BiasEstimator, FixedK, LagNorms, Tau};
+use atbptt::core::policy::{Estimate, Measurement, Position, TruncationPolicy};
+use atbptt::core::{BiasEstimator, DirectEstimate, FixedK, LagNorms, Tau};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, SeriesModelConfig,
 };
@@ -33,7 +36,7 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, CorpusOptions, Split, SyntheticConfig};
 use atbptt::train::run::RunFolder;
 use atbptt::train::{
-    FusedSgd, MeasuredCurves, QuietRenderer, device_from_env, measured_curves, probe, probe_direct,
+    FusedSgd, QuietRenderer, device_from_env, measured_curve, probe, probe_direct,
 };
 use burn::module::Module;
 use burn::optim::{AdamConfig, ModuleOptimizer};
@@ -48,7 +51,7 @@ use crate::common::{Result, exit_code};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 use crate::options::Cli;
-use crate::report::Readings;
+use crate::report::{Measured, Readings};
 
 fn main() -> ExitCode {
     exit_code(run(&Cli::parse()))
@@ -151,6 +154,8 @@ where
         seed: cli.seed,
         ..TbpttConfig::default()
     };
+    let updates_per_epoch =
+        (train.common_steps() as f64 / scheme.losses(cli.train_k) as f64).max(1.0);
     let strategy = AdaptiveTbptt::new(FixedK::new(cli.train_k)?, config)?;
     let handle = strategy.handle();
     if cli.out.join("checkpoint").exists() {
@@ -180,6 +185,10 @@ where
     let trained = result.model;
 
     let mut readings = Readings::default();
+    let mut controllers = Vec::new();
+    for _ in 0..cli.repeats {
+        controllers.push(cli.controllers()?);
+    }
     for report in handle.reports() {
         let epoch = report.epoch;
         if epoch % cli.every != 0 {
@@ -194,41 +203,86 @@ where
         let model = trained.clone().try_load_record(record)?.into_inner();
         let model = model.train();
         let truth = truth(cli, &model, &train, &probe_config, device)?;
-        let k_true = truth.recurrent.smallest_k(cli.delta);
+        let tolerated = |delta: &f64| {
+            let k = truth.smallest_k(*delta);
+            format!(
+                "K({delta}) = {}",
+                k.map_or("none".into(), |k| k.to_string())
+            )
+        };
+        let at = |k: &usize| {
+            let (bias, error) = report::measured(&truth, *k);
+            format!("K {k}: {bias:.3} ± {error:.3}")
+        };
         println!(
-            "epoch {epoch}: loss {:.4}; true bias {}; K({}) = {}",
+            "epoch {epoch}: loss {:.4}; true bias {}; {}",
             report.train_loss,
-            cli.k
-                .iter()
-                .map(|&k| {
-                    let (bias, error) = report::measured(&truth.recurrent, k);
-                    format!("K {k}: {bias:.3} ± {error:.3}")
-                })
-                .collect::<Vec<_>>()
-                .join(", "),
-            cli.delta,
-            k_true.map_or("none".into(), |k| k.to_string()),
+            words(&cli.k, at),
+            words(&cli.delta, tolerated),
         );
-        for repeat in 0..cli.repeats {
+        let position = Position {
+            epoch,
+            update: epoch as u64 * updates_per_epoch as u64,
+        };
+        for (repeat, controllers) in controllers.iter_mut().enumerate() {
             let seeds: Vec<u64> = (0..cli.probes)
-                .map(|n| cli.seed * 1_000_000 + (repeat * cli.probes + n + 1) * 1000 + 7)
+                .map(|n| {
+                    cli.seed * 1_000_000
+                        + (repeat as u64 * cli.probes + n + 1) * 1000
+                        + epoch as u64
+                })
                 .collect();
             let statistics =
                 probe_direct(&model, &train, probe_config.clone(), scheme, &seeds, device)?;
-            let direct = statistics.estimate(scheme)?;
+            let single = statistics.estimate(scheme)?;
+            let mut chosen = Vec::new();
+            let mut averaged = single.clone();
+            for controller in controllers {
+                let measured = Measurement::Direct {
+                    statistics: Ok(statistics.clone()),
+                    scheme,
+                    updates_per_epoch,
+                };
+                chosen.push(controller.update(position, measured).k);
+                if let Some(estimate) = controller
+                    .monitor()
+                    .last_estimate()
+                    .and_then(Estimate::direct)
+                {
+                    averaged = estimate.clone();
+                }
+            }
             let norms = norms(&model, &train, &probe_config, &seeds, device)?;
-            readings.add(cli, epoch, repeat, &truth, &direct, &norms);
             if repeat == 0 {
                 println!(
-                    "  direct, {} probes: {}",
+                    "  direct, {} probes: {}\n  averaged over updates: {}; K chosen: {}",
                     cli.probes,
-                    direct.describe(cli.train_k)
+                    single.describe(cli.train_k),
+                    averaged.describe(cli.train_k),
+                    words(&chosen, usize::to_string),
                 );
             }
+            readings.add(
+                cli,
+                Measured {
+                    epoch,
+                    repeat,
+                    truth: &truth,
+                    single: &single,
+                    averaged: &averaged,
+                    chosen: &chosen,
+                    norms: &norms,
+                },
+            );
         }
     }
     report::write(cli, name, &readings)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One after the other.
+fn words<T>(all: &[T], word: impl Fn(&T) -> String) -> String {
+    all.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 /// The bias over as many windows as asked for, at the lengths asked for and enough others to find K(δ) between.
@@ -238,7 +292,7 @@ fn truth<M, S>(
     source: &S,
     config: &ProbeConfig,
     device: &Device,
-) -> Result<MeasuredCurves>
+) -> Result<DirectEstimate>
 where
     M: RecurrentModel,
     S: SequenceSource<Batch = M::Batch>,
@@ -251,7 +305,7 @@ where
     );
     let seeds: Vec<u64> = (0..cli.batches).map(|n| cli.seed * 1_000_000 + n).collect();
     let (config, scheme) = (config.clone(), cli.scheme());
-    Ok(measured_curves(
+    Ok(measured_curve(
         model, source, config, scheme, &ks, &seeds, device,
     )?)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use atbptt::core::policy::{AdaptiveK, AdaptiveKConfig, MonitorConfig};
 use atbptt::prelude::Scheme;
 use clap::{Parser, ValueEnum};
 
@@ -48,9 +49,14 @@ pub struct Cli {
     )]
     pub k: Vec<usize>,
 
-    /// Tolerance that the estimates choose K by
-    #[arg(long, value_name = "δ", default_value_t = 0.1)]
-    pub delta: f64,
+    /// Tolerances that the estimates choose K by
+    #[arg(
+        long,
+        value_name = "δ",
+        value_delimiter = ',',
+        default_value = "0.5,0.1"
+    )]
+    pub delta: Vec<f64>,
 
     /// Passes over the training data
     #[arg(long, value_name = "N", default_value_t = 40)]
@@ -68,13 +74,17 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub batches: u64,
 
-    /// Probes per estimate
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Probes per estimate [default: the library's]
+    #[arg(long, value_name = "N", default_value_t = MonitorConfig::default().probes as u64)]
     pub probes: u64,
 
-    /// Estimates per epoch, each of its own probes
+    /// Controllers that watch the run side by side, each on its own probes
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub repeats: u64,
+
+    /// Share of the previous estimates in the controllers' moving averages [default: the library's]
+    #[arg(long, value_name = "SHARE")]
+    pub smoothing: Option<f64>,
 
     /// Hidden units per layer [default: copy 50, text and built-in 64, rivers 32]
     #[arg(long, value_name = "UNITS")]
@@ -124,6 +134,22 @@ impl Cli {
         }
     }
 
+    /// One controller per tolerance, with the library's settings but for the lengths: K from 1 to the window.
+    pub fn controllers(&self) -> Result<Vec<AdaptiveK>> {
+        let mut monitor = MonitorConfig::default().with_probes(self.probes as usize);
+        if let Some(smoothing) = self.smoothing {
+            monitor = monitor.with_smoothing(smoothing);
+        }
+        let each = self.delta.iter().map(|&delta| {
+            let config = AdaptiveKConfig::new(delta)
+                .with_k_min(1)
+                .with_k0(self.train_k)
+                .with_k_max(self.window.max(self.train_k));
+            Ok(config.with_monitor(monitor).init()?)
+        });
+        each.collect()
+    }
+
     /// What can be wrong with the options is found before any work is done.
     pub fn check(&self) -> Result<()> {
         let repeated = (1..self.k.len()).find(|&i| self.k[..i].contains(&self.k[i]));
@@ -139,9 +165,8 @@ impl Cli {
                 return Err(format!("{option} must be at least {least}").into());
             }
         }
-        if !(self.delta > 0.0 && self.delta <= 1.0) {
-            return Err(format!("--delta must lie in (0, 1], got {}", self.delta).into());
-        }
+        // Tolerances, shares and lengths, as the controller itself takes them.
+        self.controllers()?;
         if let Some(i) = repeated {
             return Err(format!("--k names {} twice", self.k[i]).into());
         }

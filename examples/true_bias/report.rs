@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use atbptt::core::{BiasEstimate, DirectEstimate};
-use atbptt::train::MeasuredCurves;
+use atbptt::core::BiasEstimate;
+use atbptt::core::direct::{DirectEstimate, DirectOutcome};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 
 use crate::common::Result;
@@ -13,31 +13,48 @@ use crate::options::Cli;
 /// Below it a ratio says nothing: the error of the truth itself.
 const LEAST_TRUTH: f64 = 0.02;
 
-/// What each reading is called: the direct estimate, then those of the norms.
+/// The direct estimates among the readings, which know their error: of one update's probes, and averaged over updates.
+const DIRECT: [&str; 2] = ["direct estimate", "direct, averaged over updates"];
+
+/// What each reading is called: the direct estimates, then those of the norms.
 fn names() -> impl Iterator<Item = &'static str> {
-    std::iter::once("direct estimate").chain(SIZES.map(|(_, name)| name))
+    DIRECT.into_iter().chain(SIZES.map(|(_, name)| name))
+}
+
+/// What one set of probes and one controller have of one epoch.
+pub struct Measured<'a> {
+    pub epoch: usize,
+    /// Which controller.
+    pub repeat: usize,
+    pub truth: &'a DirectEstimate,
+    pub single: &'a DirectEstimate,
+    pub averaged: &'a DirectEstimate,
+    /// The controller's K for every tolerance.
+    pub chosen: &'a [usize],
+    pub norms: &'a [Option<BiasEstimate>],
 }
 
 /// One epoch, estimate and K.
-pub struct Point {
+struct Point {
     epoch: usize,
-    repeat: u64,
+    repeat: usize,
     k: usize,
     /// Of the recurrent weights, with its standard error.
     truth: (f64, f64),
-    /// Of all parameters.
-    truth_of_all: f64,
-    direct_error: f64,
-    noise_limited: bool,
     /// By reading; infinite where there is no bound.
     estimates: Vec<f64>,
+    /// Of the direct estimates.
+    errors: [f64; 2],
+    noise_limited: [bool; 2],
 }
 
-/// One epoch and estimate: K(δ) of the truth and of every reading.
-pub struct Choice {
+/// One epoch, estimate and tolerance: K(δ) of the truth, of the controller and of every reading.
+struct Choice {
+    delta: f64,
     truth: usize,
-    noise_limited: bool,
+    chosen: usize,
     by_reading: Vec<usize>,
+    noise_limited: [bool; 2],
 }
 
 /// All that was measured.
@@ -53,46 +70,42 @@ pub fn measured(truth: &DirectEstimate, k: usize) -> (f64, f64) {
 }
 
 impl Readings {
-    pub fn add(
-        &mut self,
-        cli: &Cli,
-        epoch: usize,
-        repeat: u64,
-        truth: &MeasuredCurves,
-        direct: &DirectEstimate,
-        norms: &[Option<BiasEstimate>],
-    ) {
-        let noise_limited = !direct
-            .gradient_square_error()
-            .is_some_and(|error| direct.gradient_square() > 2.0 * error);
+    pub fn add(&mut self, cli: &Cli, of: Measured) {
+        let direct = [of.single, of.averaged];
+        let noise_limited =
+            direct.map(|estimate| matches!(estimate.outcome(), DirectOutcome::NoiseLimited { .. }));
         for &k in &cli.k {
-            let of_norms = norms.iter().map(|estimate| {
+            let of_norms = of.norms.iter().map(|estimate| {
                 let bias = estimate.as_ref().map(|estimate| estimate.relative_bias(k));
                 bias.unwrap_or(f64::INFINITY)
             });
             self.points.push(Point {
-                epoch,
-                repeat,
+                epoch: of.epoch,
+                repeat: of.repeat,
                 k,
-                truth: measured(&truth.recurrent, k),
-                truth_of_all: measured(&truth.all, k).0,
-                direct_error: direct.standard_error(k),
-                noise_limited,
-                estimates: std::iter::once(direct.relative_bias(k))
+                truth: measured(of.truth, k),
+                estimates: (direct.iter().map(|e| e.relative_bias(k)))
                     .chain(of_norms)
                     .collect(),
+                errors: direct.map(|estimate| estimate.standard_error(k)),
+                noise_limited,
             });
         }
         let cap = |k: Option<usize>| k.unwrap_or(cli.window).min(cli.window);
-        let of_norms = norms
-            .iter()
-            .map(|estimate| estimate.as_ref().and_then(|e| e.smallest_k(cli.delta)));
-        let all = std::iter::once(direct.smallest_k(cli.delta)).chain(of_norms);
-        self.choices.push(Choice {
-            truth: cap(truth.recurrent.smallest_k(cli.delta)),
-            noise_limited,
-            by_reading: all.map(cap).collect(),
-        });
+        for (&delta, &chosen) in cli.delta.iter().zip(of.chosen) {
+            let of_norms = of
+                .norms
+                .iter()
+                .map(|e| e.as_ref().and_then(|e| e.smallest_k(delta)));
+            let all = direct.iter().map(|e| e.smallest_k(delta)).chain(of_norms);
+            self.choices.push(Choice {
+                delta,
+                truth: cap(of.truth.smallest_k(delta)),
+                chosen: cap(Some(chosen)),
+                by_reading: all.map(cap).collect(),
+                noise_limited,
+            });
+        }
     }
 }
 
@@ -117,21 +130,25 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
         "k",
         "truth",
         "truth_error",
-        "truth_all_parameters",
         "noise_limited",
+        "averaged_noise_limited",
         "direct_error",
+        "averaged_error",
     ];
     table.write_record(head.into_iter().chain(names()))?;
     for point in &readings.points {
+        let flag = |is: bool| u8::from(is).to_string();
+        let [single, averaged] = point.noise_limited;
         let numbers = [
             point.epoch.to_string(),
             point.repeat.to_string(),
             point.k.to_string(),
             point.truth.0.to_string(),
             point.truth.1.to_string(),
-            point.truth_of_all.to_string(),
-            u8::from(point.noise_limited).to_string(),
-            point.direct_error.to_string(),
+            flag(single),
+            flag(averaged),
+            point.errors[0].to_string(),
+            point.errors[1].to_string(),
         ];
         let estimates = point.estimates.iter().map(f64::to_string);
         table.write_record(numbers.into_iter().chain(estimates))?;
@@ -152,69 +169,96 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     }
 }
 
-/// Quantiles of estimate/truth where the truth is above 0.02 and the direct estimate is not noise-limited.
-fn ratios(readings: &Readings) -> String {
-    let usable: Vec<&Point> = readings
-        .points
-        .iter()
-        .filter(|point| point.truth.0 > LEAST_TRUTH && !point.noise_limited)
-        .collect();
-    let all = readings.points.len();
-    let mut text = format!(
-        "Estimate/truth on {} of {all} points (truth above {LEAST_TRUTH}, not noise-limited):\n\n\
-         | reading | finite | 10 % | 25 % | median | 75 % | 90 % |\n| --- | --- | --- | --- | --- | --- | --- |\n",
-        usable.len()
-    );
-    for (nth, name) in names().enumerate() {
-        let mut ratios: Vec<f64> = usable
-            .iter()
-            .map(|point| point.estimates[nth] / point.truth.0)
-            .collect();
-        ratios.sort_by(f64::total_cmp);
-        let finite = ratios.iter().filter(|ratio| ratio.is_finite()).count();
-        let columns =
-            [0.1, 0.25, 0.5, 0.75, 0.9].map(|share| format!("{:.2}", quantile(&ratios, share)));
-        text += &format!("| {name} | {finite} | {} |\n", columns.join(" | "));
-    }
-    text
+/// Whether a direct reading is noise-limited; the others do not know.
+fn is_limited(nth: usize, limited: [bool; 2]) -> bool {
+    limited.get(nth).is_some_and(|limited| *limited)
 }
 
-/// How far each reading's K lies from the true K(δ); readings that find none ask for the whole window.
-fn regrets(cli: &Cli, readings: &Readings) -> String {
-    let usable: Vec<&Choice> = readings
-        .choices
+/// Quantiles of estimate/truth where the truth is above 0.02, and how often the truth lies within two standard errors of both.
+fn ratios(readings: &Readings) -> String {
+    let clear: Vec<&Point> = readings
+        .points
         .iter()
-        .filter(|choice| !choice.noise_limited)
+        .filter(|point| point.truth.0 > LEAST_TRUTH)
         .collect();
     let mut text = format!(
-        "K({}) of an estimate over the true one, {} of {} estimates not noise-limited:\n\n\
-         | reading | within a factor 1.5 | 10 % | median | 90 % |\n| --- | --- | --- | --- | --- |\n",
-        cli.delta,
-        usable.len(),
-        readings.choices.len()
+        "Estimate/truth on the {} of {} points with a truth above {LEAST_TRUTH}:\n\n\
+         | reading | not noise-limited | 10 % | 25 % | median | 75 % | 90 % | within 2 standard errors |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        clear.len(),
+        readings.points.len()
     );
     for (nth, name) in names().enumerate() {
-        let mut ratios: Vec<f64> = usable
-            .iter()
-            .map(|choice| choice.by_reading[nth] as f64 / choice.truth as f64)
-            .collect();
+        let usable = || clear.iter().filter(|p| !is_limited(nth, p.noise_limited));
+        let mut ratios: Vec<f64> = usable().map(|p| p.estimates[nth] / p.truth.0).collect();
         ratios.sort_by(f64::total_cmp);
-        let near = ratios
-            .iter()
-            .filter(|r| (1.0 / 1.5..=1.5).contains(*r))
-            .count();
-        let columns = [0.1, 0.5, 0.9].map(|share| format!("{:.2}", quantile(&ratios, share)));
+        let columns =
+            [0.1, 0.25, 0.5, 0.75, 0.9].map(|share| format!("{:.2}", quantile(&ratios, share)));
+        let within = usable().filter(|point| {
+            let error = point
+                .errors
+                .get(nth)
+                .map(|error| error.hypot(point.truth.1));
+            error.is_some_and(|e| (point.estimates[nth] - point.truth.0).abs() <= 2.0 * e)
+        });
+        let within = match nth < DIRECT.len() {
+            true => percent(within.count(), ratios.len()),
+            false => String::new(),
+        };
         text += &format!(
-            "| {name} | {near} of {} ({:.0} %) | {} |\n",
-            ratios.len(),
-            100.0 * near as f64 / ratios.len().max(1) as f64,
+            "| {name} | {} | {} | {within} |\n",
+            percent(ratios.len(), clear.len()),
             columns.join(" | ")
         );
     }
     text
 }
 
-/// A panel per K: the truth solid, the first estimate of every epoch dashed.
+fn percent(part: usize, of: usize) -> String {
+    format!("{:.0} %", 100.0 * part as f64 / of.max(1) as f64)
+}
+
+/// How far each reading's K lies from the true K(δ); readings that find none ask for the whole window.
+fn regrets(cli: &Cli, readings: &Readings) -> String {
+    let mut text = String::new();
+    for &delta in &cli.delta {
+        let of_delta = || readings.choices.iter().filter(move |c| c.delta == delta);
+        text += &format!(
+            "K({delta}) of an estimate over the true one, {} updates:\n\n\
+             | reading | not noise-limited | within a factor 1.5 | 10 % | median | 90 % |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
+            of_delta().count(),
+        );
+        let mut row = |name: &str, ks: Vec<(usize, usize)>| {
+            let mut ratios: Vec<f64> = ks
+                .iter()
+                .map(|(k, truth)| *k as f64 / *truth as f64)
+                .collect();
+            ratios.sort_by(f64::total_cmp);
+            let near = ks
+                .iter()
+                .filter(|(k, truth)| 2 * k <= 3 * truth && 2 * truth <= 3 * k);
+            let columns = [0.1, 0.5, 0.9].map(|share| format!("{:.2}", quantile(&ratios, share)));
+            text += &format!(
+                "| {name} | {} | {} | {} |\n",
+                percent(ks.len(), of_delta().count()),
+                percent(near.count(), ks.len()),
+                columns.join(" | ")
+            );
+        };
+        // It decides by the averages.
+        let usable = of_delta().filter(|choice| !choice.noise_limited[1]);
+        row("controller", usable.map(|c| (c.chosen, c.truth)).collect());
+        for (nth, name) in names().enumerate() {
+            let usable = of_delta().filter(|choice| !is_limited(nth, choice.noise_limited));
+            row(name, usable.map(|c| (c.by_reading[nth], c.truth)).collect());
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A panel per K: the truth solid, the first controller's estimates dashed; no point where the noise has it.
 fn figure(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
     let panels: Vec<LinesPanel> = cli
         .k
@@ -236,7 +280,13 @@ fn figure(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
             let name = "true bias of the parameter gradient, ± 2 standard errors";
             let mut lines = vec![Line::new(name, truth.collect()).with_band(band.collect())];
             for (nth, name) in names().enumerate() {
-                let points = of_k().map(|p| (p.epoch as f64, positive(p.estimates[nth])));
+                let points = of_k().map(|p| {
+                    let bias = match is_limited(nth, p.noise_limited) {
+                        true => f64::NAN,
+                        false => positive(p.estimates[nth]),
+                    };
+                    (p.epoch as f64, bias)
+                });
                 lines.push(Line::new(name, points.collect()).dashed());
             }
             LinesPanel {

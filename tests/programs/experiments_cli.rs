@@ -759,17 +759,23 @@ fn true_bias_sets_the_estimate_beside_the_truth() {
         .collect();
     assert_eq!(rows.len(), 4, "two epochs, two lengths");
     for row in rows {
-        assert_eq!(row.len(), 13);
+        assert_eq!(row.len(), 15);
         // All of the window kept: no bias. Some at K = 2, unless the noise has it.
-        let (k, truth, of_all) = (row[2], row[3], row[5]);
-        assert!(k == 2.0 || (truth, of_all) == (0.0, 0.0), "{row:?}");
+        let (k, truth) = (row[2], row[3]);
+        assert!(k == 2.0 || truth == 0.0, "{row:?}");
     }
     assert!(fs::read(run.join("true_bias.png")).unwrap().len() > 5_000);
-    assert!(
-        fs::read_to_string(run.join("table.md"))
-            .unwrap()
-            .lines()
-            .count()
-            == 19
+    let table = fs::read_to_string(run.join("table.md")).unwrap();
+    // A row per reading of the bias, and for each of two tolerances one more for the controller.
+    assert_eq!(
+        table.matches("| direct, averaged over updates |").count(),
+        3,
+        "{table}"
+    );
+    assert_eq!(table.matches("| controller |").count(), 2, "{table}");
+    assert_eq!(
+        table.matches("| norm of the mean sum |").count(),
+        3,
+        "{table}"
     );
 }

@@ -99,7 +99,7 @@ pub use device::{
 pub use error::TrainError;
 pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
-pub use measured::{BiasReading, MeasuredBias, MeasuredCurves, measured_bias, measured_curves};
+pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
 pub use metric_files::MetricFiles;
 pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};

@@ -10,7 +10,7 @@
 use atbptt_core::direct::contexts_for;
 use atbptt_core::{DirectEstimate, Scheme};
 use atbptt_models::{
-    CountedWeights, DirectPlan, PieceGradients, RecurrentModel, direct_statistics,
+    CountedWeights, DirectPlan, PieceGradients, RecurrentModel, SequenceBatch, direct_statistics,
 };
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -38,17 +38,8 @@ pub struct MeasuredBias {
 pub struct BiasReading {
     /// √(Â/Ĉ), 0 where Â ≤ 0; NaN where Ĉ ≤ 0: a gradient that does not stand out of the noise.
     pub bias: f64,
-    /// Jackknife standard error; infinite below three seeds.
+    /// Standard error; infinite below three seeds.
     pub standard_error: f64,
-}
-
-/// The measured bias at many K.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MeasuredCurves {
-    /// Of the recurrent weights.
-    pub recurrent: DirectEstimate,
-    /// Of all parameters.
-    pub all: DirectEstimate,
 }
 
 /// Measures the relative bias of the parameter gradient of windows by `scheme`, for every K of `ks`.
@@ -92,10 +83,16 @@ pub fn measured_bias<M: RecurrentModel>(
     seeds: &[u64],
     device: &Device,
 ) -> Result<Vec<MeasuredBias>, TrainError> {
-    let window = config.window;
-    let curves = measured_curves(model, source, config, scheme, ks, seeds, device)?;
+    let truth = Truth::new(source, config, scheme, ks, seeds)?;
+    let of_all = truth.means(model, source, CountedWeights::All, seeds, device)?;
+    let recurrent = match model.counted_parameters() {
+        Some(ids) => of_all.iter().map(|mean| mean.clone().only(&ids)).collect(),
+        // All that `forward` uses: a run tells which those are.
+        None => truth.means(model, source, CountedWeights::Recurrent, seeds, device)?,
+    };
+    let (recurrent, all) = (truth.estimate(&recurrent)?, truth.estimate(&of_all)?);
     let reading = |estimate: &DirectEstimate, k: usize| {
-        let measured = estimate.as_measured(k.min(window));
+        let measured = estimate.as_measured(k.min(truth.config.window));
         let (bias, standard_error) = measured.unwrap_or((f64::NAN, f64::INFINITY));
         BiasReading {
             bias,
@@ -104,18 +101,19 @@ pub fn measured_bias<M: RecurrentModel>(
     };
     let readings = ks.iter().map(|&k| MeasuredBias {
         k,
-        recurrent: reading(&curves.recurrent, k),
-        all: reading(&curves.all, k),
+        recurrent: reading(&recurrent, k),
+        all: reading(&all, k),
     });
     Ok(readings.collect())
 }
 
-/// [`measured_bias`] as curves, exact at every K of `ks` and joined in between: for K(δ), noise and errors at any K.
+/// What [`measured_bias`] says of the recurrent weights, as a curve: exact at every K of `ks` and joined in between, for K(δ), noise
+/// and errors at any K. Takes no gradient of embeddings and decoders, and so much less time and memory.
 ///
 /// # Errors
 ///
 /// As [`measured_bias`].
-pub fn measured_curves<M: RecurrentModel>(
+pub fn measured_curve<M: RecurrentModel>(
     model: &M,
     source: &dyn SequenceSource<Batch = M::Batch>,
     config: ProbeConfig,
@@ -123,55 +121,75 @@ pub fn measured_curves<M: RecurrentModel>(
     ks: &[usize],
     seeds: &[u64],
     device: &Device,
-) -> Result<MeasuredCurves, TrainError> {
-    let refused = |field, rule, got: usize| TrainError::Config {
-        field,
-        rule,
-        got: got.to_string(),
-        remedy: "give truncation lengths in steps, and a seed per probe window",
-    };
-    if seeds.len() < 2 {
-        return Err(refused("number of seeds", "at least 2", seeds.len()));
-    }
-    if ks.contains(&0) {
-        return Err(refused("truncation length", "at least 1", 0));
-    }
-    let losses = config.losses.unwrap_or(match scheme {
-        Scheme::Strided { losses } => losses,
-        Scheme::Overlapping | Scheme::Chunked => 1,
-    });
-    let config = config.with_losses(losses);
-    config.check_direct(scheme, source.common_steps())?;
-    let within: Vec<usize> = ks.iter().map(|k| (*k).min(config.window)).collect();
-    let contexts = contexts_for(scheme, &within, losses, config.window);
-    let plan = DirectPlan::new(losses, contexts).with_max_rows(usize::MAX);
+) -> Result<DirectEstimate, TrainError> {
+    let truth = Truth::new(source, config, scheme, ks, seeds)?;
+    truth.estimate(&truth.means(model, source, CountedWeights::Recurrent, seeds, device)?)
+}
 
-    let all_plan = plan.clone().with_weights(CountedWeights::All);
-    let named = model.counted_parameters();
-    // Means of about equally many windows each.
-    let groups = seeds.len().min(MAX_GROUPS);
-    let (mut recurrent, mut all) = (Vec::new(), Vec::new());
-    for group in 0..groups {
-        let of_group = seeds.iter().skip(group).step_by(groups);
-        let mean = |plan: &DirectPlan| -> Result<PieceGradients, TrainError> {
+/// What is measured of each window.
+struct Truth {
+    config: ProbeConfig,
+    plan: DirectPlan,
+    scheme: Scheme,
+}
+
+impl Truth {
+    fn new<B: SequenceBatch>(
+        source: &dyn SequenceSource<Batch = B>,
+        config: ProbeConfig,
+        scheme: Scheme,
+        ks: &[usize],
+        seeds: &[u64],
+    ) -> Result<Self, TrainError> {
+        let refused = |field, rule, got: usize| TrainError::Config {
+            field,
+            rule,
+            got: got.to_string(),
+            remedy: "give truncation lengths in steps, and a seed per probe window",
+        };
+        if seeds.len() < 2 {
+            return Err(refused("number of seeds", "at least 2", seeds.len()));
+        }
+        if ks.contains(&0) {
+            return Err(refused("truncation length", "at least 1", 0));
+        }
+        let losses = config.losses.unwrap_or(match scheme {
+            Scheme::Strided { losses } => losses,
+            Scheme::Overlapping | Scheme::Chunked => 1,
+        });
+        let config = config.with_losses(losses);
+        config.check_direct(scheme, source.common_steps())?;
+        let within: Vec<usize> = ks.iter().map(|k| (*k).min(config.window)).collect();
+        let contexts = contexts_for(scheme, &within, losses, config.window);
+        let plan = DirectPlan::new(losses, contexts).with_max_rows(usize::MAX);
+        Ok(Self {
+            config,
+            plan,
+            scheme,
+        })
+    }
+
+    /// Means of about equally many windows each.
+    fn means<M: RecurrentModel>(
+        &self,
+        model: &M,
+        source: &dyn SequenceSource<Batch = M::Batch>,
+        weights: CountedWeights,
+        seeds: &[u64],
+        device: &Device,
+    ) -> Result<Vec<PieceGradients>, TrainError> {
+        let plan = self.plan.clone().with_weights(weights);
+        let groups = seeds.len().min(MAX_GROUPS);
+        let mean = |group: usize| -> Result<PieceGradients, TrainError> {
+            let of_group = seeds.iter().skip(group).step_by(groups);
             let probes = of_group
-                .clone()
-                .map(|&seed| direct_probe(model, source, &config, plan, seed, device));
+                .map(|&seed| direct_probe(model, source, &self.config, &plan, seed, device));
             Ok(PieceGradients::mean(probes.collect::<Result<_, _>>()?)?)
         };
-        let of_all = mean(&all_plan)?;
-        recurrent.push(match &named {
-            Some(ids) => of_all.clone().only(ids),
-            // All that `forward` uses: a run tells which those are.
-            None => mean(&plan)?,
-        });
-        all.push(of_all);
+        (0..groups).map(mean).collect()
     }
-    let estimate = |probes: &[PieceGradients]| -> Result<DirectEstimate, TrainError> {
-        Ok(direct_statistics(probes)?.estimate(scheme)?)
-    };
-    Ok(MeasuredCurves {
-        recurrent: estimate(&recurrent)?,
-        all: estimate(&all)?,
-    })
+
+    fn estimate(&self, means: &[PieceGradients]) -> Result<DirectEstimate, TrainError> {
+        Ok(direct_statistics(means)?.estimate(self.scheme)?)
+    }
 }

@@ -56,12 +56,8 @@ struct Blocks {
 
 impl Blocks {
     fn of(scheme: Scheme, k: usize, losses: usize) -> Self {
-        let (low, high) = match scheme {
-            Scheme::Strided { losses } => (k, k.saturating_add(losses).saturating_sub(1)),
-            Scheme::Overlapping => (k, k.saturating_mul(2).saturating_sub(1)),
-            Scheme::Chunked => (1, k),
-        };
-        let (low, high, m) = (low as f64, high as f64, losses as f64);
+        let kept = scheme.kept_lags(k);
+        let (low, high, m) = (*kept.start() as f64, *kept.end() as f64, losses as f64);
         let lags = high - low + 1.0;
         let count = (lags / m).ceil().max(1.0);
         Self {

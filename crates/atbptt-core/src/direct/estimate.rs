@@ -5,72 +5,23 @@
 use serde::{Deserialize, Serialize};
 
 use super::outcome::DirectOutcome;
+use super::spread::Spread;
+use super::stored::{Point, Stored};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 
-/// Longest window that is believed, in steps.
-const MAX_WINDOW: usize = 1 << 24;
-
 /// Standard errors that an upper limit lies above the estimate, and that the squared gradient must lie above zero.
 const Z: f64 = 2.0;
-
-/// A mean of products between probes, and its jackknife variance where there are probes enough.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Moment {
-    pub value: f64,
-    pub variance: Option<f64>,
-}
-
-impl Moment {
-    /// Moving averages of values; of independent errors, variances.
-    fn smoothed(self, previous: Self, keep: f64) -> Self {
-        let new = 1.0 - keep;
-        let both = self.variance.zip(previous.variance);
-        Self {
-            value: keep * previous.value + new * self.value,
-            variance: match keep > 0.0 {
-                true => both.map(|(new_one, old)| keep * keep * old + new * new * new_one),
-                false => self.variance,
-            },
-        }
-    }
-
-    fn is_valid(self) -> bool {
-        self.value.is_finite() && self.variance.is_none_or(|v| v.is_finite() && v >= 0.0)
-    }
-}
-
-/// The squared bias ‖E d‖² of windows at one K.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Point {
-    pub k: usize,
-    pub bias: Moment,
-    /// Jackknife variance of log Â − log Ĉ; `None` where one of the leave-one-out values is not above zero.
-    pub log_variance: Option<f64>,
-}
 
 /// The relative bias of the truncated parameter gradient at every K, as probes measured it.
 ///
 /// The estimate does not grow with K: it is the largest of those measured at K or more (the running maximum from the right),
 /// joined between cuts along straight lines in the logarithm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct DirectEstimate {
-    raw: Raw,
+    raw: Stored,
     curve: Vec<Joint>,
-}
-
-/// [`DirectEstimate`] as stored: checked when read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Raw {
-    scheme: Scheme,
-    window: usize,
-    losses: usize,
-    probes: usize,
-    gradient: Moment,
-    noise_trace: f64,
-    points: Vec<Point>,
-    tail: Tail,
 }
 
 /// A point of the curve, in units of the gradient's norm before division by √Ĉ.
@@ -78,42 +29,17 @@ struct Raw {
 struct Joint {
     k: f64,
     norm: f64,
-    log_variance: Option<f64>,
-    /// Variance of Â at the point that gives the maximum.
-    variance: Option<f64>,
+    /// Variance of Â at the point that gives the maximum, and its covariance with Ĉ.
+    spreads: Option<(Spread, Spread)>,
 }
 
 impl DirectEstimate {
-    #[allow(clippy::too_many_arguments)] // Of one caller, which has them all.
-    pub(super) fn new(
-        scheme: Scheme,
-        window: usize,
-        losses: usize,
-        probes: usize,
-        gradient: Moment,
-        noise_trace: f64,
-        points: Vec<Point>,
-        tail: Tail,
-    ) -> Self {
-        Self::from_raw(Raw {
-            scheme,
-            window,
-            losses,
-            probes,
-            gradient,
-            noise_trace,
-            points,
-            tail,
-        })
-    }
-
-    fn from_raw(raw: Raw) -> Self {
+    pub(super) fn from_stored(raw: Stored) -> Self {
         let beyond = raw.tail.size();
         let joint = |point: &Point| Joint {
             k: point.k as f64,
             norm: point.bias.value.max(0.0).sqrt() + beyond,
-            log_variance: point.log_variance,
-            variance: point.bias.variance,
+            spreads: point.bias.spread.zip(point.with_gradient),
         };
         let mut curve: Vec<Joint> = raw.points.iter().map(joint).collect();
         if raw.points.last().is_none_or(|point| point.k < raw.window) {
@@ -121,8 +47,7 @@ impl DirectEstimate {
             curve.push(Joint {
                 k: raw.window as f64,
                 norm: beyond,
-                log_variance: None,
-                variance: Some(0.0),
+                spreads: Some((Spread::ZERO, Spread::ZERO)),
             });
         }
         let mut largest: Option<Joint> = None;
@@ -179,9 +104,10 @@ impl DirectEstimate {
         self.raw.gradient.value
     }
 
-    /// Jackknife standard error of [`gradient_square`](Self::gradient_square); `None` below three probes.
+    /// Standard error of [`gradient_square`](Self::gradient_square); `None` below three probes, and too large for three, which is
+    /// one too few to tell noise from signal.
     pub fn gradient_square_error(&self) -> Option<f64> {
-        self.raw.gradient.variance.map(f64::sqrt)
+        self.raw.gradient.error()
     }
 
     /// δ̂(k), the bias of the gradient at `k` kept steps as a share of the whole gradient, the fitted tail beyond the window
@@ -207,12 +133,27 @@ impl DirectEstimate {
         let gradient = self.raw.gradient.value;
         let square = point.bias.value.max(0.0);
         let bias = (gradient > 0.0).then(|| (square / gradient).sqrt())?;
-        let error = match (point.log_variance, point.bias.variance) {
-            (Some(variance), _) if bias > 0.0 => bias * variance.sqrt() / 2.0,
-            (_, Some(variance)) => ((square + variance.sqrt()) / gradient).sqrt() - bias,
-            (_, None) => f64::INFINITY,
+        let spreads = point.bias.spread.zip(point.with_gradient);
+        let error = spreads
+            .zip(self.raw.gradient.spread)
+            .map(|((own, with), of_gradient)| {
+                difference(own, with, of_gradient, square / gradient)
+            });
+        Some((bias, self.error_of_root(square, error)))
+    }
+
+    /// Standard error of √(square/Ĉ), from that of square − δ̂² Ĉ.
+    fn error_of_root(&self, square: f64, error: Option<f64>) -> f64 {
+        let gradient = self.raw.gradient.value;
+        let Some(error) = error.filter(|_| gradient > 0.0) else {
+            return f64::INFINITY;
         };
-        Some((bias, error))
+        let root = (square / gradient).sqrt();
+        match square > error {
+            true => root * error / (2.0 * square),
+            // Too near zero for a slope.
+            false => ((square + error) / gradient).sqrt() - root,
+        }
     }
 
     /// The two points of the curve around `k`, and how far between them it lies; equal ones at its ends.
@@ -238,45 +179,34 @@ impl DirectEstimate {
             })
     }
 
-    /// Variance of log δ̂²(k).
-    fn log_variance(&self, k: usize) -> Option<f64> {
-        let (left, right, share) = self.around(k)?;
-        let left_one = left.log_variance?;
-        // Where the next cut has none, it is the noise itself.
-        let right_one = right.log_variance.unwrap_or(left_one);
-        Some(left_one + share * (right_one - left_one))
-    }
-
-    /// Standard error of Â at `k`.
-    fn square_error(&self, k: usize) -> Option<f64> {
-        let (left, right, share) = self.around(k)?;
-        let (left, right) = (left.variance?.sqrt(), right.variance?.sqrt());
-        Some(left + share * (right - left))
-    }
-
-    /// δ that is `z` standard errors above δ̂(k).
-    fn limit(&self, k: usize, z: f64) -> f64 {
-        let norm = self.norm(k);
-        match self.square_error(k) {
-            Some(error) => self.relative((norm * norm + z * error).sqrt()),
-            None => f64::INFINITY,
-        }
+    /// Standard error of Â − `share` Ĉ at `k`.
+    fn difference_error(&self, k: usize, share: f64) -> Option<f64> {
+        let (left, right, part) = self.around(k)?;
+        let of_gradient = self.raw.gradient.spread?;
+        let error = |joint: Joint| {
+            let (own, with) = joint.spreads?;
+            Some(difference(own, with, of_gradient, share))
+        };
+        let (left, right) = (error(left)?, error(right)?);
+        Some(left + part * (right - left))
     }
 
     /// √((Â⁺ + 2 se(Â))/Ĉ): what the bias at `k` kept steps hardly exceeds, also where Â ≤ 0 and the estimate is 0. Infinite
     /// below three probes, which leave no standard error, and where Ĉ ≤ 0.
     pub fn upper_limit(&self, k: usize) -> f64 {
-        self.limit(k, Z)
+        let norm = self.norm(k);
+        match self.difference_error(k, 0.0) {
+            Some(error) => self.relative((norm * norm + Z * error).sqrt()),
+            None => f64::INFINITY,
+        }
     }
 
-    /// Standard error of δ̂(k): half that of log δ̂², times δ̂. Where the noise leaves no logarithm, the distance to the limit
-    /// that lies one standard error of Â above. Infinite below three probes.
+    /// Standard error of δ̂(k): that of Â − δ̂² Ĉ through the slope of the square root; where Â does not exceed it, the distance
+    /// to √((Â⁺ + se)/Ĉ). Infinite below three probes, and where Ĉ ≤ 0.
     pub fn standard_error(&self, k: usize) -> f64 {
-        let bias = self.relative_bias(k);
-        match self.log_variance(k) {
-            Some(variance) if bias > 0.0 => bias * variance.sqrt() / 2.0,
-            _ => self.limit(k, 1.0) - if bias.is_finite() { bias } else { 0.0 },
-        }
+        let square = self.norm(k).powi(2);
+        let share = square / self.raw.gradient.value;
+        self.error_of_root(square, self.difference_error(k, share))
     }
 
     /// K(δ): the smallest number of kept steps in `1..=W` whose relative bias is at most `delta`; `None` when none exists, and
@@ -297,27 +227,20 @@ impl DirectEstimate {
         Some(within)
     }
 
-    /// The lengths that the probes cannot tell from K(δ): shortest and longest of {K : |log δ̂²(K) − 2 log δ| ≤ z · se}.
+    /// The lengths that the probes cannot tell from K(δ): shortest and longest of {K : |Â(K) − δ² Ĉ| ≤ z · se(Â(K) − δ² Ĉ)}.
     ///
-    /// Where Â leaves no logarithm, the lengths whose limits, z standard errors of Â below and above, enclose δ. Always
-    /// contains [`smallest_k`](Self::smallest_k), or W where there is none.
+    /// This is Fieller's interval for a ratio: it needs no logarithm, which noise takes away where it is wanted most, and holds
+    /// wherever the mean products are about normal. Always contains [`smallest_k`](Self::smallest_k), or W where there is none.
     pub fn k_interval(&self, delta: f64, z: f64) -> (usize, usize) {
         let window = self.raw.window;
         let k = self.smallest_k(delta).unwrap_or(window);
+        let share = delta * delta;
+        let tolerated = share * self.raw.gradient.value;
         let consistent = |k: &usize| {
-            let bias = self.relative_bias(*k);
-            match self.log_variance(*k) {
-                Some(variance) if bias > 0.0 => {
-                    2.0 * (bias.ln() - delta.ln()).abs() <= z * variance.sqrt()
-                }
-                _ => {
-                    let norm = self.norm(*k);
-                    let low = self.square_error(*k).map_or(0.0, |error| {
-                        self.relative((norm * norm - z * error).max(0.0).sqrt())
-                    });
-                    low <= delta && delta <= self.limit(*k, z)
-                }
-            }
+            let distance = (self.norm(*k).powi(2) - tolerated).abs();
+            // Without a standard error nothing is told apart.
+            self.difference_error(*k, share)
+                .is_none_or(|error| distance <= z * error)
         };
         let first = (1..=k).find(consistent).unwrap_or(k);
         let last = (k..=window).rev().find(consistent).unwrap_or(k);
@@ -403,60 +326,27 @@ impl DirectEstimate {
         format!("K = {k}: {size}{noise}{short}")
     }
 
-    /// Moving averages of Â and Ĉ apart, `keep` of the previous ones: what noise each has averages out, where that of their
-    /// ratio would not.
+    /// Moving averages of Â, Ĉ and their variances apart, `keep` of the previous ones: what noise each has averages out, where that of
+    /// their ratio would not.
+    ///
+    /// A gradient grows and shrinks as the model learns. So that old values neither drown the new ones nor vanish beside them,
+    /// they are brought to the present scale first, by the mean squared norm of a probe's gradient, which few probes suffice
+    /// for.
     ///
     /// # Errors
     /// [`EstimateError::OutOfRange`] for `keep` outside [0, 1), [`EstimateError::UnequalProbes`] when the two were measured at
     /// other lengths.
     pub fn smoothed(&self, previous: &Self, keep: f64) -> Result<Self, EstimateError> {
-        if !(0.0..1.0).contains(&keep) {
-            return Err(EstimateError::OutOfRange {
-                what: "the kept share of a moving average",
-                rule: "in [0, 1)",
-                value: keep,
-            });
-        }
-        let key = |raw: &Raw| (raw.scheme, raw.window, raw.losses);
-        let (new, old) = (&self.raw, &previous.raw);
-        if key(new) != key(old) || self.lengths() != previous.lengths() {
-            let words = |estimate: &Self| {
-                let (scheme, window, losses) = key(&estimate.raw);
-                let lengths = estimate.lengths();
-                format!("{scheme:?}, window {window}, losses {losses}, lengths {lengths:?}")
-            };
-            return Err(EstimateError::UnequalProbes {
-                first: words(self),
-                other: words(previous),
-            });
-        }
-        let gradient = new.gradient.smoothed(old.gradient, keep);
-        let points = new.points.iter().zip(&old.points).map(|(new, old)| {
-            let bias = new.bias.smoothed(old.bias, keep);
-            // d log Â of the average is the mean of both, weighted by their shares in it.
-            let share = (1.0 - keep) * new.bias.value / bias.value;
-            let log_variance = match new.log_variance.zip(old.log_variance) {
-                Some((a, b)) => Some(share.powi(2) * a + (1.0 - share).powi(2) * b),
-                None if bias.value > 0.0 && gradient.value > 0.0 => {
-                    let relative = |of: Moment| of.variance.map(|v| v / of.value.powi(2));
-                    relative(bias).zip(relative(gradient)).map(|(a, c)| a + c)
-                }
-                None => None,
-            };
-            Point {
-                k: new.k,
-                bias,
-                log_variance: log_variance.filter(|v| v.is_finite()),
-            }
-        });
-        Ok(Self::from_raw(Raw {
-            gradient,
-            noise_trace: keep * old.noise_trace + (1.0 - keep) * new.noise_trace,
-            points: points.collect(),
-            tail: new.tail.smoothed(old.tail, keep),
-            ..*new
-        }))
+        self.raw
+            .smoothed(&previous.raw, keep)
+            .map(Self::from_stored)
     }
+}
+
+/// Standard error of Â − `share` Ĉ.
+fn difference(own: Spread, with_gradient: Spread, of_gradient: Spread, share: f64) -> f64 {
+    let both = own.plus(-2.0 * share, with_gradient);
+    both.plus(share * share, of_gradient).error()
 }
 
 /// Along a straight line in the logarithm, or to zero in the number itself.
@@ -467,65 +357,17 @@ fn interpolate(left: f64, right: f64, share: f64) -> f64 {
     }
 }
 
-/// Refuses a window that no estimate can be asked about.
-pub(super) fn check_window(window: usize) -> Result<(), EstimateError> {
-    match (1..=MAX_WINDOW).contains(&window) {
-        true => Ok(()),
-        false => Err(EstimateError::OutOfRange {
-            what: "a probe's window",
-            rule: "between 1 and 2^24 steps",
-            value: window as f64,
-        }),
-    }
-}
-
-impl From<DirectEstimate> for Raw {
+impl From<DirectEstimate> for Stored {
     fn from(estimate: DirectEstimate) -> Self {
         estimate.raw
     }
 }
 
-impl TryFrom<Raw> for DirectEstimate {
+impl TryFrom<Stored> for DirectEstimate {
     type Error = EstimateError;
 
-    fn try_from(raw: Raw) -> Result<Self, EstimateError> {
-        check_window(raw.window)?;
-        for (what, count) in [
-            ("the number of losses of a probe", raw.losses),
-            ("the number of measured lengths", raw.points.len()),
-            ("the number of losses per update", raw.scheme.losses(1)),
-        ] {
-            if count == 0 {
-                return Err(EstimateError::Zero { what });
-            }
-        }
-        let mut before = 0;
-        for point in &raw.points {
-            if point.k <= before || point.k > raw.window {
-                return Err(EstimateError::OutOfRange {
-                    what: "a measured length",
-                    rule: "above the one before it and within the window",
-                    value: point.k as f64,
-                });
-            }
-            before = point.k;
-            let valid = point.log_variance.is_none_or(|v| v.is_finite() && v >= 0.0);
-            if !(point.bias.is_valid() && valid) {
-                return Err(stored(point.bias.value));
-            }
-        }
-        let noise = raw.noise_trace;
-        if !(raw.gradient.is_valid() && noise.is_finite() && noise >= 0.0 && raw.tail.is_valid()) {
-            return Err(stored(raw.gradient.value));
-        }
-        Ok(Self::from_raw(raw))
-    }
-}
-
-fn stored(value: f64) -> EstimateError {
-    EstimateError::OutOfRange {
-        what: "a number of a stored estimate",
-        rule: "finite, and its variance at least 0",
-        value,
+    fn try_from(raw: Stored) -> Result<Self, EstimateError> {
+        raw.check()?;
+        Ok(Self::from_stored(raw))
     }
 }

@@ -41,7 +41,10 @@
 mod average;
 mod estimate;
 mod outcome;
+mod pairs;
+mod spread;
 mod statistics;
+mod stored;
 mod tail;
 #[cfg(test)]
 mod tests;

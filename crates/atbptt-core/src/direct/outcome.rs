@@ -12,7 +12,7 @@ pub enum DirectOutcome {
     NoiseLimited {
         /// Ĉ.
         gradient_square: f64,
-        /// Its jackknife standard error; `None` where too few probes leave none.
+        /// Its standard error; `None` where too few probes leave none.
         standard_error: Option<f64>,
     },
     /// What the fitted tail holds beyond the window exceeds a tenth of the tolerated bias.

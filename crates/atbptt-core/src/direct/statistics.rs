@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::average;
-use super::estimate::{DirectEstimate, Moment, Point, check_window};
+use super::estimate::DirectEstimate;
+use super::pairs::Products;
+use super::stored::{Moment, Point, Stored, check_window};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 
@@ -35,16 +37,6 @@ struct Group {
     probes: usize,
     /// `[(probe, piece), (probe, piece)]`, row-major.
     gram: Vec<f64>,
-}
-
-/// A U-statistic with its leave-one-out values.
-struct Products {
-    /// Mean of h_ij over pairs of different probes.
-    between: f64,
-    /// The same without probe i; empty where too few probes are left.
-    left_out: Vec<f64>,
-    /// Mean of h_ii.
-    within: f64,
 }
 
 impl DirectStatistics {
@@ -193,13 +185,15 @@ impl DirectStatistics {
 
     /// Ĉ, the unbiased estimate of ‖E g‖²; may come out below zero.
     pub fn gradient_square(&self) -> f64 {
-        self.products(&self.whole()).between
+        self.products(&self.whole()).between()
     }
 
     /// Â(c) for every cut, the unbiased estimate of ‖E d(c)‖²; may come out below zero.
     pub fn bias_squares(&self) -> Vec<f64> {
         let behind = (0..self.contexts.len()).map(|cut| self.behind(cut));
-        behind.map(|gamma| self.products(&gamma).between).collect()
+        behind
+            .map(|gamma| self.products(&gamma).between())
+            .collect()
     }
 
     /// δ̂(c) = √(Â(c)/Ĉ) for every cut, as measured: 0 where Â ≤ 0, `None` where Ĉ ≤ 0.
@@ -215,7 +209,7 @@ impl DirectStatistics {
         let probes = self.probes() as f64;
         let square_of_mean = |gamma: &[f64]| {
             let products = self.products(gamma);
-            (products.within + (probes - 1.0) * products.between) / probes
+            (products.within + (probes - 1.0) * products.between()) / probes
         };
         let gradient = square_of_mean(&self.whole());
         let behind = (0..self.contexts.len()).map(|cut| self.behind(cut));
@@ -230,7 +224,7 @@ impl DirectStatistics {
     pub fn noise_trace(&self) -> f64 {
         let products = self.products(&self.whole());
         // ‖ḡ‖² = (mean ‖g_i‖² + (n − 1) Ĉ)/n turns the formula into this difference.
-        (products.within - products.between).max(0.0)
+        (products.within - products.between()).max(0.0)
     }
 
     /// The bias at every K for windows by `scheme`.
@@ -249,31 +243,22 @@ impl DirectStatistics {
             });
         }
         let whole = self.products(&self.whole());
-        let gradient = Moment {
-            value: whole.between,
-            variance: jackknife(whole.left_out.iter().copied()),
+        let moment = |products: &Products| Moment {
+            value: products.between(),
+            spread: products.spread(products),
         };
-        let point = |k: usize, products: &Products| {
-            let logs = products.left_out.iter().zip(&whole.left_out);
-            let logs = logs.map(|(a, c)| a.ln() - c.ln());
-            Point {
-                k,
-                bias: Moment {
-                    value: products.between,
-                    variance: jackknife(products.left_out.iter().copied()),
-                },
-                // NaN and infinities of logarithms of what is not above zero leave no variance.
-                log_variance: jackknife(logs),
-            }
+        let gradient = moment(&whole);
+        let point = |k: usize, products: &Products| Point {
+            k,
+            bias: moment(products),
+            with_gradient: products.spread(&whole),
         };
-        let by_cut: Vec<Products> = (0..self.contexts.len())
-            .map(|cut| self.products(&self.behind(cut)))
-            .collect();
+        let by_cut = (0..self.contexts.len()).map(|cut| self.products(&self.behind(cut)));
         let cuts: Vec<Point> = self
             .contexts
             .iter()
-            .zip(&by_cut)
-            .map(|(context, products)| point(context + 1, products))
+            .zip(by_cut)
+            .map(|(context, products)| point(context + 1, &products))
             .collect();
         let tail = Tail::fit(self.window, &cuts);
         let points = match scheme {
@@ -289,16 +274,16 @@ impl DirectStatistics {
                 })
                 .collect(),
         };
-        Ok(DirectEstimate::new(
+        Ok(DirectEstimate::from_stored(Stored {
             scheme,
-            self.window,
-            self.losses,
-            self.probes(),
+            window: self.window,
+            losses: self.losses,
+            probes: self.probes(),
             gradient,
-            (whole.within - whole.between).max(0.0),
+            noise_trace: (whole.within - gradient.value).max(0.0),
             points,
             tail,
-        ))
+        }))
     }
 
     fn whole(&self) -> Vec<f64> {
@@ -319,45 +304,24 @@ impl DirectStatistics {
             .collect()
     }
 
+    /// h_ij = γᵀ G_ij γ of every group.
     fn products(&self, gamma: &[f64]) -> Products {
         let pieces = gamma.len();
-        let (mut sum, mut pairs, mut within) = (0.0, 0.0, 0.0);
-        // Per probe: Σ_j h_ij over the others of its group, and their number.
-        let mut rows: Vec<(f64, f64)> = Vec::with_capacity(self.probes());
-        for group in &self.groups {
+        Products::new(self.groups.iter().map(|group| {
             let side = group.probes * pieces;
-            for (i, block) in group.gram.chunks(side * pieces).enumerate() {
+            let blocks = group.gram.chunks(side * pieces);
+            let products = blocks.flat_map(|block| {
                 // Over the other probe's pieces: Σ_p γ_p ⟨w_ip, w_jq⟩.
                 let mut row = vec![0.0; side];
                 for (weight, line) in gamma.iter().zip(block.chunks(side)) {
                     row.iter_mut().zip(line).for_each(|(r, x)| *r += weight * x);
                 }
-                let mut others = 0.0;
-                for (j, part) in row.chunks(pieces).enumerate() {
-                    let h: f64 = part.iter().zip(gamma).map(|(x, weight)| x * weight).sum();
-                    match i == j {
-                        true => within += h,
-                        false => others += h,
-                    }
-                }
-                let count = (group.probes - 1) as f64;
-                rows.push((others, count));
-                sum += others;
-                pairs += count;
-            }
-        }
-        // A probe's products count twice in the sum, in its own row and in the others'.
-        let without = |(others, count): &(f64, f64)| (sum - 2.0 * others, pairs - 2.0 * count);
-        let enough = rows.iter().all(|row| without(row).1 > 0.0);
-        let left_out = rows.iter().filter(|_| enough).map(|row| {
-            let (sum, pairs) = without(row);
-            sum / pairs
-        });
-        Products {
-            between: sum / pairs,
-            left_out: left_out.collect(),
-            within: within / rows.len() as f64,
-        }
+                let with =
+                    |part: &[f64]| part.iter().zip(gamma).map(|(x, weight)| x * weight).sum();
+                row.chunks(pieces).map(with).collect::<Vec<f64>>()
+            });
+            (group.probes, products.collect())
+        }))
     }
 }
 
@@ -391,15 +355,6 @@ pub fn check_cuts(window: usize, losses: usize, contexts: &[usize]) -> Result<()
 fn pieces(window: usize, contexts: &[usize]) -> usize {
     let rest = contexts.last().is_some_and(|c| c + 1 < window);
     contexts.len() + usize::from(rest)
-}
-
-/// Delete-one jackknife variance, (n−1)/n · Σ (θ_i − mean)²; `None` without values, or where one is no finite number.
-fn jackknife(left_out: impl Iterator<Item = f64> + Clone) -> Option<f64> {
-    let n = left_out.clone().count() as f64;
-    let mean = left_out.clone().sum::<f64>() / n;
-    let squares: f64 = left_out.map(|x| (x - mean).powi(2)).sum();
-    let variance = (n - 1.0) / n * squares;
-    variance.is_finite().then_some(variance)
 }
 
 /// [`DirectStatistics`] as stored: the first group's numbers plain, further groups in `merged`.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate::Point;
+use super::stored::Point;
 
 /// The dropped part at the window's end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ impl Tail {
     pub(super) fn fit(window: usize, points: &[Point]) -> Self {
         let inside = |point: &&Point| point.k < window;
         let clear = |point: &Point| {
-            let error = point.bias.variance?.sqrt();
+            let error = point.bias.error()?;
             let norm = point.bias.value.max(0.0).sqrt();
             // Var ‖d‖ = Var Â / (4 Â).
             (point.bias.value > 2.0 * error).then(|| {
@@ -93,6 +93,17 @@ impl Tail {
         match self {
             Self::Decaying { norm, .. } => norm,
             Self::Negligible | Self::Unbounded => 0.0,
+        }
+    }
+
+    /// The same in other units of length.
+    pub(super) fn scaled(self, factor: f64) -> Self {
+        match self {
+            Self::Decaying { norm, log_decay } => Self::Decaying {
+                norm: factor * norm,
+                log_decay,
+            },
+            other => other,
         }
     }
 

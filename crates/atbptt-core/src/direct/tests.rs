@@ -100,27 +100,28 @@ fn u_statistics_match_a_sum_by_hand() {
     ));
 }
 
-/// Products of 2 and 8 without one probe or the other of a pair: log Â_(i) = log 2, log 4, log 8 with Ĉ constant.
+/// In one dimension, h_12 = 8, h_13 = 4, h_23 = 2 behind the cut, 9 + h in all: Â = 14/3, Ĉ = 41/3, δ̂² = x = 14/41. Â − x Ĉ is the mean of
+/// (1 − x) h − 9 x, whose variance is that of three probes, (1 − x)² · 4/3 · (28 − 56/3).
 #[test]
-fn the_error_is_the_jackknife_of_the_log_ratio() {
-    // In one dimension, h_12 = 8, h_13 = 4, h_23 = 2: v = (4, 2, 1).
+fn the_error_is_that_of_the_difference_from_the_share() {
     let probes: Vec<Probe> = [4.0, 2.0, 1.0]
         .map(|v| vec![vec![0.0, 3.0], vec![v, 0.0]])
         .to_vec();
     let estimate = statistics(5, 1, &[0, 4], &probes)
         .estimate(strided(1))
         .unwrap();
-    // Whole: 9 + h. Left out: log(h / (9 + h)) for h = 2, 4, 8.
-    let logs = [2.0f64, 4.0, 8.0].map(|h| (h / (9.0 + h)).ln());
-    let mean = logs.iter().sum::<f64>() / 3.0;
-    let error = (2.0 / 3.0 * logs.iter().map(|x| (x - mean).powi(2)).sum::<f64>()).sqrt();
     let bias = estimate.relative_bias(1);
-    assert!(close(
-        bias,
-        ((14.0 / 3.0) / (9.0 + 14.0 / 3.0f64)).sqrt(),
-        1e-12
-    ));
-    assert!(close(estimate.standard_error(1), bias * error / 2.0, 1e-12));
+    assert!(close(bias, (14.0 / 41.0f64).sqrt(), 1e-12));
+    let error = 27.0 / 41.0 * (4.0 / 3.0 * 28.0 / 3.0f64).sqrt();
+    let expected = bias * error / (2.0 * 14.0 / 3.0);
+    assert!(close(estimate.standard_error(1), expected, 1e-12));
+    let (measured, of_measured) = estimate.as_measured(1).unwrap();
+    assert!(close(measured, bias, 1e-12) && close(of_measured, expected, 1e-12));
+    // A tolerance that lies z errors of its own difference away is just told apart: (14/3 − y 41/3) = z (1 − y) se.
+    let (unit, y) = ((4.0 / 3.0 * 28.0 / 3.0f64).sqrt(), 0.2);
+    let z = (14.0 / 3.0 - y * 41.0 / 3.0) / ((1.0 - y) * unit);
+    assert_eq!(estimate.k_interval(y.sqrt(), 1.001 * z).0, 1);
+    assert_ne!(estimate.k_interval(y.sqrt(), 0.999 * z).0, 1);
 }
 
 /// A population of windows, all draws of n = 2 probes of B windows each with replacement: whatever B, the mean of Â is the
@@ -518,20 +519,47 @@ fn every_scheme_has_its_own_mean_of_the_bias() {
     }
 }
 
-/// Â and Ĉ average apart: 0.5 · (4/16) + 0.5 · (1/4) is not what counts, but (4 + 1)/(16 + 4).
+/// Â and Ĉ average apart, at the scale of the newest gradient. All probes have the squared norm 2 here: with Ĉ = 2 and Â = 1 in the one
+/// update, Ĉ = 1 and Â = ¼ in the other, δ̂² is (1 + ¼)/(2 + 1), not the mean of ½ and ¼.
 #[test]
 fn smoothing_averages_numerator_and_denominator_apart() {
-    let of = |d: f64, g: f64| {
-        let probe: Probe = vec![vec![g - d], vec![d]];
-        statistics(5, 1, &[0, 4], &vec![probe; 3])
+    let of = |probes: &[Probe]| {
+        statistics(5, 1, &[0, 4], probes)
             .estimate(strided(1))
             .unwrap()
     };
-    let (new, old) = (of(1.0, 2.0), of(2.0, 4.0));
-    let both = new.smoothed(&old, 0.5).unwrap();
-    assert!(close(both.relative_bias(1), 0.5, 1e-12));
-    let both = of(0.0, 2.0).smoothed(&old, 0.75).unwrap();
-    assert!(close(both.relative_bias(1), (3.0 / 13.0f64).sqrt(), 1e-12));
+    let root = 2f64.sqrt();
+    let clear = |scale: f64| {
+        let probe = vec![
+            vec![scale * (root - 1.0), 0.0, 0.0, 0.0],
+            vec![scale, 0.0, 0.0, 0.0],
+        ];
+        of(&vec![probe; 3])
+    };
+    let noisy: Vec<Probe> = (1..4)
+        .map(|own| {
+            let mut late = vec![0.5, 0.0, 0.0, 0.0];
+            late[own] = 1.0;
+            vec![late, vec![0.5, 0.0, 0.0, 0.0]]
+        })
+        .collect();
+    let new = of(&noisy);
+    assert!(close(new.relative_bias(1), 0.5, 1e-12));
+    // However long the older gradient was.
+    for scale in [1.0, 1e3, 1e-3] {
+        let old = clear(scale);
+        let both = new.smoothed(&old, 0.5).unwrap();
+        assert!(
+            close(both.relative_bias(1), (1.25 / 3.0f64).sqrt(), 1e-12),
+            "{scale}"
+        );
+        assert!(close(both.gradient_square(), 1.5, 1e-12), "{scale}");
+        assert!(close(both.noise_scale(), 0.5 / 1.5, 1e-12), "{scale}");
+        let back = old.smoothed(&new, 0.25).unwrap();
+        let expected = ((0.75 + 0.25 * 0.25) / (1.5f64 + 0.25)).sqrt();
+        assert!(close(back.relative_bias(1), expected, 1e-12), "{scale}");
+    }
+    let old = clear(1.0);
     assert_eq!(new.smoothed(&old, 0.0).unwrap(), new);
     assert!(new.smoothed(&old, 1.0).is_err() && new.smoothed(&old, f64::NAN).is_err());
     let probe: Probe = vec![vec![1.0], vec![1.0]];
@@ -558,8 +586,10 @@ fn smoothing_shrinks_the_error() {
     let both = a.smoothed(&b, 0.5).unwrap();
     let larger = a.standard_error(1).max(b.standard_error(1));
     assert!(both.standard_error(1) < 0.85 * larger);
-    let error = |e: &DirectEstimate| e.gradient_square_error().unwrap();
-    assert!(close(error(&both), 0.5 * error(&a).hypot(error(&b)), 1e-12));
+    // At the scale of the newer one.
+    let size = |e: &DirectEstimate| e.gradient_square() * (1.0 + e.noise_scale());
+    let error = |e: &DirectEstimate| e.gradient_square_error().unwrap() / size(e);
+    assert!(close(error(&both), 0.5 * error(&a).hypot(error(&b)), 1e-9));
 }
 
 #[test]

@@ -389,7 +389,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     fn run_probes(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let at = Position {
             epoch: epoch - 1,
-            update: self.step,
+            update: self.updates,
         };
         let (due, k) = {
             let policy = lock(&self.strategy.shared.policy);
@@ -465,7 +465,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
                 log::warn!(
                     "the probes after {} updates are not usable: {error}",
-                    self.step
+                    self.updates
                 );
                 Ok(Err(error))
             }
@@ -493,8 +493,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
                 Ok(norms) => probes.push(Ok(norms)),
                 Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
                     log::warn!(
-                        "probe {index} after {} steps is not usable: {error}",
-                        self.step
+                        "probe {index} after {} updates is not usable: {error}",
+                        self.updates
                     );
                     probes.push(Err(error));
                 }

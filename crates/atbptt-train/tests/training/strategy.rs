@@ -596,6 +596,29 @@ fn policies_decide_and_record() {
     assert!(handle.reports()[2].decay.is_some());
 }
 
+/// 400 steps of every sequence: 50 windows of eight losses an epoch, and an update for every three of them, 17 in all. Probes after 2,
+/// 4, 8 and 16 updates and with the second epoch.
+#[test]
+fn accumulated_windows_count_as_one_update() {
+    let _turn = turn();
+    let corpus = corpus(1604, 101);
+    let schedule = Schedule::regular(UpdateEvery::Epochs(1)).with_first(Some(2));
+    let monitor = MonitorConfig::default().with_schedule(schedule);
+    let policy = FixedKConfig::new(6).with_monitor(Some(monitor));
+    let folder = tempfile::tempdir().unwrap();
+    let scheme = Scheme::Strided { losses: 8 };
+    let strategy = strategy(policy.init().unwrap(), TbpttConfig { scheme, ..config() });
+    let training = training(&corpus, folder.path())
+        .grads_accumulation(3)
+        .num_epochs(2);
+    let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-2);
+    handle.finish(&result).unwrap();
+    let history = handle.history();
+    let updates: Vec<u64> = history.iter().map(|d| d.position.update).collect();
+    assert_eq!(updates, [2, 4, 8, 16, 17]);
+    assert_eq!(history[4].position.epoch, 1);
+}
+
 /// A window: first step, length, first step with a loss, and steps until the carried state; and the factor on its step.
 type Span = (usize, usize, usize, usize, f64);
 
