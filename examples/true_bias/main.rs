@@ -59,6 +59,26 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode> {
     cli.check()?;
+    let mut readings = Readings::default();
+    let mut name = "";
+    for seed in cli.seed..cli.seed.saturating_add(cli.seeds) {
+        let out = match cli.seeds {
+            1 => cli.out.clone(),
+            _ => cli.out.join(format!("seed-{seed}")),
+        };
+        let one = Cli {
+            seed,
+            out,
+            ..cli.clone()
+        };
+        name = run_seed(&one, &mut readings)?;
+    }
+    report::write(cli, name, &readings)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One run; the name of its task.
+fn run_seed(cli: &Cli, readings: &mut Readings) -> Result<&'static str> {
     let device = device_from_env()?.device.autodiff();
     device.seed(cli.seed);
     if let Some(folder) = &cli.rivers {
@@ -68,7 +88,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             .with_forget_bias(3.0)
             .init::<LstmLayer>(&device)?;
         let adam = (AdamConfig::new().init(), 5e-3, Clip::Norm(1.0));
-        return measure(cli, "river flow", model, (train, valid), adam, &device);
+        return measure(cli, "river flow", model, (train, valid), adam, readings);
     }
     // The paper's step and clip at K = m, whatever K is.
     let losses = cli.scheme().losses(cli.train_k) as f64;
@@ -109,7 +129,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             };
             let model = CopyModel::new(6, cli.hidden.unwrap_or(50), 2, &device)?;
             let sources = (train?, valid?);
-            return measure(cli, "copy task", model, sources, sgd(1.0, 1e-5)?, &device);
+            return measure(cli, "copy task", model, sources, sgd(1.0, 1e-5)?, readings);
         }
     };
     let model: LanguageModel<LstmLayer> = LanguageModelConfig::new(corpus.vocabulary().len())
@@ -123,7 +143,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         model,
         sources,
         sgd(10.0, 1e-7)?,
-        &device,
+        readings,
     )
 }
 
@@ -133,12 +153,12 @@ type Recipe = (ModuleOptimizer, f64, Clip);
 /// Trains with a fixed K, then goes through the checkpoints.
 fn measure<M, S>(
     cli: &Cli,
-    name: &str,
+    name: &'static str,
     model: M,
     (train, valid): (S, S),
     (optimizer, lr, clip): Recipe,
-    device: &Device,
-) -> Result<ExitCode>
+    readings: &mut Readings,
+) -> Result<&'static str>
 where
     M: RecurrentModel,
     S: SequenceSource<Batch = M::Batch> + Clone,
@@ -184,7 +204,7 @@ where
     handle.finish(&result)?;
     let trained = result.model;
 
-    let mut readings = Readings::default();
+    let device = &device_from_env()?.device.autodiff();
     let mut controllers = Vec::new();
     for _ in 0..cli.repeats {
         controllers.push(cli.controllers()?);
@@ -276,8 +296,7 @@ where
             );
         }
     }
-    report::write(cli, name, &readings)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(name)
 }
 
 /// One after the other.

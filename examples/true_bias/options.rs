@@ -8,8 +8,11 @@ use clap::{Parser, ValueEnum};
 
 use crate::common::Result;
 
+/// Shortest K that a controller chooses, in steps: the library's default.
+pub const SHORTEST: usize = 2;
+
 /// Measure the true relative bias of truncated gradients beside its estimates while a small model learns.
-#[derive(Parser, Debug)]
+#[derive(Parser, Clone, Debug)]
 #[command(name = "true_bias", version)]
 pub struct Cli {
     /// Folder of the copy task's digit files; without a task the copy task is generated
@@ -33,7 +36,7 @@ pub struct Cli {
     pub scheme: SchemeArg,
 
     /// Losses per update of strided windows, in steps
-    #[arg(long, value_name = "STEPS", default_value_t = 15)]
+    #[arg(long, value_name = "STEPS", default_value_t = Scheme::DEFAULT_LOSSES)]
     pub losses: usize,
 
     /// Fixed K to train with, in steps: the bias is measured, not acted upon
@@ -98,6 +101,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
+    /// Runs, of seeds one after the other, whose measurements are pooled
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seeds: u64,
+
     /// Base step size on the mean loss, times √(losses per update) [default: copy 1, text and built-in 10]
     #[arg(long, value_name = "RATE", conflicts_with = "rivers")]
     pub lr: Option<f64>,
@@ -134,7 +141,7 @@ impl Cli {
         }
     }
 
-    /// One controller per tolerance, with the library's settings but for the lengths: K from 1 to the window.
+    /// One controller per tolerance, with the library's settings but for the longest K: the window.
     pub fn controllers(&self) -> Result<Vec<AdaptiveK>> {
         let mut monitor = MonitorConfig::default().with_probes(self.probes as usize);
         if let Some(smoothing) = self.smoothing {
@@ -142,8 +149,8 @@ impl Cli {
         }
         let each = self.delta.iter().map(|&delta| {
             let config = AdaptiveKConfig::new(delta)
-                .with_k_min(1)
-                .with_k0(self.train_k)
+                .with_k_min(SHORTEST)
+                .with_k0(self.train_k.max(SHORTEST))
                 .with_k_max(self.window.max(self.train_k));
             Ok(config.with_monitor(monitor).init()?)
         });
@@ -160,6 +167,7 @@ impl Cli {
             ("--batches", self.batches, 2),
             ("--probes", self.probes, 2),
             ("--repeats", self.repeats, 1),
+            ("--seeds", self.seeds, 1),
         ] {
             if value < least {
                 return Err(format!("{option} must be at least {least}").into());

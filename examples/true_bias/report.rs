@@ -8,7 +8,7 @@ use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 
 use crate::common::Result;
 use crate::common::diagnostics::SIZES;
-use crate::options::Cli;
+use crate::options::{Cli, SHORTEST};
 
 /// Below it a ratio says nothing: the error of the truth itself.
 const LEAST_TRUTH: f64 = 0.02;
@@ -36,6 +36,7 @@ pub struct Measured<'a> {
 
 /// One epoch, estimate and K.
 struct Point {
+    seed: u64,
     epoch: usize,
     repeat: usize,
     k: usize,
@@ -50,6 +51,9 @@ struct Point {
 
 /// One epoch, estimate and tolerance: K(δ) of the truth, of the controller and of every reading.
 struct Choice {
+    seed: u64,
+    epoch: usize,
+    repeat: usize,
     delta: f64,
     truth: usize,
     chosen: usize,
@@ -80,6 +84,7 @@ impl Readings {
                 bias.unwrap_or(f64::INFINITY)
             });
             self.points.push(Point {
+                seed: cli.seed,
                 epoch: of.epoch,
                 repeat: of.repeat,
                 k,
@@ -91,7 +96,7 @@ impl Readings {
                 noise_limited,
             });
         }
-        let cap = |k: Option<usize>| k.unwrap_or(cli.window).min(cli.window);
+        let cap = |k: Option<usize>| k.unwrap_or(cli.window).clamp(SHORTEST, cli.window);
         for (&delta, &chosen) in cli.delta.iter().zip(of.chosen) {
             let of_norms = of
                 .norms
@@ -99,6 +104,9 @@ impl Readings {
                 .map(|e| e.as_ref().and_then(|e| e.smallest_k(delta)));
             let all = direct.iter().map(|e| e.smallest_k(delta)).chain(of_norms);
             self.choices.push(Choice {
+                seed: cli.seed,
+                epoch: of.epoch,
+                repeat: of.repeat,
                 delta,
                 truth: cap(of.truth.smallest_k(delta)),
                 chosen: cap(Some(chosen)),
@@ -125,6 +133,7 @@ pub fn write(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
 fn points(cli: &Cli, readings: &Readings) -> Result<()> {
     let mut table = csv::Writer::from_path(cli.out.join("points.csv"))?;
     let head = [
+        "seed",
         "epoch",
         "repeat",
         "k",
@@ -140,6 +149,7 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
         let flag = |is: bool| u8::from(is).to_string();
         let [single, averaged] = point.noise_limited;
         let numbers = [
+            point.seed.to_string(),
             point.epoch.to_string(),
             point.repeat.to_string(),
             point.k.to_string(),
@@ -152,6 +162,34 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
         ];
         let estimates = point.estimates.iter().map(f64::to_string);
         table.write_record(numbers.into_iter().chain(estimates))?;
+    }
+    table.flush()?;
+    let mut table = csv::Writer::from_path(cli.out.join("lengths.csv"))?;
+    let head = [
+        "seed",
+        "epoch",
+        "repeat",
+        "delta",
+        "noise_limited",
+        "averaged_noise_limited",
+        "truth",
+        "controller",
+    ];
+    table.write_record(head.into_iter().chain(names()))?;
+    for choice in &readings.choices {
+        let [single, averaged] = choice.noise_limited.map(u8::from);
+        let numbers = [
+            choice.seed.to_string(),
+            choice.epoch.to_string(),
+            choice.repeat.to_string(),
+            choice.delta.to_string(),
+            single.to_string(),
+            averaged.to_string(),
+            choice.truth.to_string(),
+            choice.chosen.to_string(),
+        ];
+        let ks = choice.by_reading.iter().map(usize::to_string);
+        table.write_record(numbers.into_iter().chain(ks))?;
     }
     Ok(table.flush()?)
 }
@@ -218,7 +256,8 @@ fn percent(part: usize, of: usize) -> String {
     format!("{:.0} %", 100.0 * part as f64 / of.max(1) as f64)
 }
 
-/// How far each reading's K lies from the true K(δ); readings that find none ask for the whole window.
+/// How far each reading's K lies from the true K(δ), neither below the shortest that a controller chooses; readings that find none
+/// ask for the whole window.
 fn regrets(cli: &Cli, readings: &Readings) -> String {
     let mut text = String::new();
     for &delta in &cli.delta {
@@ -258,7 +297,7 @@ fn regrets(cli: &Cli, readings: &Readings) -> String {
     text
 }
 
-/// A panel per K: the truth solid, the first controller's estimates dashed; no point where the noise has it.
+/// A panel per K: the first seed's truth solid, its first controller's estimates dashed; no point where the noise has it.
 fn figure(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
     let panels: Vec<LinesPanel> = cli
         .k
@@ -266,7 +305,7 @@ fn figure(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
         .map(|&k| {
             let of_k = || {
                 let points = readings.points.iter();
-                points.filter(move |point| point.k == k && point.repeat == 0)
+                points.filter(move |p| (p.seed, p.k, p.repeat) == (cli.seed, k, 0))
             };
             let positive = |bias: f64| match bias > 0.0 && bias < 1e4 {
                 true => bias,

@@ -759,9 +759,9 @@ fn true_bias_sets_the_estimate_beside_the_truth() {
         .collect();
     assert_eq!(rows.len(), 4, "two epochs, two lengths");
     for row in rows {
-        assert_eq!(row.len(), 15);
+        assert_eq!(row.len(), 16);
         // All of the window kept: no bias. Some at K = 2, unless the noise has it.
-        let (k, truth) = (row[2], row[3]);
+        let (k, truth) = (row[3], row[4]);
         assert!(k == 2.0 || truth == 0.0, "{row:?}");
     }
     assert!(fs::read(run.join("true_bias.png")).unwrap().len() > 5_000);

@@ -6,12 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::outcome::DirectOutcome;
 use super::spread::Spread;
-use super::stored::{Point, Stored};
+use super::stored::{Point, Stored, Z, difference};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
-
-/// Standard errors that an upper limit lies above the estimate, and that the squared gradient must lie above zero.
-const Z: f64 = 2.0;
 
 /// The relative bias of the truncated parameter gradient at every K, as probes measured it.
 ///
@@ -331,7 +328,8 @@ impl DirectEstimate {
     ///
     /// A gradient grows and shrinks as the model learns. So that old values neither drown the new ones nor vanish beside them,
     /// they are brought to the present scale first, by the mean squared norm of a probe's gradient, which few probes suffice
-    /// for.
+    /// for. Where Â/Ĉ differs at any length by more than three standard errors of both, the bias has changed, and the average
+    /// starts afresh.
     ///
     /// # Errors
     /// [`EstimateError::OutOfRange`] for `keep` outside [0, 1), [`EstimateError::UnequalProbes`] when the two were measured at
@@ -341,12 +339,6 @@ impl DirectEstimate {
             .smoothed(&previous.raw, keep)
             .map(Self::from_stored)
     }
-}
-
-/// Standard error of Â − `share` Ĉ.
-fn difference(own: Spread, with_gradient: Spread, of_gradient: Spread, share: f64) -> f64 {
-    let both = own.plus(-2.0 * share, with_gradient);
-    both.plus(share * share, of_gradient).error()
 }
 
 /// Along a straight line in the logarithm, or to zero in the number itself.

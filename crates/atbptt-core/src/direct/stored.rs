@@ -9,6 +9,12 @@ use crate::{EstimateError, Scheme};
 /// Longest window that is believed, in steps.
 const MAX_WINDOW: usize = 1 << 24;
 
+/// Standard errors that the squared gradient must lie above zero to stand out of the noise.
+pub(super) const Z: f64 = 2.0;
+
+/// Standard errors of a difference from which on the bias has changed.
+const CHANGED: f64 = 3.0;
+
 /// A mean of products between probes, and its variance where there are probes enough.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Moment {
@@ -128,6 +134,31 @@ impl Stored {
         format!("{scheme:?}, window {window}, losses {losses}, lengths {lengths:?}")
     }
 
+    /// Whether the bias has changed since `old` by more than both errors explain, so that an average would only hold it up: at
+    /// any length Â/Ĉ differs by more than three standard errors. Noise that hides the gradient contradicts nothing.
+    fn contradicts(&self, old: &Self) -> bool {
+        let ratio_error = |of: &Self, point: &Point, ratio: f64| {
+            let (own, with) = point.bias.spread.zip(point.with_gradient)?;
+            let error = difference(own, with, of.gradient.spread?, ratio);
+            Some(error / of.gradient.value)
+        };
+        let clear = |of: &Self| {
+            let error = of.gradient.error();
+            error.is_some_and(|error| of.gradient.value > Z * error)
+        };
+        let differs = |(new, before): (&Point, &Point)| {
+            let of = |value: f64, all: &Self| value / all.gradient.value;
+            let (a, b) = (of(new.bias.value, self), of(before.bias.value, old));
+            // As if the bias were the same.
+            let both =
+                (new.bias.value + before.bias.value) / (self.gradient.value + old.gradient.value);
+            let errors = ratio_error(self, new, both).zip(ratio_error(old, before, both));
+            errors.is_some_and(|(x, y)| (a - b).abs() > CHANGED * x.hypot(y))
+        };
+        let mut points = self.points.iter().zip(&old.points);
+        clear(self) && clear(old) && points.any(differs)
+    }
+
     /// See [`DirectEstimate::smoothed`](super::DirectEstimate::smoothed).
     pub fn smoothed(&self, old: &Self, keep: f64) -> Result<Self, EstimateError> {
         if !(0.0..1.0).contains(&keep) {
@@ -153,6 +184,9 @@ impl Stored {
             // One of the two has no gradient at all.
             false => old.clone(),
         };
+        if self.contradicts(&old) {
+            return Ok(self.clone());
+        }
         let average = Average { keep };
         let points = self.points.iter().zip(&old.points);
         let both = Self {
@@ -200,6 +234,17 @@ impl Stored {
             false => Err(stored(self.gradient.value)),
         }
     }
+}
+
+/// Standard error of Â − `share` Ĉ.
+pub(super) fn difference(
+    own: Spread,
+    with_gradient: Spread,
+    of_gradient: Spread,
+    share: f64,
+) -> f64 {
+    let both = own.plus(-2.0 * share, with_gradient);
+    both.plus(share * share, of_gradient).error()
 }
 
 /// Refuses a window that no estimate can be asked about.

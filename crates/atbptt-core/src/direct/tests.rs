@@ -519,7 +519,7 @@ fn every_scheme_has_its_own_mean_of_the_bias() {
     }
 }
 
-/// Â and Ĉ average apart, at the scale of the newest gradient. All probes have the squared norm 2 here: with Ĉ = 2 and Â = 1 in the one
+/// Â and Ĉ average apart, at the scale of the newest gradient (two probes say no error that would forbid it). All probes have the squared norm 2 here: with Ĉ = 2 and Â = 1 in the one
 /// update, Ĉ = 1 and Â = ¼ in the other, δ̂² is (1 + ¼)/(2 + 1), not the mean of ½ and ¼.
 #[test]
 fn smoothing_averages_numerator_and_denominator_apart() {
@@ -534,9 +534,9 @@ fn smoothing_averages_numerator_and_denominator_apart() {
             vec![scale * (root - 1.0), 0.0, 0.0, 0.0],
             vec![scale, 0.0, 0.0, 0.0],
         ];
-        of(&vec![probe; 3])
+        of(&vec![probe; 2])
     };
-    let noisy: Vec<Probe> = (1..4)
+    let noisy: Vec<Probe> = (1..3)
         .map(|own| {
             let mut late = vec![0.5, 0.0, 0.0, 0.0];
             late[own] = 1.0;
@@ -570,6 +570,24 @@ fn smoothing_averages_numerator_and_denominator_apart() {
         new.smoothed(&longer, 0.5),
         Err(EstimateError::UnequalProbes { .. })
     ));
+}
+
+/// A bias of 0.2 and one of 0.6, each known to a hundredth, are not averaged: the newer one counts. Told by few noisy probes they are.
+#[test]
+fn an_average_ends_where_the_bias_has_changed() {
+    let mut rng = Pcg64::seed_from_u64(6);
+    let mut of = |bias: f64, noise: f64| {
+        let probes = noisy(&mut rng, &[1.0 - bias, bias], 8, 40, noise);
+        statistics(5, 1, &[0, 4], &probes)
+            .estimate(strided(1))
+            .unwrap()
+    };
+    let (old, new) = (of(0.2, 0.02), of(0.6, 0.02));
+    assert_eq!(new.smoothed(&old, 0.5).unwrap(), new);
+    let next = of(0.6, 0.02);
+    assert_ne!(next.smoothed(&new, 0.5).unwrap(), next);
+    let (old, new) = (of(0.2, 0.3), of(0.6, 0.3));
+    assert_ne!(new.smoothed(&old, 0.5).unwrap(), new);
 }
 
 /// Independent errors of two updates: variances add with the squares of their weights.

@@ -196,16 +196,17 @@ fn k_moves_only_when_it_lies_outside_the_interval() {
     }
 }
 
-/// δ(5) is 0.225 and then half of it, with Ĉ = 1 twice. Averaged one to one, δ̂² = (1 + 1/4)/2 · 0.225².
+/// δ(5) is 0.225 and then half of it, with Ĉ = 1 twice, by two probes that know no error and so may be averaged. Averaged one to one, δ̂² = (1 + 1/4)/2 · 0.225².
 #[test]
 fn numerator_and_denominator_are_averaged_apart() {
+    const PAIR: [f64; 2] = [1.0; 2];
     let half = |context: usize| halving(context) / 2.0;
     let mut policy = config(0.3)
         .with_monitor(policy_monitor(0.5))
         .init()
         .unwrap();
-    policy.update(at(50), direct(statistics(halving, 0.0, &EVEN)));
-    policy.update(at(100), direct(statistics(half, 0.0, &EVEN)));
+    policy.update(at(50), direct(statistics(halving, 0.0, &PAIR)));
+    policy.update(at(100), direct(statistics(half, 0.0, &PAIR)));
     let bias = policy.monitor().last_estimate().unwrap().relative_bias(5);
     assert!((bias - 0.625f64.sqrt() * 0.225).abs() < 1e-4, "{bias}");
     // A measurement without an estimate leaves the average as it is.
@@ -217,12 +218,12 @@ fn numerator_and_denominator_are_averaged_apart() {
     );
     // Another scheme is another quantity: the average starts afresh.
     let other = Measurement::Direct {
-        statistics: statistics(halving, 0.0, &EVEN),
+        statistics: statistics(halving, 0.0, &PAIR),
         scheme: Scheme::Overlapping,
         updates_per_epoch: 100.0,
     };
     policy.update(at(400), other);
-    let fresh = statistics(halving, 0.0, &EVEN)
+    let fresh = statistics(halving, 0.0, &PAIR)
         .unwrap()
         .estimate(Scheme::Overlapping)
         .unwrap();

@@ -13,7 +13,7 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     let flex = [("flex", Device::flex())];
     #[cfg(feature = "ndarray")]
     let flex = [flex, [("ndarray", Device::ndarray())]].concat();
-    flex.into()
+    flex.into_iter().collect()
 }
 
 /// The CPU backends, and for f32 the GPU too where there is one (software devices count).
