@@ -1,15 +1,16 @@
 //! What probes add to an epoch.
 
 use atbptt::core::AdaptiveKConfig;
+use atbptt::core::policy::{Position, Schedule};
 use clap::Args;
 
 use crate::Result;
 use crate::cases::TRAIN;
 use crate::train;
 
-/// Losses that an epoch of WikiText-2 counts: 2,088,628 training tokens in 16 sequences of 130,539.
-const EPOCH_TOKENS: f64 = 16.0 * 130_538.0;
-/// The paper's target: at most this share.
+/// Epochs of the run that the probes are a share of.
+const EPOCHS: usize = 10;
+/// The target: at most this share.
 const TARGET: f64 = 0.03;
 
 #[derive(Args)]
@@ -17,34 +18,56 @@ pub struct Overhead {
     /// Windows per epoch of the measurement; probes read 440 steps, so five at least.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(5..))]
     windows: u32,
+    /// Only the setting with this hidden size.
+    #[arg(long)]
+    hidden: Option<usize>,
 }
 
 /// Trains two short epochs with an adaptive policy that may choose nothing but K = 100, so that both sides bear the
-/// same windows, and sets the probes of the second against a full epoch of windows at the measured speed.
+/// same windows, and sets its probes, as often as ten epochs of the default schedule have them, against windows at the measured
+/// speed.
 pub fn run(args: &Overhead) -> Result<()> {
-    let case = TRAIN[0];
-    let policy = AdaptiveKConfig::new(0.5)
-        .with_k0(case.k)
-        .with_k_min(case.k)
-        .with_k_max(case.k)
-        .with_probes(5)
-        .init()?;
-    let run = train::run(case, policy, args.windows as usize, 2)?;
-    let last = run.reports.last().ok_or("no epoch was trained")?;
-    let per_token = last.train_seconds / last.tokens as f64;
-    let epoch = per_token * EPOCH_TOKENS;
-    let share = last.probe_seconds / epoch;
-    println!(
-        "five probes of W = 400: {:.2} s; an epoch of WikiText-2 at K = {}: {:.0} s at {:.0} loss tokens/s",
-        last.probe_seconds,
-        case.k,
-        epoch,
-        1.0 / per_token
-    );
-    println!(
-        "an adaptive epoch costs {:.2} % more than one at the same fixed K (target: at most {:.0} %)",
-        100.0 * share,
-        100.0 * TARGET
-    );
+    // Training tokens: 2,088,628 and 929,589, in parallel sequences.
+    for (case, tokens) in [(TRAIN[0], 2_088_628), (TRAIN[1], 929_589)] {
+        if args.hidden.is_some_and(|hidden| hidden != case.hidden) {
+            continue;
+        }
+        let config = AdaptiveKConfig::new(0.5)
+            .with_k0(case.k)
+            .with_k_min(case.k)
+            .with_k_max(case.k);
+        let run = train::run(case, config.init()?, args.windows as usize, 2)?;
+        let last = run.reports.last().ok_or("no epoch was trained")?;
+        let per_token = last.train_seconds / last.tokens as f64;
+        let updates = tokens / (case.batch * case.k) as u64;
+        let times = probings(config.monitor.schedule, updates);
+        let share = times as f64 * last.probe_seconds / (EPOCHS as f64 * per_token * tokens as f64);
+        println!(
+            "{}: {} probes of W = 400: {:.2} s; {:.0} loss tokens/s; {times} times in {EPOCHS} epochs: {:.2} % (target: at most \
+             {:.0} %)",
+            case.name(),
+            config.monitor.probes,
+            last.probe_seconds,
+            1.0 / per_token,
+            100.0 * share,
+            100.0 * TARGET
+        );
+    }
     Ok(())
+}
+
+/// How often probes are due in ten epochs of so many updates.
+fn probings(schedule: Schedule, updates: u64) -> usize {
+    let (mut last, mut times) = (None, 0);
+    for update in 0..EPOCHS as u64 * updates {
+        let at = Position {
+            epoch: (update / updates.max(1)) as usize,
+            update,
+        };
+        if schedule.is_due(last, at) {
+            last = Some(at);
+            times += 1;
+        }
+    }
+    times
 }

@@ -7,7 +7,7 @@ use atbptt::train::{ProbeConfig, Scheme, TokenSource, device_from_env, direct_pr
 use clap::Args;
 
 use crate::Result;
-use crate::cases::{TRAIN, peak_rss_mb};
+use crate::cases::{TRAIN, TrainCase, peak_rss_mb};
 use crate::train::{Model, tokens};
 
 /// The target: a direct probe takes at most so many times as long.
@@ -21,10 +21,23 @@ pub struct Probe {
     /// Losses of a direct probe, in steps.
     #[arg(long, default_value_t = 20)]
     losses: usize,
+    /// Only the setting with this hidden size.
+    #[arg(long)]
+    hidden: Option<usize>,
     /// Sizes that take seconds anywhere.
     #[arg(long)]
     rehearse: bool,
 }
+
+/// Penn Treebank with 200 units, beside the paper's WikiText-2 and Penn Treebank.
+const CASES: [TrainCase; 3] = [
+    TRAIN[0],
+    TrainCase {
+        hidden: 200,
+        ..TRAIN[1]
+    },
+    TRAIN[1],
+];
 
 /// Probes of both kinds in turn, after one of each that warms up, and the inner products of all direct ones at the end.
 pub fn run(args: &Probe) -> Result<()> {
@@ -32,7 +45,8 @@ pub fn run(args: &Probe) -> Result<()> {
     let scheme = Scheme::Strided {
         losses: args.losses,
     };
-    for case in TRAIN {
+    let wanted = |case: &TrainCase| args.hidden.is_none_or(|hidden| hidden == case.hidden);
+    for case in CASES.into_iter().filter(wanted) {
         let (case, window) = match args.rehearse {
             true => (case.shrunk(), 60),
             false => (case, 400),
@@ -60,7 +74,7 @@ pub fn run(args: &Probe) -> Result<()> {
         let products = started.elapsed().as_secs_f64() / statistics.probes() as f64;
         let (norms, direct) = (median(&mut norms[1..]), median(&mut direct[1..]));
         println!(
-            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s and {products:.3} s for its \
+            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s, and {products:.3} s for its \
              products: {:.2} times as long (target: at most {TARGET})",
             case.name(),
             args.losses,
