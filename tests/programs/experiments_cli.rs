@@ -737,6 +737,8 @@ fn true_bias_sets_the_estimate_beside_the_truth() {
             "1",
             "--hidden",
             "5",
+            "--losses",
+            "15",
             "--window",
             "20",
             "--k",

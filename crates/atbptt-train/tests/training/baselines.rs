@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt_core::policy::{
     ArtbpConfig, FixedK, NextWindow, RandomLengthConfig, Truncation, TruncationPolicy,
@@ -24,13 +23,9 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn::train::{Learner, SupervisedTraining};
 
+use crate::common::turn;
+
 type Model = LanguageModel<LstmLayer>;
-
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const STEPS: usize = 7;
 

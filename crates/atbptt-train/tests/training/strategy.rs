@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use atbptt_core::BiasEstimator;
 use atbptt_core::policy::{
@@ -35,13 +35,9 @@ use burn::train::{
     StoppingCondition, SupervisedTraining,
 };
 
+use crate::common::turn;
+
 type Model = LanguageModel<LstmLayer>;
-
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A language of 36 words whose closers stand 3 steps after their openers.
 fn corpus(train: usize, valid: usize) -> Corpus {
