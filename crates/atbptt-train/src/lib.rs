@@ -73,6 +73,7 @@ mod learner;
 mod measured;
 mod metric_files;
 pub mod metrics;
+mod observer;
 mod optimizer;
 #[cfg(feature = "plot")]
 pub mod plot;
@@ -87,6 +88,7 @@ mod signals;
 mod source;
 mod step;
 mod strategy;
+mod stream_loader;
 mod token_sources;
 
 pub use atbptt_core::Scheme;
@@ -101,13 +103,15 @@ pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
 pub use metric_files::MetricFiles;
+pub use observer::{Resumed, TrainingObserver};
 pub use optimizer::FusedSgd;
 pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};
 pub use renderer::QuietRenderer;
-pub use report::{EpochReport, Resumed, TrainingObserver};
+pub use report::EpochReport;
 pub use schedule::{Plateau, RateSchedule, RateShape};
 #[cfg(feature = "signals")]
 pub use signals::StopSignals;
-pub use source::{SequenceSource, StreamLoader, TokenSource};
+pub use source::{SequenceSource, TokenSource};
 pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
+pub use stream_loader::StreamLoader;

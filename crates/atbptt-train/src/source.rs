@@ -1,19 +1,15 @@
-//! Where windows come from: a [`SequenceSource`], and the loader that hands it to Burn's training.
+//! Where windows come from.
 //!
-//! Place in the flow: Burn's `SupervisedTraining` wants a data loader, but only the training strategy knows how long the
-//! next window is. So a loader yields one item, the whole source, and the strategy cuts windows from it: by the current
-//! K for training, at random places for probes, in equal pieces for evaluation.
+//! The training strategy cuts windows from a [`SequenceSource`]: by the current K for training, at random places for probes,
+//! in equal pieces for evaluation.
 
 use std::sync::Arc;
 
-use atbptt_models::{RecurrentModel, SequenceBatch, TokenBatch};
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
+use atbptt_models::{SequenceBatch, TokenBatch};
 use burn::tensor::Device;
 
 use crate::TrainError;
 use crate::data::{DataError, TokenStream};
-use crate::learner::TbpttInput;
 
 /// Parallel sequences that can be read anywhere.
 ///
@@ -177,150 +173,14 @@ impl SequenceSource for TokenSource {
     }
 }
 
-/// Burn data loader that yields one item, a whole source: only the training strategy knows how long the next window is.
-#[derive(Clone)]
-pub struct StreamLoader<B> {
-    source: Arc<dyn SequenceSource<Batch = B>>,
-}
-
-impl<B: SequenceBatch> StreamLoader<B> {
-    /// A loader of `source`, for models that read its batches.
-    pub fn new(source: impl SequenceSource<Batch = B>) -> Self {
-        Self {
-            source: Arc::new(source),
-        }
-    }
-
-    /// What is loaded, for probes of one's own.
-    pub fn source(&self) -> &dyn SequenceSource<Batch = B> {
-        self.source.as_ref()
-    }
-
-    /// The loader as Burn's `SupervisedTraining` takes it.
-    pub fn into_loader<M>(self) -> Arc<dyn DataLoader<TbpttInput<M>>>
-    where
-        M: RecurrentModel<Batch = B>,
-    {
-        Arc::new(self)
-    }
-}
-
-impl StreamLoader<TokenBatch> {
-    /// A loader of a batchified text.
-    pub fn tokens(stream: TokenStream) -> Self {
-        Self::new(TokenSource::new(stream))
-    }
-}
-
-/// Yields one stream.
-struct OneStream<M: RecurrentModel> {
-    stream: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
-    steps: usize,
-}
-
-impl<M: RecurrentModel> Iterator for OneStream<M> {
-    type Item = Result<TbpttInput<M>, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.stream
-            .take()
-            .map(|stream| Ok(TbpttInput::Stream(stream)))
-    }
-}
-
-impl<M: RecurrentModel> DataLoaderIterator<TbpttInput<M>> for OneStream<M> {
-    fn progress(&self) -> Progress {
-        let done = if self.stream.is_none() { self.steps } else { 0 };
-        Progress::new(done, self.steps, Some("steps".into()))
-    }
-}
-
-impl<M: RecurrentModel> DataLoader<TbpttInput<M>> for StreamLoader<M::Batch> {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TbpttInput<M>> + 'a> {
-        Box::new(OneStream::<M> {
-            stream: Some(self.source.clone()),
-            steps: self.source.common_steps(),
-        })
-    }
-
-    /// Time steps per sequence.
-    fn num_items(&self) -> usize {
-        self.source.common_steps()
-    }
-
-    /// Windows are put on the strategy's device as they are read; there is nothing to move.
-    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<TbpttInput<M>>> {
-        Arc::new(Self {
-            source: self.source.clone(),
-        })
-    }
-
-    /// Steps `start..end` of the source.
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<TbpttInput<M>>> {
-        let end = end.min(self.source.common_steps());
-        Arc::new(StreamLoader {
-            source: Arc::new(Section {
-                source: self.source.clone(),
-                start: start.min(end),
-                end,
-            }),
-        })
-    }
-}
-
 fn too_long(start: usize, len: usize, steps: usize) -> TrainError {
     TrainError::Data(DataError::WindowTooLong { start, len, steps })
 }
 
 /// Refuses a window that leaves the first `steps` steps.
-fn check_inside(start: usize, len: usize, steps: usize) -> Result<(), TrainError> {
+pub(crate) fn check_inside(start: usize, len: usize, steps: usize) -> Result<(), TrainError> {
     match start.checked_add(len) {
         Some(end) if end <= steps => Ok(()),
         _ => Err(too_long(start, len, steps)),
-    }
-}
-
-/// Some steps of a source.
-struct Section<B> {
-    source: Arc<dyn SequenceSource<Batch = B>>,
-    start: usize,
-    end: usize,
-}
-
-impl<B: SequenceBatch> SequenceSource for Section<B> {
-    type Batch = B;
-
-    fn sequences(&self) -> usize {
-        self.source.sequences()
-    }
-
-    fn common_steps(&self) -> usize {
-        self.end.saturating_sub(self.start)
-    }
-
-    fn active(&self, step: usize) -> usize {
-        match step < self.common_steps() {
-            true => self.source.active(self.start.saturating_add(step)),
-            false => 0,
-        }
-    }
-
-    fn window(&self, start: usize, len: usize, device: &Device) -> Result<B, TrainError> {
-        check_inside(start, len, self.common_steps())?;
-        // Inside the section, so that no sum overflows.
-        self.source.window(self.start + start, len, device)
-    }
-
-    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<B, TrainError> {
-        let last = starts.iter().copied().max().unwrap_or(0);
-        check_inside(last, len, self.common_steps())?;
-        let starts: Vec<usize> = starts.iter().map(|start| self.start + start).collect();
-        self.source.gather(&starts, len, device)
-    }
-
-    fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
-        let source = self.source.in_epoch(epoch)?;
-        let (start, end) = (self.start, self.end);
-        Some(Arc::new(Section { source, start, end }))
     }
 }

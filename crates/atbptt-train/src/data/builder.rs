@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::corpus::CorpusOptions;
+use super::corpus_options::CorpusOptions;
 use super::kept::{Kept, token_path};
 use super::text::{
     Piece, for_each_byte, for_each_character, for_each_part_of_lines, for_each_word, io_error,

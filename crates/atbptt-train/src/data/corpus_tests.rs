@@ -2,6 +2,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use super::super::VocabularyRule;
 use super::*;
 use crate::data::real_data;
 

@@ -36,6 +36,7 @@
 
 mod builder;
 pub mod corpus;
+mod corpus_options;
 mod dataset_source;
 #[cfg(feature = "download")]
 pub mod download;
@@ -52,6 +53,7 @@ pub mod stream;
 pub mod synthetic;
 mod table;
 mod table_error;
+mod table_options;
 mod table_reader;
 mod text;
 pub mod token_file;
@@ -60,7 +62,8 @@ mod tokenizer;
 pub mod vocabulary;
 mod window_layout;
 
-pub use corpus::{Corpus, CorpusOptions, Dataset, Source};
+pub use corpus::{Corpus, Dataset, Source};
+pub use corpus_options::CorpusOptions;
 pub use dataset_source::{DatasetSequences, DatasetSource};
 #[cfg(feature = "download")]
 pub use download::WikiText2;
@@ -75,8 +78,9 @@ pub use split::Split;
 pub use store::{MemoryTokens, Preceded, TokenStore};
 pub use stream::{TokenStream, Window};
 pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
-pub use table::{Missing, Table, TableOptions};
+pub use table::Table;
 pub use table_error::TableError;
+pub use table_options::{Missing, TableOptions};
 pub use token_file::FileTokens;
 pub use token_unit::TokenUnit;
 pub use tokenizer::Tokenizer;

@@ -5,8 +5,8 @@ use std::io::Read;
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::error::beginning;
-use super::table::TableOptions;
 use super::table_error::{TableError, short};
+use super::table_options::TableOptions;
 
 /// A file on its way into a table.
 pub(super) struct Reading<'a, R> {

@@ -1,6 +1,7 @@
 //! What a run shows while it trains: a line per epoch and, on a terminal, a bar within one.
 
-use crate::report::{EpochReport, Resumed};
+use crate::observer::Resumed;
+use crate::report::EpochReport;
 
 /// What a run shows while it trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

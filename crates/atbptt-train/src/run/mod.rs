@@ -70,10 +70,11 @@ use crate::metric_files::MetricFiles;
 use crate::metrics::{
     DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
 };
+use crate::observer::TrainingObserver;
 use crate::renderer::QuietRenderer;
-use crate::report::TrainingObserver;
-use crate::source::{SequenceSource, StreamLoader};
+use crate::source::SequenceSource;
 use crate::strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
+use crate::stream_loader::StreamLoader;
 
 pub use atbptt_core::policy::PolicyConfig;
 pub use data_path::DataPath;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
 use super::lines::number;
-use crate::report::{EpochReport, Resumed};
+use crate::observer::Resumed;
+use crate::report::EpochReport;
 
 /// The outcome of a complete run, as `result.json` holds it: its best epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

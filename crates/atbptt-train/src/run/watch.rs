@@ -9,7 +9,8 @@ use super::folder::SETTINGS;
 use super::lines::Progress;
 use super::stop::Stop;
 use super::{RESULT, RunFolder, metrics};
-use crate::report::{EpochReport, Resumed, TrainingObserver};
+use crate::observer::{Resumed, TrainingObserver};
+use crate::report::EpochReport;
 use crate::strategy::TbpttHandle;
 
 /// Shows progress and writes the metrics after every epoch, for those who look into the folder meanwhile.

@@ -20,7 +20,7 @@ use crate::checkpoint::{
     guarded, name_of, prune, remove_temporary,
 };
 use crate::learner::TbpttOutput;
-use crate::report::Resumed;
+use crate::observer::Resumed;
 use crate::strategy::lock;
 
 impl<M: RecurrentModel> Run<'_, M> {
