@@ -1,11 +1,10 @@
-//! Models: the language model, series, 16-bit training windows, gradients of a window's pieces.
+//! Models: the language model, series, 16-bit training windows, golden values of the direct estimate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod direct;
 mod golden_direct_bias;
 mod language_model;
 mod precision;

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on should stop
 
+mod common;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::common::{
-    all_devices, assert_close, finest, noise, values, weight_gradients, with_noise,
-};
 use atbptt_core::{DirectStatistics, EstimateError, Scheme};
 use atbptt_models::{
     CountedWeights, DirectPlan, GruLayer, LanguageModel, LanguageModelConfig, LstmLayer,
@@ -15,12 +14,13 @@ use atbptt_models::{
 };
 use burn::module::{Module, ParamId, list_param_ids};
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
+use common::{all_devices, assert_close, finest, noise, values, weight_gradients, with_noise};
 
 const WORDS: usize = 9;
 const HIDDEN: usize = 5;
 const BATCH: usize = 3;
 
-/// Weights and dropout are drawn from one generator per device, so that tests take turns.
+/// Weights and dropout are drawn from one generator per device, so that tests take turns, and this file is a binary of its own.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
