@@ -5,7 +5,7 @@
 #   benches/gpu.sh run DIR [OUT]    # on the GPU: eight minutes at most; tables and JSON lines into OUT (gpu-results)
 #
 # `run` needs PyTorch with CUDA (TORCH_PYTHON) for the peer's side, the NVIDIA driver, and for Vulkan its loader (libvulkan1).
-#   GPU_BACKENDS  backends, default "vulkan cuda"        PEER         the peer's program, default ../shared/peers/torch_peer.py
+#   GPU_BACKENDS  backends, default "vulkan cuda"        PEER         the peer's program, default benches/torch_peer.py
 #   GPU_SECONDS   time for everything, default 480       PEER_DEVICE  default cuda
 #   GPU_FEATURES  added to the build, default "autotune"
 #   GPU_REHEARSE  set: tiny sizes, to try the script where there is no GPU (GPU_BACKENDS=wgpu PEER_DEVICE=cpu)
@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 backends="${GPU_BACKENDS:-vulkan cuda}"
 python="${TORCH_PYTHON:-python3}"
-peer="${PEER:-../shared/peers/torch_peer.py}"
+peer="${PEER:-benches/torch_peer.py}"
 peer_device="${PEER_DEVICE:-cuda}"
 limit="${GPU_SECONDS:-480}"
 rehearse=()

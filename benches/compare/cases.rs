@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atbptt::train::NamedDevice;
+use atbptt::train::{NamedDevice, Scheme};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -16,10 +16,19 @@ pub struct LayerCase {
     pub steps: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Cell {
     Lstm,
     Gru,
+}
+
+impl Cell {
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
 }
 
 impl LayerCase {
@@ -47,7 +56,7 @@ impl LayerCase {
     }
 }
 
-/// A one-layer LSTM language model with tied softmax, BPTT(2K−1; K).
+/// A one-layer LSTM language model with tied softmax.
 #[derive(Clone, Copy)]
 pub struct TrainCase {
     pub name: &'static str,
@@ -55,6 +64,7 @@ pub struct TrainCase {
     pub hidden: usize,
     pub vocabulary: usize,
     pub k: usize,
+    pub scheme: Scheme,
 }
 
 impl TrainCase {
@@ -71,7 +81,23 @@ impl TrainCase {
             hidden,
             vocabulary,
             k,
+            scheme: Scheme::Overlapping,
         }
+    }
+
+    /// BPTT(K−1+m; m) with m of [`STRIDED_LOSSES`].
+    const fn strided(self, name: &'static str) -> Self {
+        let losses = STRIDED_LOSSES;
+        Self {
+            name,
+            scheme: Scheme::Strided { losses },
+            ..self
+        }
+    }
+
+    /// Losses of an update.
+    pub fn tokens(self) -> usize {
+        self.batch * self.scheme.losses(self.k)
     }
 
     pub fn name(self) -> String {
@@ -81,6 +107,7 @@ impl TrainCase {
             hidden,
             vocabulary,
             k,
+            ..
         } = self;
         format!("train/{name}/b{batch}/h{hidden}/v{vocabulary}/k{k}")
     }
@@ -119,10 +146,18 @@ pub const LAYERS: [LayerCase; 4] = [
     LayerCase::new(Cell::Gru, 16, 512, 100),
 ];
 
-pub const TRAIN: [TrainCase; 3] = [
-    TrainCase::new("wiki2", 16, 512, 33_278, 100),
-    TrainCase::new("ptb", 32, 900, 10_000, 100),
+/// Losses per update of strided windows: the library's default.
+const STRIDED_LOSSES: usize = Scheme::DEFAULT_LOSSES;
+
+const WIKI2: TrainCase = TrainCase::new("wiki2", 16, 512, 33_278, 100);
+const PTB: TrainCase = TrainCase::new("ptb", 32, 900, 10_000, 100);
+
+pub const TRAIN: [TrainCase; 5] = [
+    WIKI2,
+    PTB,
     TrainCase::new("wiki2-k300", 16, 512, 33_278, 300),
+    WIKI2.strided("wiki2-strided"),
+    PTB.strided("ptb-strided"),
 ];
 
 /// One case on one side; the peer prints the same fields.
@@ -133,7 +168,7 @@ pub struct Measured {
     pub seconds: f64,
     /// Loss tokens, for `train/*`.
     pub tokens_per_second: f64,
-    /// Peak resident set of the process so far, in MiB.
+    /// Peak resident set of the process, which ran this case alone, in MiB.
     pub rss_mb: f64,
     /// Program and version.
     pub peer: String,
@@ -153,9 +188,8 @@ impl Measured {
         device: &NamedDevice,
     ) -> Result<Self> {
         let pool = device.device.memory_pool_usage();
-        let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
-        seconds.sort_by(f64::total_cmp);
-        let seconds = *seconds.get(seconds.len() / 2).ok_or("nothing was timed")?;
+        let seconds = times.iter().map(Duration::as_secs_f64).collect();
+        let seconds = median(seconds).ok_or("nothing was timed")?;
         Ok(Self {
             case,
             seconds,
@@ -170,6 +204,13 @@ impl Measured {
     pub fn line(&self) -> Result<String> {
         Ok(serde_json::to_string(self)?)
     }
+}
+
+/// The middle value, or the mean of the two in the middle; `None` of no values.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let [low, high] = [values.len().checked_sub(1)? / 2, values.len() / 2];
+    Some((values.get(low)? + values.get(high)?) / 2.0)
 }
 
 /// Peak resident set of this process, in MiB; `None` where the system does not say.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use atbptt::core::FixedK;
-use atbptt::train::device_from_env;
+use atbptt::train::{Scheme, device_from_env};
 use clap::Args;
 use plotters::prelude::*;
 
@@ -111,6 +111,7 @@ fn point(args: &Growth) -> Result<()> {
         hidden: args.hidden,
         vocabulary: args.vocabulary,
         k,
+        scheme: Scheme::Overlapping,
     };
     // At least about 2,000 loss tokens, so that short windows are not all noise.
     let repeat = args.repeat.max((2_000 / (k * batch)).min(100));
@@ -118,7 +119,7 @@ fn point(args: &Growth) -> Result<()> {
     let times = run.steps.into_iter().skip(1).collect();
     println!(
         "{}",
-        Measured::new(case.name(), batch * k, times, &device_from_env()?)?.line()?
+        Measured::new(case.name(), case.tokens(), times, &device_from_env()?)?.line()?
     );
     Ok(())
 }

@@ -4,21 +4,25 @@
 //! TORCH_PYTHON=/path/to/python benches/compare.sh           # every case, ours and PyTorch's in turn
 //! cargo bench --bench compare -- ours --only layer          # our side alone, one JSON line per case
 //! cargo bench --bench compare -- growth --out growth        # seconds per loss against K and batch: table, CSV, PNG
+//! cargo bench --bench compare -- peak                       # what the machine can do, and each case's share of it
+//! cargo bench --bench compare -- latency                    # one step of a layer at batch 1, without gradients
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
 //! cargo bench --bench compare -- probe                      # a direct probe beside one of lag norms
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
 //! ```
 //!
-//! A case is named, sized and timed as in the peer's program (`torch_peer.py`): one warm-up run, then the median of the
+//! A case is named, sized and timed as in the peer's program (`benches/torch_peer.py`): one warm-up run, then the median of the
 //! repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*` one
-//! update of the real training loop. Each side runs its cases in a process of its own, both use all cores, and
-//! rounds alternate. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
+//! update of the real training loop. Every case runs in a process of its own, so that its peak memory is its own; both sides use
+//! all cores, and rounds alternate. The peer flushes subnormal numbers to zero, as our kernels do. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 
 mod cases;
 mod growth;
+mod latency;
 mod layer;
 mod overhead;
+mod peak;
 mod probe;
 #[cfg(feature = "cube")]
 mod share;
@@ -32,7 +36,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use cases::Measured;
+use cases::{LayerCase, Measured, TrainCase};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -61,6 +65,10 @@ enum What {
     /// Time of a layer with its loop over time on the host and on the device.
     #[cfg(feature = "cube")]
     TimeLoop(time_loop::Loops),
+    /// What the machine can do, and each case's time as a share of it.
+    Peak(peak::Peak),
+    /// Time of one step of a layer at batch 1, without gradients.
+    Latency(latency::Latency),
     /// The share of an epoch that probes take, at the paper's WikiText-2 settings.
     Overhead(overhead::Overhead),
     /// A direct probe beside one of lag norms, at the paper's settings.
@@ -75,7 +83,7 @@ struct Versus {
     #[arg(long, env = "TORCH_PYTHON", default_value = "python3")]
     python: PathBuf,
     /// The peer's program.
-    #[arg(long, default_value = "../shared/peers/torch_peer.py")]
+    #[arg(long, default_value = "benches/torch_peer.py")]
     peer: PathBuf,
     /// Device of the peer.
     #[arg(long, default_value = "cpu")]
@@ -90,7 +98,7 @@ struct Ours {
     /// Only these cases.
     #[arg(long, value_enum)]
     only: Option<Kind>,
-    /// Only cases whose name contains this (our side alone).
+    /// Only cases whose name contains this.
     #[arg(long)]
     case: Option<String>,
     /// Timed repeats per case; the median counts.
@@ -99,21 +107,15 @@ struct Ours {
     /// Sizes that take seconds anywhere: rehearses the measurement, measures nothing.
     #[arg(long)]
     rehearse: bool,
+    /// In this process, one case after the other: the peak memory is that of the process so far.
+    #[arg(long)]
+    here: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Layer,
     Train,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Layer => "layer",
-            Self::Train => "train",
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -134,6 +136,8 @@ fn main() -> ExitCode {
         What::Share(args) => share::run(&args),
         #[cfg(feature = "cube")]
         What::TimeLoop(args) => time_loop::run(&args),
+        What::Peak(args) => peak::run(&args),
+        What::Latency(args) => latency::run(&args),
         What::Overhead(args) => overhead::run(&args),
         What::Probe(args) => probe::run(&args),
     };
@@ -146,47 +150,88 @@ fn main() -> ExitCode {
     }
 }
 
-fn ours(args: &Ours) -> Result<()> {
-    let repeat = args.repeat as usize;
-    let wanted = |kind, name: String| {
-        let part = args.case.as_deref().unwrap_or_default();
-        args.only.is_none_or(|only| only == kind) && name.contains(part)
-    };
-    for case in cases::LAYERS {
-        let case = if args.rehearse { case.shrunk() } else { case };
-        if wanted(Kind::Layer, case.name()) {
-            println!("{}", layer::measure(case, repeat)?.line()?);
+/// A case of either kind.
+#[derive(Clone, Copy)]
+enum Case {
+    Layer(LayerCase),
+    Train(TrainCase),
+}
+
+impl Case {
+    fn name(self) -> String {
+        match self {
+            Self::Layer(case) => case.name(),
+            Self::Train(case) => case.name(),
         }
     }
-    for case in cases::TRAIN {
-        let case = if args.rehearse { case.shrunk() } else { case };
-        if wanted(Kind::Train, case.name()) {
-            println!("{}", train::measure(case, repeat)?.line()?);
+
+    fn measure(self, repeat: usize) -> Result<Measured> {
+        match self {
+            Self::Layer(case) => layer::measure(case, repeat),
+            Self::Train(case) => train::measure(case, repeat),
+        }
+    }
+}
+
+/// The cases asked for; those of one name in a rehearsal once.
+fn wanted(args: &Ours) -> Vec<Case> {
+    let layers =
+        cases::LAYERS.map(|case| (Kind::Layer, Case::Layer(case), Case::Layer(case.shrunk())));
+    let train =
+        cases::TRAIN.map(|case| (Kind::Train, Case::Train(case), Case::Train(case.shrunk())));
+    let mut wanted: Vec<Case> = Vec::new();
+    for (kind, case, shrunk) in layers.into_iter().chain(train) {
+        let case = if args.rehearse { shrunk } else { case };
+        let part = args.case.as_deref().unwrap_or_default();
+        let known = wanted.iter().any(|known| known.name() == case.name());
+        if args.only.is_none_or(|only| only == kind) && case.name().contains(part) && !known {
+            wanted.push(case);
+        }
+    }
+    wanted
+}
+
+fn ours(args: &Ours) -> Result<()> {
+    for case in wanted(args) {
+        let measured = match args.here {
+            true => vec![case.measure(args.repeat as usize)?],
+            false => alone(case, args)?,
+        };
+        for measured in measured {
+            println!("{}", measured.line()?);
         }
     }
     Ok(())
 }
 
+/// A case of ours in a process of its own.
+fn alone(case: Case, args: &Ours) -> Result<Vec<Measured>> {
+    let mut us = Command::new(std::env::current_exe()?);
+    us.args(["ours", "--here", "--case", &case.name()]);
+    us.args(["--repeat", &args.repeat.to_string()]);
+    if args.rehearse {
+        us.arg("--rehearse");
+    }
+    let mut measured = lines(&mut us)?;
+    // The name may be the beginning of another.
+    measured.retain(|measured| measured.case == case.name());
+    Ok(measured)
+}
+
 fn versus(args: &Versus) -> Result<()> {
-    let repeat = args.ours.repeat.to_string();
-    let kinds = match args.ours.only {
-        Some(kind) => vec![kind],
-        None => vec![Kind::Layer, Kind::Train],
-    };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
-        for kind in &kinds {
-            eprintln!("round {round} of {}: {}/*", args.rounds, kind.name());
-            let only = ["--only", kind.name(), "--repeat", &repeat];
-            let mut us = Command::new(std::env::current_exe()?);
-            us.arg("ours").args(only);
-            if args.ours.rehearse {
-                us.arg("--rehearse");
-            }
-            ours.extend(lines(&mut us)?);
+        for case in wanted(&args.ours) {
+            eprintln!("round {round} of {}: {}", args.rounds, case.name());
+            ours.extend(alone(case, &args.ours)?);
             let mut them = Command::new(&args.python);
-            them.arg(&args.peer).args(only);
-            theirs.extend(lines(them.args(["--device", &args.peer_device]))?);
+            them.arg(&args.peer).args(["--case", &case.name()]);
+            them.args(["--repeat", &args.ours.repeat.to_string()]);
+            them.args(["--device", &args.peer_device]);
+            if args.ours.rehearse {
+                them.arg("--rehearse");
+            }
+            theirs.extend(lines(&mut them)?);
         }
     }
     table::print(&ours, &theirs);

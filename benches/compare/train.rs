@@ -7,7 +7,7 @@ use atbptt::core::{FixedK, TruncationPolicy};
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
 use atbptt::train::data::{MemoryTokens, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, EpochReport, FusedSgd, QuietRenderer, Scheme, StreamLoader, Tbptt, TbpttConfig,
+    AdaptiveTbptt, EpochReport, FusedSgd, QuietRenderer, StreamLoader, Tbptt, TbpttConfig,
     TrainingObserver, device_from_env,
 };
 use burn::train::{Learner, SupervisedTraining};
@@ -23,7 +23,7 @@ pub fn measure(case: TrainCase, repeat: usize) -> Result<Measured> {
     let run = run(case, FixedK::new(case.k)?, repeat + 2, 1)?;
     Measured::new(
         case.name(),
-        case.batch * case.k,
+        case.tokens(),
         run.steps.into_iter().skip(1).collect(),
         &device_from_env()?,
     )
@@ -63,7 +63,7 @@ pub fn run_watched(
         watch: Box::new(watch),
     });
     let config = TbpttConfig {
-        scheme: Scheme::Overlapping,
+        scheme: case.scheme,
         ..TbpttConfig::default()
     };
     let strategy = AdaptiveTbptt::new(policy, config)?.with_observer(clock.clone());
@@ -72,7 +72,7 @@ pub fn run_watched(
     let folder = tempfile::tempdir()?;
     let result = SupervisedTraining::new(
         folder.path(),
-        StreamLoader::tokens(tokens(case, windows * case.k)?).into_loader(),
+        StreamLoader::tokens(tokens(case, windows * case.scheme.losses(case.k))?).into_loader(),
         StreamLoader::tokens(tokens(TrainCase { batch: 1, ..case }, 2)?).into_loader(),
     )
     .renderer(Box::new(QuietRenderer))
