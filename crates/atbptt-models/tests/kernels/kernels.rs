@@ -19,30 +19,30 @@ use proptest::prelude::*;
 
 /// Shape and options of a random window.
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    cell: Cell,
-    time: usize,
-    batch: usize,
-    inputs: usize,
-    hidden: usize,
-    taps: bool,
-    reset_mask: bool,
-    needs: NeedsGrad,
-    seed: u64,
+pub(crate) struct Case {
+    pub(crate) cell: Cell,
+    pub(crate) time: usize,
+    pub(crate) batch: usize,
+    pub(crate) inputs: usize,
+    pub(crate) hidden: usize,
+    pub(crate) taps: bool,
+    pub(crate) reset_mask: bool,
+    pub(crate) needs: NeedsGrad,
+    pub(crate) seed: u64,
 }
 
-fn float<B: Backend>(data: Vec<f64>, dims: &[usize], dtype: DType) -> FloatTensor<B> {
+pub(crate) fn float<B: Backend>(data: Vec<f64>, dims: &[usize], dtype: DType) -> FloatTensor<B> {
     let data = TensorData::new(data, dims.to_vec()).convert_dtype(dtype);
     B::float_from_data(data, &Default::default())
 }
 
-fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f64> {
+pub(crate) fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f64> {
     let data = burn::tensor::read_sync(B::float_into_data(tensor)).expect("CPU tensors are read");
     data.iter::<f64>().collect()
 }
 
 /// A tensor in the order of a window's arguments.
-struct Tensors<B: Backend>(Vec<FloatTensor<B>>);
+pub(crate) struct Tensors<B: Backend>(pub(crate) Vec<FloatTensor<B>>);
 
 impl<B: Backend> Tensors<B> {
     fn get(&self, index: usize) -> FloatTensor<B> {
@@ -60,7 +60,7 @@ impl Case {
     }
 
     /// Input, input weight, recurrent weight, bias, recurrent bias, state, taps, gradient of the states, reset mask.
-    fn data(&self) -> Vec<(Vec<f64>, Vec<usize>)> {
+    pub(crate) fn data(&self) -> Vec<(Vec<f64>, Vec<usize>)> {
         let (t, b, i, h) = (self.time, self.batch, self.inputs, self.hidden);
         let (g, s) = (self.gates() * h, self.size());
         let scale = 1.5 / (h as f64).sqrt();
@@ -107,7 +107,11 @@ impl Case {
     }
 
     /// Forward and backward pass: states, gates, then the gradients that were asked for.
-    fn run<B: RecurrentKernels>(&self, x: &Tensors<B>, kernels: bool) -> Vec<FloatTensor<B>> {
+    pub(crate) fn run<B: RecurrentKernels>(
+        &self,
+        x: &Tensors<B>,
+        kernels: bool,
+    ) -> Vec<FloatTensor<B>> {
         let (args, grad, cell, needs) = (self.args(x), x.get(7), self.cell, self.needs);
         let (saved, grads) = if kernels {
             let saved = B::sequence_forward(cell, args.clone());
@@ -226,7 +230,7 @@ const ALL: NeedsGrad = NeedsGrad {
     taps: true,
 };
 
-fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> Case {
+pub(crate) fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden: usize) -> Case {
     Case {
         cell,
         time,
@@ -361,7 +365,7 @@ mod gpu {
     }
 }
 
-const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru, Cell::Rnn, Cell::MinGru];
+pub(crate) const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru, Cell::Rnn, Cell::MinGru];
 
 #[test]
 #[cfg(feature = "ndarray")]

@@ -7,3 +7,4 @@ mod common;
 
 mod kernels;
 mod stacked_kernels;
+mod vanishing_gradients;

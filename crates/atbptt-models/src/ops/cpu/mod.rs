@@ -7,16 +7,20 @@
 //! 2. The recurrence multiplies a few rows with weights packed once per window (`panel`), and the sums meet the
 //!    pointwise part of the cell (`lstm`, `gru`, `rnn`, `mingru`; functions in `math`) while they are in registers, as the epilogue of
 //!    the product (`sequence`). `team` shares the steps out over threads.
-//! 3. Backward likewise; the gradients of weights and input are large products after the loop.
+//! 3. Backward likewise, as far as there is a gradient (`fade`); the gradients of weights and input are large products after the loop.
 //!
-//! Results do not depend on the number of threads: every sum is in one order.
+//! Results do not depend on the number of threads: every sum is in one order. Subnormal numbers count as zero in all of it
+//! (`flush`), on every thread (`threads`): this changes nothing at or above the smallest normal number.
 
+mod fade;
+mod flush;
 mod gru;
 mod host;
 mod lstm;
 mod math;
 mod mingru;
 mod nll;
+mod one_step;
 mod panel;
 mod pool;
 mod product;
@@ -26,6 +30,7 @@ mod shared;
 mod simd;
 pub(crate) mod step;
 mod team;
+mod threads;
 mod unit;
 mod window;
 
@@ -39,15 +44,17 @@ use super::types::{
     SequenceGradients, Sizes,
 };
 use host::Host;
+use panel::EPILOGUE_WORK;
 use pool::Buffer;
 use simd::Real;
 use window::Window;
 
-/// Runs `with` on the window's slices. `None` where a tensor is not of type `E`, is empty, or does not have the expected
+/// Runs `with` on the window's slices, where it goes over the weights `passes` times. `None` where a tensor is not of type `E`, is empty, or does not have the expected
 /// number of elements: then the reference body decides what that means.
 fn with_window<E: Real, B: Host, R: Send>(
     cell: Cell,
     args: &Arguments<B>,
+    passes: usize,
     with: impl FnOnce(&Window<'_, E>) -> Option<R> + Send,
 ) -> Option<R> {
     let Sizes {
@@ -90,7 +97,9 @@ fn with_window<E: Real, B: Host, R: Send>(
         taps: elements(&taps)?,
         reset_mask: elements(&reset_mask)?,
     };
-    team::inside(|| with(&window))
+    let weights = gates * inputs + cell.recurrent_gates() * hidden * hidden;
+    let work = (window.rows() * passes).saturating_mul(weights + EPILOGUE_WORK * hidden);
+    threads::inside(work, || with(&window))
 }
 
 /// A contiguous tensor of known type and size.
@@ -143,7 +152,7 @@ macro_rules! by_type {
 use by_type;
 
 pub(crate) fn sequence_forward<B: Host>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
-    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, |window| {
+    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, 1, |window| {
         let (states, gates) = sequence::forward(cell, window);
         let tensor = |data: Buffer<E>, parts: usize| {
             B::tensor::<E>(data, vec![window.time, window.batch, parts * window.hidden])
@@ -167,7 +176,7 @@ pub(crate) fn sequence_backward<B: Host>(
     grad: FloatTensor<B>,
     needs: NeedsGrad,
 ) -> SequenceGradients<B> {
-    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, |window| {
+    by_type!(args.input, E => with_window::<E, B, _>(cell, &args, 2, |window| {
         let values = window.rows() * window.hidden;
         let size = cell.state_parts() * window.hidden;
         let states = Held::<B>::new::<E>(&saved.states, window.rows() * size)?;
@@ -227,7 +236,9 @@ fn linear_nll_of<E: Real, B: Host>(
         targets: &targets,
         row_weights: elements(&row_weights)?,
     };
-    let out = team::inside(|| nll::linear_nll(&args, needs));
+    let products = 1 + usize::from(needs.hidden) + usize::from(needs.weight);
+    let work = (rows * products).saturating_mul(classes * features);
+    let out = threads::inside(work, || nll::linear_nll(&args, needs));
     Some(NllOutput {
         loss: B::tensor(Buffer::from(&[out.loss][..]), vec![1]),
         rows: B::tensor(out.rows, vec![rows]),

@@ -10,11 +10,14 @@ use super::math::exp_of_negative;
 use super::pool::{Buffer, UninitBuffer};
 use super::product::{Matrix, product, sum_rows};
 use super::simd::{Level, Real};
+use super::threads::shared;
 use crate::ops::types::NllNeedsGrad;
 
 /// Largest number of logits that exist at once: 128 MiB in f32. The products of a block pack all weights, which larger
 /// blocks do less often.
 const BLOCK_LOGITS: usize = 1 << 25;
+/// Logits from which a second thread pays for its waking up.
+const SHARED_LOGITS: usize = 1 << 15;
 
 /// Contiguous arguments; every target is below `classes`.
 pub(crate) struct Arguments<'a, E> {
@@ -73,18 +76,22 @@ fn linear_nll_in_blocks<E: Real>(
         product(z.target(), classes, false, hidden, weight.transposed());
         // SAFETY: the product wrote all of it.
         let mut z = unsafe { z.assume_init() };
-        z.par_chunks_mut(classes)
-            .zip(&args.targets[first..first + count])
-            .zip(&mut row_losses[first..first + count])
-            .enumerate()
-            .for_each(|(row, ((z, &target), loss))| {
-                *loss = level.dispatch(Row {
-                    z,
-                    bias: args.bias,
-                    target,
-                    weight: gradient.then(|| row_weight(first + row)),
-                });
+        let softmax = |(row, (z, loss)): (usize, (&mut [E], &mut E))| {
+            *loss = level.dispatch(Row {
+                z,
+                bias: args.bias,
+                target: args.targets[first + row],
+                weight: gradient.then(|| row_weight(first + row)),
             });
+        };
+        let losses = &mut row_losses[first..first + count];
+        if shared(count * classes >= SHARED_LOGITS) {
+            let rows = z.par_chunks_mut(classes).zip(losses.par_iter_mut());
+            rows.enumerate().for_each(softmax);
+        } else {
+            let rows = z.chunks_mut(classes).zip(losses);
+            rows.enumerate().for_each(softmax);
+        }
         loss += (first..first + count)
             .map(|row| row_weight(row).to() * row_losses[row].to())
             .sum::<f64>();

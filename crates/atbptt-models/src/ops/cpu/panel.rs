@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::pool::Buffer;
 use super::simd::Real;
+use super::threads::shared;
 
 /// Accumulators of a tile, in registers: 24 of 32 leave room for a row of the panel and a value of the batch.
 const TILE: usize = 24;
@@ -26,7 +27,7 @@ const ROW_GROUP: usize = 24;
 const BLOCK_BYTES: usize = 16 * 1024;
 
 /// Multiplications that an epilogue's functions cost per hidden unit, roughly.
-const EPILOGUE_WORK: usize = 16;
+pub(crate) const EPILOGUE_WORK: usize = 16;
 
 /// Weights in panels of `V` registers.
 pub(crate) struct Packed<E, const V: usize> {
@@ -46,10 +47,10 @@ impl<E: Real, const V: usize> Packed<E, V> {
             }
         };
         let chunk = (rows * width).max(1);
-        if data.len() < 1 << 16 {
-            data.chunks_mut(chunk).enumerate().for_each(work);
-        } else {
+        if shared(data.len() >= 1 << 16) {
             data.par_chunks_mut(chunk).enumerate().for_each(work);
+        } else {
+            data.chunks_mut(chunk).enumerate().for_each(work);
         }
         Self { data, rows, panels }
     }
@@ -130,6 +131,20 @@ pub(crate) trait Epilogue<E: Real, const V: usize>: Sync {
         row: usize,
         sums: &[[E::Lanes<S>; V]],
     );
+
+    /// Whether every step after `step` gives zeros for these rows: asked when they are done with `step`.
+    fn rest_is_zero(&self, step: usize, rows: Range<usize>) -> bool {
+        let _ = (step, rows);
+        false
+    }
+
+    /// Writes the zeros of the steps from `step` on, for these rows: where [the rest is zero](Self::rest_is_zero).
+    ///
+    /// # Safety
+    /// The rows exist, and nobody else works on them.
+    unsafe fn write_zeros(&self, step: usize, rows: Range<usize>) {
+        let _ = (step, rows);
+    }
 }
 
 /// One panel of one step, for some rows of the batch.

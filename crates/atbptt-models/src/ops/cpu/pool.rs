@@ -201,6 +201,23 @@ impl<E: Real> UninitBuffer<E> {
         unsafe { Target::new(at, len) }
     }
 
+    /// As [`target`](Self::target), from element `first` on.
+    pub(crate) fn target_from(&mut self, first: usize) -> Target<'_, E> {
+        let first = first.min(self.0.len);
+        let (at, len) = (self.share(), self.0.len - first);
+        // SAFETY: `len` elements after `first`, and this buffer is borrowed as long as the target lives.
+        unsafe { Target::new(Shared::uninit(at.at(first)), len) }
+    }
+
+    /// Zeros in the first `len` elements.
+    pub(crate) fn clear(&mut self, len: usize) {
+        let len = len.min(self.0.len);
+        if len > 0 {
+            // SAFETY: the buffer has so many elements, and all bits zero are the number zero.
+            unsafe { std::ptr::write_bytes(self.share().at(0), 0, len) }
+        }
+    }
+
     /// # Safety
     /// Every element was written.
     pub(crate) unsafe fn assume_init(self) -> Buffer<E> {

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::pool::Buffer;
 use super::shared::{Shared, Target};
 use super::simd::{Level, Real};
+use super::threads::{shared, threads};
 
 /// A matrix inside a slice, with the distances between rows and between columns.
 #[derive(Clone, Copy)]
@@ -66,12 +67,16 @@ impl<'a, E: Real> Matrix<'a, E> {
             }
         };
         let size = (BLOCK * self.rows).max(1);
-        if out.len() < PARALLEL_WORK {
-            out.chunks_mut(size).enumerate().for_each(strip);
-        } else {
+        if shared(out.len() >= PARALLEL_WORK) {
             out.par_chunks_mut(size).enumerate().for_each(strip);
+        } else {
+            out.chunks_mut(size).enumerate().for_each(strip);
         }
         out
+    }
+
+    fn rows(self, from: usize, count: usize) -> Self {
+        self.transposed().columns(from, count).transposed()
     }
 
     fn columns(self, from: usize, count: usize) -> Self {
@@ -107,17 +112,84 @@ pub(crate) fn product<E: Real>(
         // SAFETY: sizes are checked above; `out` is ours.
         unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::None) }
     } else if a.rows * b.columns < 1 << 16 {
-        (0..b.columns.div_ceil(TASK_COLUMNS))
-            .into_par_iter()
-            .for_each(|task| {
-                let from = task * TASK_COLUMNS;
-                let b = b.columns(from, TASK_COLUMNS.min(b.columns - from));
-                // SAFETY: sizes are checked above; tasks write different columns.
-                unsafe { multiply(out, from, stride, accumulate, a, b, Parallelism::None) }
-            });
+        let tasks = b.columns.div_ceil(TASK_COLUMNS);
+        let task = |task: usize| {
+            let from = task * TASK_COLUMNS;
+            let b = b.columns(from, TASK_COLUMNS.min(b.columns - from));
+            // SAFETY: sizes are checked above; tasks write different columns.
+            unsafe { multiply(out, from, stride, accumulate, a, b, Parallelism::None) }
+        };
+        if shared(true) {
+            (0..tasks).into_par_iter().for_each(task);
+        } else {
+            (0..tasks).for_each(task);
+        }
+    } else if !shared(true) {
+        // SAFETY: sizes are checked above; `out` is ours.
+        unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::Rayon(1)) }
+    } else if let Some(grid) = Grid::of(a, b, threads()) {
+        (0..grid.parts()).into_par_iter().for_each(|part| {
+            let ([row, rows], [column, columns]) = grid.part(part);
+            let (a, b) = (a.rows(row, rows), b.columns(column, columns));
+            let at = row * stride + column;
+            // SAFETY: sizes are checked above; parts write different elements.
+            unsafe { multiply(out, at, stride, accumulate, a, b, Parallelism::None) }
+        });
     } else {
         // SAFETY: sizes are checked above; `out` is ours.
         unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::Rayon(0)) }
+    }
+}
+
+/// A product in one part per thread.
+///
+/// Where sums are long, the `gemm` crate's own threads meet many times and copy one factor on one thread only: a part per thread
+/// is up to twice as fast, although each copies what it needs of both factors. Where sums are short, its own
+/// threads are as fast. The split does not reach the bits: every element is summed in the same order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grid {
+    /// Rows and columns of the result.
+    size: [usize; 2],
+    /// Parts of each.
+    parts: [usize; 2],
+}
+
+impl Grid {
+    /// Length of sums from which the parts pay.
+    const DEPTH: usize = 768;
+    /// Rows and columns of a part at least.
+    const LEAST: [usize; 2] = [96, 128];
+    /// Parts begin at multiples of these, where registers begin.
+    const ALIGN: [usize; 2] = [24, 64];
+
+    fn of<E: Real>(a: Matrix<'_, E>, b: Matrix<'_, E>, threads: usize) -> Option<Self> {
+        let size = [a.rows, b.columns];
+        let rows = threads.min(size[0] / Self::LEAST[0]).max(1);
+        let columns = (threads / rows).min(size[1] / Self::LEAST[1]).max(1);
+        let busy = 4 * rows * columns >= 3 * threads;
+        (a.columns >= Self::DEPTH && busy && rows * columns > 1).then_some(Self {
+            size,
+            parts: [rows, columns],
+        })
+    }
+
+    fn parts(&self) -> usize {
+        self.parts[0] * self.parts[1]
+    }
+
+    /// First and number of rows, of columns.
+    fn part(&self, part: usize) -> ([usize; 2], [usize; 2]) {
+        let range = |axis: usize, part: usize| {
+            let (size, parts) = (self.size[axis], self.parts[axis]);
+            let align = Self::ALIGN[axis];
+            let begin = |part: usize| match part == parts {
+                true => size,
+                false => part * size / parts / align * align,
+            };
+            [begin(part), begin(part + 1) - begin(part)]
+        };
+        let rows = part % self.parts[0];
+        (range(0, rows), range(1, part / self.parts[0]))
     }
 }
 
@@ -175,10 +247,10 @@ pub(crate) fn sum_rows<E: Real>(out: &mut [E], data: &[E], rows: usize, stride: 
             stride,
         });
     };
-    if rows * out.len() < PARALLEL_WORK / 4 {
-        out.chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
-    } else {
+    if shared(rows * out.len() >= PARALLEL_WORK / 4) {
         out.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
+    } else {
+        out.chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
     }
 }
 
@@ -214,6 +286,83 @@ impl<E: Real> WithSimd for SumRows<'_, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_a_product_cover_it_once() {
+        let data = [0f32; 1];
+        let of = |rows: usize, depth: usize, columns: usize, threads: usize| {
+            let of_size = |rows, columns| Matrix {
+                data: &data,
+                rows,
+                columns,
+                row_stride: 0,
+                column_stride: 0,
+            };
+            Grid::of(of_size(rows, depth), of_size(depth, columns), threads)
+        };
+        assert_eq!(of(3000, 767, 3000, 2), None, "short sums");
+        assert_eq!(of(3000, 768, 3000, 1), None, "one thread");
+        assert_eq!(of(90, 5000, 100, 2), None, "too small");
+        for (rows, columns, threads, parts) in [
+            (2624, 512, 2, Some([2, 1])),
+            (100, 3000, 4, Some([1, 4])),
+            (800, 512, 32, Some([8, 4])),
+            // Half of the threads would stand by.
+            (800, 512, 64, None),
+            (33_278, 512, 7, Some([7, 1])),
+            (1000, 1000, 11, Some([10, 1])),
+        ] {
+            let grid = of(rows, 1000, columns, threads);
+            assert_eq!(grid.map(|grid| grid.parts), parts);
+            let Some(grid) = grid else { continue };
+            let mut seen = vec![0; rows * columns];
+            for part in 0..grid.parts() {
+                let ([row, height], [column, width]) = grid.part(part);
+                assert!(height >= 72 && width >= 64, "{height} x {width}");
+                for line in seen.chunks_exact_mut(columns).skip(row).take(height) {
+                    line[column..column + width]
+                        .iter_mut()
+                        .for_each(|count| *count += 1);
+                }
+            }
+            assert!(seen.iter().all(|&count| count == 1), "{grid:?}");
+        }
+    }
+
+    /// In parts, as a whole by the library's threads, on one thread: the same bits.
+    #[test]
+    fn long_sums_have_the_same_bits_in_parts() {
+        let (rows, depth, columns) = (250, 1500, 300);
+        let wave = |count: usize, step: f32| -> Vec<f32> {
+            (0..count)
+                .map(|index| (index as f32 * step).sin())
+                .collect()
+        };
+        let (a, b) = (wave(rows * depth, 0.7), wave(depth * columns, 1.3));
+        for (a, b) in [
+            (
+                Matrix::new(&a, rows, depth),
+                Matrix::new(&b, depth, columns),
+            ),
+            (
+                Matrix::new(&a, depth, rows).transposed(),
+                Matrix::new(&b, columns, depth).transposed(),
+            ),
+        ] {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                pool.build().unwrap().install(|| {
+                    let mut out = wave(rows * columns, 0.1);
+                    product((&mut out[..]).into(), columns, true, a, b);
+                    out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                })
+            };
+            let one = run(1);
+            for threads in [2, 3, 4] {
+                assert!(one == run(threads), "{threads} threads");
+            }
+        }
+    }
 
     #[test]
     fn a_transposed_copy_is_the_transpose() {

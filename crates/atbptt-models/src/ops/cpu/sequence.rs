@@ -4,9 +4,11 @@
 //! read and written, taps, reset mask, and what is handed from step to step.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pulp::Simd;
 
+use super::fade::{Fading, finite};
 use super::panel::{Epilogue, Packed};
 use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
@@ -14,7 +16,7 @@ use super::simd::Real;
 use super::team;
 use super::unit::{Entering, Pointwise, Unit, UnitBack};
 use super::window::{DoubleBuffer, DoubleBufferParts, Gradients, Window, address};
-use super::{gru, lstm, mingru, rnn};
+use super::{gru, lstm, mingru, one_step, rnn};
 use crate::ops::cell::{Carry, Cell};
 use crate::ops::types::NeedsGrad;
 
@@ -157,9 +159,6 @@ fn forward_of<E: Real, C: Pointwise<E>, const V: usize>(
             );
         }
     }
-    let gate_count = C::CELL.recurrent_gates();
-    let depth = if gate_count > 0 { hidden } else { 0 };
-    let packed = Packed::<E, V>::gates(window.recurrent_weight, depth, hidden, gate_count);
     let epilogue = Forward::<E, C> {
         window,
         bias: Shared::read_only(window.bias),
@@ -177,7 +176,14 @@ fn forward_of<E: Real, C: Pointwise<E>, const V: usize>(
         carried: Shared::new(&mut carried),
         cell: PhantomData,
     };
-    team::run(window.time, batch, &packed, &epilogue);
+    let gate_count = C::CELL.recurrent_gates();
+    if window.time == 1 && gate_count > 0 {
+        one_step::run::<E, _, V>(window, &epilogue, gate_count);
+    } else {
+        let depth = if gate_count > 0 { hidden } else { 0 };
+        let packed = Packed::<E, V>::gates(window.recurrent_weight, depth, hidden, gate_count);
+        team::run(window.time, batch, &packed, &epilogue);
+    }
     // SAFETY: every step wrote its states and gates.
     unsafe { (states.assume_init(), gates.map(|gates| gates.assume_init())) }
 }
@@ -205,12 +211,35 @@ struct Backward<'a, E, C> {
     d_last: Option<Shared<E>>,
     d_taps: Option<Shared<E>>,
     d_state: Shared<E>,
+    fading: Fading,
     cell: PhantomData<C>,
 }
 
 impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
     fn left(&self, step: usize) -> Option<(*const E, usize)> {
         (step > 0 && C::CELL.recurrent_gates() > 0).then(|| self.left.left(step))
+    }
+
+    fn rest_is_zero(&self, step: usize, rows: Range<usize>) -> bool {
+        self.fading.is_over(step, rows)
+    }
+
+    unsafe fn write_zeros(&self, step: usize, rows: Range<usize>) {
+        let (parts, gates) = (C::CELL.state_parts(), C::CELL.gates());
+        let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
+        let buffers = [
+            (self.d_input, gates),
+            (self.d_last, 1),
+            (self.d_taps, parts),
+        ];
+        for (buffer, width) in buffers {
+            let Some(buffer) = buffer else { continue };
+            for t in 0..time.saturating_sub(step) {
+                let first = (t * batch + rows.start) * width * hidden;
+                // SAFETY: the rows exist in every step; all bits zero are the number zero.
+                unsafe { buffer.at(first).write_bytes(0, rows.len() * width * hidden) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -227,10 +256,13 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
         let (time, batch, hidden) = (self.window.time, self.window.batch, self.window.hidden);
         // The time step after the one whose states receive a gradient.
         let after = time - step;
+        let zero = E::splat(simd, E::ZERO);
+        // All bits of what is handed on.
+        let mut handed_on = zero;
         for v in 0..2 {
             let unit = (2 * panel + v) * E::lanes::<S>();
             if unit >= hidden {
-                return;
+                break;
             }
             let count = hidden - unit;
             // SAFETY: as in the forward pass.
@@ -249,10 +281,12 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                         let mask = E::splat(simd, *mask.at(after * batch + b));
                         returned = returned.map(|value| E::mul(simd, value, mask));
                     }
+                    // Zeros have one sign, computed or skipped.
+                    let without_sign = |value| E::add(simd, value, zero);
                     if after == 0 {
                         let state = b * parts * hidden + unit;
                         for (part, &value) in returned[..parts].iter().enumerate() {
-                            store(self.d_state.at(state + part * hidden), value);
+                            store(self.d_state.at(state + part * hidden), without_sign(value));
                         }
                         continue;
                     }
@@ -261,7 +295,7 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                     let state = at * parts * hidden + unit;
                     if let Some(d_taps) = self.d_taps {
                         for (part, &value) in returned[..parts].iter().enumerate() {
-                            store(d_taps.at(state + part * hidden), value);
+                            store(d_taps.at(state + part * hidden), without_sign(value));
                         }
                     }
                     let mut grad = returned;
@@ -279,6 +313,7 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                     });
                     if !matches!(C::CELL.carry(), Carry::Nothing) {
                         store(self.carried.at(cell), back.carried);
+                        handed_on = E::or(simd, handed_on, back.carried);
                     }
                     for (gate, &value) in back.input[..products].iter().enumerate() {
                         let value = match C::CELL.has_recurrent_bias() && gate + 1 == products {
@@ -286,6 +321,7 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                             false => value,
                         };
                         store(self.left.row(step + 1, b).add(unit + gate * hidden), value);
+                        handed_on = E::or(simd, handed_on, value);
                     }
                     if let Some(d_input) = self.d_input {
                         let at = at * gates * hidden + unit;
@@ -298,6 +334,9 @@ impl<E: Real, C: Pointwise<E>> Epilogue<E, 2> for Backward<'_, E, C> {
                     }
                 }
             }
+        }
+        if !E::is_zero(simd, handed_on) {
+            self.fading.handed_on(step, row);
         }
     }
 }
@@ -395,29 +434,41 @@ fn backward_of<E: Real, C: Pointwise<E>>(
         d_last: d_last.as_mut().map(UninitBuffer::share),
         d_taps: d_taps.as_mut().map(UninitBuffer::share),
         d_state: Shared::new(&mut d_state),
+        fading: match C::CELL.recurrent_gates() > 0 && window.taps.is_none_or(finite) {
+            true => Fading::new(saved.grad, window.time, batch),
+            false => Fading::never(batch),
+        },
         cell: PhantomData,
     };
-    team::run(window.time + 1, batch, &packed, &epilogue);
+    let steps = team::run(window.time + 1, batch, &packed, &epilogue);
+    // The gradients of the time steps before `first` are zero.
+    let first = window.time.saturating_sub(steps);
+    // Their rows of the large products are skipped as well, unless zero times something there is not zero.
+    let skipped = &window.input[..first * batch * window.inputs];
+    let first = match finite(skipped) && finite(window.state) && finite(window.input_weight) {
+        true => first,
+        false => 0,
+    };
 
-    // SAFETY: every step wrote its gradients.
+    // SAFETY: every step wrote its gradients, or they were written as zeros.
     let [d_input, d_last, d_taps] = [d_input, d_last, d_taps]
         .map(|buffer| buffer.map(|buffer| unsafe { buffer.assume_init() }));
     let d = d_input.as_deref().unwrap_or_default();
     let last = d_last.as_deref().unwrap_or_default();
     Gradients {
-        input: needs.input.then(|| window.input_grad(d, width)),
+        input: needs.input.then(|| window.input_grad(d, width, first)),
         input_weight: needs
             .input_weight
-            .then(|| window.input_weight_grad(d, width)),
+            .then(|| window.input_weight_grad(d, width, first)),
         recurrent_weight: (needs.recurrent_weight && depth > 0).then(|| match d_last.is_some() {
             true => {
                 let columns = [(d, depth - hidden, width), (last, hidden, hidden)];
-                window.recurrent_weight_grad(saved.states, size, &columns)
+                window.recurrent_weight_grad(saved.states, size, &columns, first)
             }
-            false => window.recurrent_weight_grad(saved.states, size, &[(d, depth, width)]),
+            false => window.recurrent_weight_grad(saved.states, size, &[(d, depth, width)], first),
         }),
-        bias: needs.bias.then(|| window.bias_grad(d, width)),
-        recurrent_bias: (needs.bias && apart).then(|| window.bias_grad(last, hidden)),
+        bias: needs.bias.then(|| window.bias_grad(d, width, first)),
+        recurrent_bias: (needs.bias && apart).then(|| window.bias_grad(last, hidden, first)),
         state: d_state,
         taps: d_taps,
     }

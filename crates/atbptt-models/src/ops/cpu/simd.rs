@@ -135,6 +135,10 @@ pub(crate) trait Real:
         a: Self::Lanes<S>,
         b: Self::Lanes<S>,
     ) -> Self::Lanes<S>;
+    /// All bits that are set in either.
+    fn or<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
+    /// Whether every lane is zero, of either sign; NaN is not.
+    fn is_zero<S: Simd>(simd: S, a: Self::Lanes<S>) -> bool;
     fn sum_lanes<S: Simd>(simd: S, a: Self::Lanes<S>) -> Self;
     fn max_lanes<S: Simd>(simd: S, a: Self::Lanes<S>) -> Self;
 
@@ -160,7 +164,7 @@ macro_rules! real {
         splat: $splat:ident, splat_bits: $splat_bits:ident,
         mask_load: $mask_load:ident, mask_store: $mask_store:ident, mask_between: $mask_between:ident,
         add: $add:ident, sub: $sub:ident, mul: $mul:ident, div: $div:ident, fma: $fma:ident, max: $max:ident,
-        abs: $abs:ident, and: $and:ident, xor: $xor:ident, equal: $equal:ident, at_least: $at_least:ident,
+        abs: $abs:ident, and: $and:ident, or: $or:ident, xor: $xor:ident, equal: $equal:ident, at_least: $at_least:ident,
         select: $select:ident, sum: $sum:ident, max_lanes: $max_lanes:ident,
         to_bits: $to_bits:ident, from_bits: $from_bits:ident, add_bits: $add_bits:ident,
         shift: |$simd:ident, $bits:ident| $shift:expr, one_bits: $one_bits:expr,
@@ -251,6 +255,16 @@ macro_rules! real {
                 simd.$select(simd.$at_least(x, simd.$splat(0.0)), a, b)
             }
             #[inline(always)]
+            fn or<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> S::$lanes {
+                simd.$or(a, b)
+            }
+            #[inline(always)]
+            fn is_zero<S: Simd>(simd: S, a: S::$lanes) -> bool {
+                let zero = simd.$splat(0.0);
+                let others = simd.$select(simd.$equal(a, zero), zero, simd.$splat(1.0));
+                simd.$sum(others) == 0.0
+            }
+            #[inline(always)]
             fn sum_lanes<S: Simd>(simd: S, a: S::$lanes) -> Self {
                 simd.$sum(a)
             }
@@ -273,7 +287,7 @@ real! {
     splat: splat_f32s, splat_bits: splat_u32s,
     mask_load: mask_load_ptr_f32s, mask_store: mask_store_ptr_f32s, mask_between: mask_between_m32s,
     add: add_f32s, sub: sub_f32s, mul: mul_f32s, div: div_f32s, fma: mul_add_f32s, max: max_f32s,
-    abs: abs_f32s, and: and_f32s, xor: xor_f32s, equal: equal_f32s, at_least: greater_than_or_equal_f32s,
+    abs: abs_f32s, and: and_f32s, or: or_f32s, xor: xor_f32s, equal: equal_f32s, at_least: greater_than_or_equal_f32s,
     select: select_f32s, sum: reduce_sum_f32s, max_lanes: reduce_max_f32s,
     to_bits: transmute_u32s_f32s, from_bits: transmute_f32s_u32s, add_bits: add_u32s,
     shift: |simd, bits| simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23)), one_bits: 1f32.to_bits(),
@@ -292,7 +306,7 @@ real! {
     splat: splat_f64s, splat_bits: splat_u64s,
     mask_load: mask_load_ptr_f64s, mask_store: mask_store_ptr_f64s, mask_between: mask_between_m64s,
     add: add_f64s, sub: sub_f64s, mul: mul_f64s, div: div_f64s, fma: mul_add_f64s, max: max_f64s,
-    abs: abs_f64s, and: and_f64s, xor: xor_f64s, equal: equal_f64s, at_least: greater_than_or_equal_f64s,
+    abs: abs_f64s, and: and_f64s, or: or_f64s, xor: xor_f64s, equal: equal_f64s, at_least: greater_than_or_equal_f64s,
     select: select_f64s, sum: reduce_sum_f64s, max_lanes: reduce_max_f64s,
     to_bits: transmute_u64s_f64s, from_bits: transmute_f64s_u64s, add_bits: add_u64s,
     // There is no shift of 64-bit lanes to call: a product with 2⁵² is one.

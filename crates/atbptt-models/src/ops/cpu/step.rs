@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use super::host::Host;
 use super::pool::{Buffer, UninitBuffer};
 use super::simd::{Level, Real};
+use super::threads::{self, shared};
 use super::{Held, by_type};
 use crate::ops::reference::step as reference;
 use crate::ops::types::DropoutMask;
@@ -24,18 +25,27 @@ use crate::ops::types::DropoutMask;
 const PIECE: usize = 1 << 14;
 /// Elements from which a second thread pays for its waking up.
 const PARALLEL: usize = 1 << 17;
+/// Multiplications that take about as long as reading and writing an element.
+const ELEMENT_WORK: usize = threads::SHARED_WORK / PARALLEL;
+
+/// Runs a pass over `elements` elements as a kernel.
+fn pass<R: Send>(elements: usize, kernel: impl FnOnce() -> R + Send) -> R {
+    threads::inside(elements.saturating_mul(ELEMENT_WORK), kernel)
+}
 
 /// Runs `work(index, out, in)` on the pieces of two slices of one length.
 fn in_pieces<E: Real>(out: &mut [E], from: &[E], work: impl Fn(usize, &mut [E], &[E]) + Sync) {
-    if out.len() < PARALLEL {
-        let pieces = out.chunks_mut(PIECE).zip(from.chunks(PIECE)).enumerate();
-        pieces.for_each(|(index, (out, from))| work(index, out, from));
-    } else {
-        out.par_chunks_mut(PIECE)
-            .zip(from.par_chunks(PIECE))
-            .enumerate()
-            .for_each(|(index, (out, from))| work(index, out, from));
-    }
+    pass(out.len(), || {
+        if shared(out.len() >= PARALLEL) {
+            out.par_chunks_mut(PIECE)
+                .zip(from.par_chunks(PIECE))
+                .enumerate()
+                .for_each(|(index, (out, from))| work(index, out, from));
+        } else {
+            let pieces = out.chunks_mut(PIECE).zip(from.chunks(PIECE)).enumerate();
+            pieces.for_each(|(index, (out, from))| work(index, out, from));
+        }
+    })
 }
 
 /// A buffer of `len` elements, written by `write`.
@@ -140,10 +150,12 @@ pub(crate) fn embedding_rows_backward<B: Host>(
         B::indices(&tokens, rows).zip(Held::<B>::new::<E>(&grad, tokens.shape()[0] * features)).and_then(|(tokens, held)| {
             let grad = held.elements::<E>()?;
             let add = |out: &mut [E]| {
-                for (&token, grad) in tokens.iter().zip(grad.chunks_exact(features)) {
-                    let row = out[token * features..][..features].iter_mut();
-                    row.zip(grad).for_each(|(sum, &grad)| *sum += grad);
-                }
+                threads::alone(|| {
+                    for (&token, grad) in tokens.iter().zip(grad.chunks_exact(features)) {
+                        let row = out[token * features..][..features].iter_mut();
+                        row.zip(grad).for_each(|(sum, &grad)| *sum += grad);
+                    }
+                });
             };
             let mut out = match &mut into {
                 Some(sum) => {
@@ -271,11 +283,13 @@ pub(crate) fn sum_of_squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> 
             let elements = held.elements::<E>()?;
             let level = Level::detect();
             let sum = |piece: &[E]| level.dispatch(SumOfSquares(piece));
-            let sums: Vec<f64> = if elements.len() < PARALLEL {
-                elements.chunks(PIECE).map(sum).collect()
-            } else {
-                elements.par_chunks(PIECE).map(sum).collect()
-            };
+            let sums: Vec<f64> = pass(elements.len(), || {
+                if shared(elements.len() >= PARALLEL) {
+                    elements.par_chunks(PIECE).map(sum).collect()
+                } else {
+                    elements.chunks(PIECE).map(sum).collect()
+                }
+            });
             let total = E::of(sums.into_iter().sum());
             Some(B::tensor(Buffer::from(&[total][..]), vec![1]))
         })
@@ -317,11 +331,13 @@ pub(crate) fn scale<B: Host>(tensor: FloatTensor<B>, factor: f64) -> FloatTensor
         B::elements_mut::<E>(&mut tensor).map(|elements| {
             let factor = E::of(factor);
             let times = |piece: &mut [E]| piece.iter_mut().for_each(|value| *value *= factor);
-            if elements.len() < PARALLEL {
-                times(elements);
-            } else {
-                elements.par_chunks_mut(PIECE).for_each(times);
-            }
+            pass(elements.len(), || {
+                if shared(elements.len() >= PARALLEL) {
+                    elements.par_chunks_mut(PIECE).for_each(times);
+                } else {
+                    times(elements);
+                }
+            });
         })
     });
     match scaled {

@@ -11,9 +11,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::panel::{Epilogue, Packed, Run};
 use super::simd::{Level, Real};
+use super::threads::{SHARED_WORK, threads};
 
 /// Weights up to this size are streamed by every thread at little cost.
 const SHARED_WEIGHT_BYTES: usize = 1 << 20;
@@ -21,8 +23,8 @@ const SHARED_WEIGHT_BYTES: usize = 1 << 20;
 const MANY_ROWS: usize = 48;
 /// Rows of a part that use the registers well.
 const PART_ROWS: usize = 12;
-/// Multiplications of a window below which a second thread does not pay for its waking up.
-const WINDOW_WORK: usize = 1 << 21;
+/// Looks at a flag before a thread that waits for another goes to sleep: about as long as waking up takes.
+const SPINS: u32 = 2048;
 /// Multiplications of a step below which meeting after every step does not pay.
 const STEP_WORK: usize = 1 << 18;
 
@@ -40,8 +42,8 @@ pub(crate) enum Split {
 impl Split {
     fn choose(steps: usize, rows: usize, panels: usize, row_work: usize, bytes: usize) -> Self {
         let work = rows * row_work;
-        let most = rayon::current_num_threads();
-        if most == 1 || work.saturating_mul(steps) < WINDOW_WORK {
+        let most = threads();
+        if most == 1 || work.saturating_mul(steps) < SHARED_WORK {
             return Self::None;
         }
         let by_rows = most.min(rows.div_ceil(4));
@@ -62,24 +64,16 @@ impl Split {
     }
 }
 
-/// Runs `work` on a thread of the pool: there, sharing something out is a push onto the thread's own queue, where a thread
-/// from outside would be put to sleep and woken up again every time.
-pub(crate) fn inside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    match rayon::current_thread_index() {
-        None if rayon::current_num_threads() > 1 => rayon::scope(|_| work()),
-        _ => work(),
-    }
-}
-
-/// Runs `steps` steps of `rows` sequences, each step after the one before it.
+/// Runs `steps` steps of `rows` sequences, each step after the one before it, up to the one after which
+/// [all is zero](Epilogue::rest_is_zero); returns how many were run.
 pub(crate) fn run<E: Real, F: Epilogue<E, V>, const V: usize>(
     steps: usize,
     rows: usize,
     packed: &Packed<E, V>,
     epilogue: &F,
-) {
+) -> usize {
     let split = Split::choose(steps, rows, packed.panels(), packed.work(), packed.bytes());
-    run_split(split, steps, rows, packed, epilogue);
+    run_split(split, steps, rows, packed, epilogue)
 }
 
 pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
@@ -88,7 +82,7 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
     rows: usize,
     packed: &Packed<E, V>,
     epilogue: &F,
-) {
+) -> usize {
     let level = Level::detect();
     let run = |step: usize, panels: Range<usize>, rows: Range<usize>| {
         level.dispatch(Run {
@@ -100,35 +94,59 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
         });
     };
     let panels = packed.panels();
+    // One thread takes these rows through all steps.
+    let all_steps = |rows: Range<usize>| {
+        for step in 0..steps {
+            run(step, 0..panels, rows.clone());
+            if epilogue.rest_is_zero(step, rows.clone()) {
+                // SAFETY: no other thread has these rows.
+                unsafe { epilogue.write_zeros(step + 1, rows) };
+                return step + 1;
+            }
+        }
+        steps
+    };
     match split {
-        Split::None => (0..steps).for_each(|step| run(step, 0..panels, 0..rows)),
+        Split::None => all_steps(0..rows),
         Split::Rows(parts) => {
-            let all_steps = |part: usize| {
-                let range = part * rows / parts..(part + 1) * rows / parts;
-                (0..steps).for_each(|step| run(step, 0..panels, range.clone()));
+            let most = AtomicUsize::new(0);
+            let part = |part: usize| {
+                let done = all_steps(part * rows / parts..(part + 1) * rows / parts);
+                most.fetch_max(done, Ordering::AcqRel);
             };
-            let all_steps = &all_steps;
+            let part = &part;
             rayon::in_place_scope(|scope| {
-                for part in 1..parts {
-                    scope.spawn(move |_| all_steps(part));
+                for helper in 1..parts {
+                    scope.spawn(move |_| part(helper));
                 }
-                all_steps(0);
+                part(0);
             });
+            most.into_inner()
         }
         Split::Panels(members) => {
             let barrier = Barrier::new(panels);
             let member = |member: usize| {
-                barrier.attend(member, members, steps, |step, panel| {
-                    run(step, panel..panel + 1, 0..rows)
-                });
+                barrier.attend(
+                    [member, members],
+                    steps,
+                    |step, panel| run(step, panel..panel + 1, 0..rows),
+                    |step| epilogue.rest_is_zero(step, 0..rows),
+                )
             };
             let member = &member;
-            rayon::in_place_scope(|scope| {
+            let done = rayon::in_place_scope(|scope| {
                 for helper in 1..members {
-                    scope.spawn(move |_| member(helper));
+                    scope.spawn(move |_| {
+                        member(helper);
+                    });
                 }
-                member(0);
+                member(0)
             });
+            if done < steps {
+                // SAFETY: the threads have met for the last time.
+                unsafe { epilogue.write_zeros(done, 0..rows) };
+            }
+            done
         }
     }
 }
@@ -139,6 +157,10 @@ struct Barrier {
     next: Vec<Line>,
     /// Panels done, over all steps.
     done: Line,
+    /// Threads that wait asleep, or are about to.
+    asleep: AtomicUsize,
+    bed: Mutex<()>,
+    wake: Condvar,
 }
 
 #[repr(align(64))]
@@ -149,15 +171,56 @@ impl Barrier {
         Self {
             next: (0..panels).map(|_| Line(AtomicUsize::new(0))).collect(),
             done: Line(AtomicUsize::new(0)),
+            asleep: AtomicUsize::new(0),
+            bed: Mutex::new(()),
+            wake: Condvar::new(),
         }
     }
 
-    fn attend(&self, member: usize, members: usize, steps: usize, work: impl Fn(usize, usize)) {
+    /// Counts a panel as done, and wakes those who wait for it.
+    fn finish_panel(&self) {
+        // In one order with `wait`: it sees the panel done, or we see it asleep.
+        let done = self.done.0.fetch_add(1, Ordering::SeqCst) + 1;
+        if done.is_multiple_of(self.next.len()) && self.asleep.load(Ordering::SeqCst) > 0 {
+            drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits until so many panels are done: at first awake, since on a quiet machine all are done at about the same time;
+    /// then asleep, so that a thread that has to share its core with others is not kept from it.
+    fn wait(&self, panels: usize) {
+        for _ in 0..SPINS {
+            if self.done.0.load(Ordering::Acquire) >= panels {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        while self.done.0.load(Ordering::SeqCst) < panels {
+            bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Takes part in all steps until `last` says that one was the last; returns how many there were. Every member comes to
+    /// the same answer: what `last` says of a step is settled when the step is done.
+    fn attend(
+        &self,
+        [member, members]: [usize; 2],
+        steps: usize,
+        work: impl Fn(usize, usize),
+        last: impl Fn(usize) -> bool,
+    ) -> usize {
         let panels = self.next.len();
         let home = member * panels / members..(member + 1) * panels / members;
         let others = panels - home.len();
         // A helper that arrives late begins where the others are.
         let first = self.done.0.load(Ordering::Acquire) / panels;
+        if first > 0 && last(first - 1) {
+            return first;
+        }
         for step in first..steps {
             let claim = |panel: usize| {
                 let next = &self.next[panel].0;
@@ -167,7 +230,7 @@ impl Barrier {
                         .is_ok()
                 {
                     work(step, panel);
-                    self.done.0.fetch_add(1, Ordering::AcqRel);
+                    self.finish_panel();
                 }
             };
             // To and fro: the panels used last are still in cache.
@@ -180,15 +243,11 @@ impl Barrier {
             for offset in (0..others).rev() {
                 claim((home.end + offset) % panels);
             }
-            let mut spins = 0u32;
-            while self.done.0.load(Ordering::Acquire) < (step + 1) * panels {
-                spins += 1;
-                if spins < 4096 {
-                    std::hint::spin_loop();
-                } else {
-                    std::thread::yield_now();
-                }
+            self.wait((step + 1) * panels);
+            if last(step) {
+                return step + 1;
             }
         }
+        steps
     }
 }

@@ -135,57 +135,69 @@ impl<E: Real> Window<'_, E> {
             })
     }
 
-    /// xᵀ d: `[I, G]`.
-    pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
+    /// xᵀ d of the steps from `first` on: `[I, G]`.
+    pub(crate) fn input_weight_grad(&self, grad: &[E], gates: usize, first: usize) -> Buffer<E> {
+        let (skipped, rows) = self.from(first);
         let mut out = UninitBuffer::new(self.inputs * gates);
         product(
             out.target(),
             gates,
             false,
-            Matrix::new(self.input, self.rows(), self.inputs).transposed(),
-            Matrix::new(grad, self.rows(), gates),
+            Matrix::new(&self.input[skipped * self.inputs..], rows, self.inputs).transposed(),
+            Matrix::new(&grad[skipped * gates..], rows, gates),
         );
         // SAFETY: the product wrote all of it.
         unsafe { out.assume_init() }
     }
 
-    /// d Wᵀ: `[T, B, I]`.
-    pub(crate) fn input_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
+    /// d Wᵀ: `[T, B, I]`, zero in the steps before `first`.
+    pub(crate) fn input_grad(&self, grad: &[E], gates: usize, first: usize) -> Buffer<E> {
+        let (skipped, rows) = self.from(first);
         let mut out = UninitBuffer::new(self.rows() * self.inputs);
-        let grad = Matrix::new(grad, self.rows(), gates);
+        out.clear(skipped * self.inputs);
+        let grad = Matrix::new(&grad[skipped * gates..], rows, gates);
         let weight = Matrix::new(self.input_weight, self.inputs, gates);
-        if self.rows() < TRANSPOSE_ROWS {
-            product(out.target(), self.inputs, false, grad, weight.transposed());
+        let target = out.target_from(skipped * self.inputs);
+        if rows < TRANSPOSE_ROWS {
+            product(target, self.inputs, false, grad, weight.transposed());
         } else {
             let copy = weight.transposed_copy();
             let copy = Matrix::new(&copy, gates, self.inputs);
-            product(out.target(), self.inputs, false, grad, copy);
+            product(target, self.inputs, false, grad, copy);
         }
-        // SAFETY: the product wrote all of it.
+        // SAFETY: the product wrote all that was not cleared.
         unsafe { out.assume_init() }
     }
 
-    /// Σ d over steps and batch.
-    pub(crate) fn bias_grad(&self, grad: &[E], gates: usize) -> Buffer<E> {
+    /// Σ d over batch and the steps from `first` on.
+    pub(crate) fn bias_grad(&self, grad: &[E], gates: usize, first: usize) -> Buffer<E> {
+        let (skipped, rows) = self.from(first);
         let mut out = Buffer::zeros(gates);
-        sum_rows(&mut out, grad, self.rows(), gates);
+        sum_rows(&mut out, &grad[skipped * gates..], rows, gates);
         out
     }
 
-    /// hᵀ d, h the hidden state entering each step, from packed `states` of `size` values per sequence. `grads` lists
-    /// the gradient's column blocks: values, columns, columns per row. Result `[H, Σ columns]`.
+    /// Rows before time step `first`, and from it on.
+    fn from(&self, first: usize) -> (usize, usize) {
+        (first * self.batch, (self.time - first) * self.batch)
+    }
+
+    /// hᵀ d over the steps from `first` on, h the hidden state entering each, from packed `states` of `size` values per
+    /// sequence. `grads` lists the gradient's column blocks: values, columns, columns per row. Result `[H, Σ columns]`.
     pub(crate) fn recurrent_weight_grad(
         &self,
         states: &[E],
         size: usize,
         grads: &[(&[E], usize, usize)],
+        first: usize,
     ) -> Buffer<E> {
-        let (batch, hidden, rows) = (self.batch, self.hidden, self.rows());
+        let (batch, hidden) = (self.batch, self.hidden);
+        let (skipped, rows) = self.from(first);
         let total = grads.iter().map(|grad| grad.1).sum();
         let mut out = Buffer::zeros(hidden * total);
         let entering = (self.taps.is_some() || self.reset_mask.is_some()).then(|| {
             let mut entering = Buffer::zeros(rows * hidden);
-            for (row, out) in entering.chunks_exact_mut(hidden).enumerate() {
+            for (row, out) in (skipped..).zip(entering.chunks_exact_mut(hidden)) {
                 let (t, b) = (row / batch, row % batch);
                 if t == 0 {
                     out.iter_mut()
@@ -220,16 +232,21 @@ impl<E: Real> Window<'_, E> {
                     total,
                     false,
                     Matrix::new(entering, rows, hidden).transposed(),
-                    grad(0, rows),
+                    grad(skipped, rows),
                 ),
                 // The states shifted by one step, without a copy.
                 None => {
-                    let first = Matrix::strided(self.state, batch, hidden, size);
-                    product(out.into(), total, false, first.transposed(), grad(0, batch));
-                    if rows > batch {
-                        let shifted = Matrix::strided(states, rows - batch, hidden, size);
-                        let grad = grad(batch, rows - batch);
-                        product(out.into(), total, true, shifted.transposed(), grad);
+                    let initial = if first == 0 { batch } else { 0 };
+                    if initial > 0 {
+                        let state = Matrix::strided(self.state, batch, hidden, size);
+                        product(out.into(), total, false, state.transposed(), grad(0, batch));
+                    }
+                    if rows > initial {
+                        let from = skipped + initial;
+                        let states = &states[(from - batch) * size..];
+                        let shifted = Matrix::strided(states, rows - initial, hidden, size);
+                        let grad = grad(from, rows - initial);
+                        product(out.into(), total, initial > 0, shifted.transposed(), grad);
                     }
                 }
             }

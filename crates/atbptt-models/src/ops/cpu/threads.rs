@@ -1,0 +1,156 @@
+//! The threads that kernels run on.
+//!
+//! Small work runs where it is called: handing it over to another thread costs more, on a busy machine a hundred times as much.
+//! Large work runs in a pool of its own, with as many threads as the pool it was called in (rayon's global one, or the
+//! caller's). Both ways every thread that computes treats subnormal numbers as zero ([`Flush`]), which in a
+//! shared pool would reach other people's work, and both give the same bits.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::flush::Flush;
+
+/// Multiplications from which other threads pay for their waking up.
+pub(crate) const SHARED_WORK: usize = 1 << 21;
+/// Pools kept: one per number of threads asked for, of which there is nearly always one.
+const POOLS: usize = 4;
+
+thread_local! {
+    static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
+}
+
+/// Where a thread stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Outside,
+    /// In a kernel that has one thread.
+    Alone,
+    /// A thread of one of our pools.
+    Worker,
+}
+
+/// Threads that the kernel on this thread may use.
+pub(crate) fn threads() -> usize {
+    match PLACE.get() {
+        Place::Alone => 1,
+        Place::Outside | Place::Worker => rayon::current_num_threads(),
+    }
+}
+
+/// Whether to share out: there is enough to do, and somebody to share with.
+pub(crate) fn shared(enough: bool) -> bool {
+    enough && threads() > 1
+}
+
+/// Runs a kernel of `work` multiplications, or what costs as much, with subnormal numbers as zeros.
+pub(crate) fn inside<R: Send>(work: usize, kernel: impl FnOnce() -> R + Send) -> R {
+    if PLACE.get() != Place::Outside {
+        return kernel();
+    }
+    let threads = rayon::current_num_threads();
+    if work >= SHARED_WORK && threads > 1 {
+        // A system that gives no more threads has this one.
+        if let Some(pool) = pool(threads) {
+            return pool.install(kernel);
+        }
+    }
+    alone(kernel)
+}
+
+/// Runs a kernel on this thread, with subnormal numbers as zeros.
+pub(crate) fn alone<R>(kernel: impl FnOnce() -> R) -> R {
+    struct Back(Place);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            PLACE.set(self.0);
+        }
+    }
+    let _back = Back(PLACE.replace(Place::Alone));
+    let _flush = Flush::new();
+    kernel()
+}
+
+/// Our pool of so many threads.
+fn pool(threads: usize) -> Option<Arc<ThreadPool>> {
+    static KNOWN: Mutex<Vec<Arc<ThreadPool>>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = |pool: &&Arc<ThreadPool>| pool.current_num_threads() == threads;
+    if let Some(pool) = known.iter().find(found) {
+        return Some(pool.clone());
+    }
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("atbptt-{index}"))
+        .start_handler(|_| {
+            PLACE.set(Place::Worker);
+            // For as long as the thread lives: it runs nothing but kernels.
+            std::mem::forget(Flush::new());
+        })
+        .build()
+        .ok()?;
+    let pool = Arc::new(pool);
+    if known.len() == POOLS {
+        // Whoever uses it holds it.
+        known.remove(0);
+    }
+    known.push(pool.clone());
+    Some(pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::prelude::*;
+    use std::hint::black_box;
+
+    fn flushed() -> bool {
+        black_box(f32::MIN_POSITIVE) * black_box(0.5) == 0.0
+    }
+
+    /// Whether the caller and every thread that takes part flush, in a kernel of `work` called among `threads` threads.
+    fn everywhere(threads: usize, work: usize) -> (bool, usize) {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(|| {
+            let seen = inside(work, || {
+                let here = (flushed(), super::threads());
+                let all = match shared(true) {
+                    true => (0..64).into_par_iter().all(|_| flushed()),
+                    false => true,
+                };
+                (here.0 && all, here.1)
+            });
+            assert!(!flushed(), "the caller's mode is as before");
+            seen
+        })
+    }
+
+    #[test]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn kernels_flush_on_every_thread_and_callers_do_not() {
+        assert!(!flushed());
+        assert_eq!(everywhere(3, SHARED_WORK), (true, 3));
+        assert_eq!(everywhere(2, SHARED_WORK), (true, 2));
+        assert_eq!(everywhere(1, SHARED_WORK), (true, 1));
+        assert_eq!(
+            everywhere(3, SHARED_WORK - 1),
+            (true, 1),
+            "small work stays"
+        );
+        assert!(!flushed());
+    }
+
+    #[test]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn a_kernel_that_panics_leaves_the_caller_as_it_was() {
+        for work in [0, SHARED_WORK] {
+            let panicked = std::panic::catch_unwind(|| {
+                inside(work, || std::panic::resume_unwind(Box::new("on purpose")))
+            });
+            assert!(panicked.is_err());
+            assert!(!flushed());
+            assert!(PLACE.get() == Place::Outside);
+        }
+    }
+}
