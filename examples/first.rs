@@ -7,8 +7,8 @@ use burn::optim::SgdConfig;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let corpus = Corpus::synthetic(&SyntheticConfig::default())?;
 
-    // Tolerate a relative gradient bias of one half; K starts at 20 and stays within 200.
-    let run = Run::new(AdaptiveKConfig::new(0.5).with_k0(20).with_k_max(200))
+    // Tolerate a gradient bias of a tenth of the gradient; K starts at 20 and stays within 200.
+    let run = Run::new(AdaptiveKConfig::new(0.1).with_k0(20).with_k_max(200))
         .with_training(TbpttConfig {
             probe: ProbeConfig::new(250),
             ..TbpttConfig::default()
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let folder = RunFolder::numbered("runs", "first")?;
     let (train, valid) = (corpus.training(16)?, corpus.evaluation(Split::Valid, 16)?);
-    let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 1.0)?;
+    let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 10.0)?;
     println!("{result}");
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example book_order -- --data ../shared/data/book_order              # adaptive, δ = 0.5
 //! cargo run --release --example book_order -- --data ../shared/data/book_order --fixed-k 9
+//! cargo run --release --example book_order -- --data ../shared/data/book_order --paper      # the paper's settings
 //! ```
 //!
 //! Expected: a negative log-likelihood that falls below −4 within a few epochs; a run folder with metrics, checkpoints and
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
 use atbptt::train::run::{DataPath, LossName};
@@ -31,7 +33,8 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
 use crate::data::{Events, content_hash};
@@ -53,6 +56,11 @@ struct Cli {
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
 
+    /// The paper's settings: windows of 2K−1 steps, clip 1/K, step size times √K where K adapts, one probe per epoch, and its
+    /// estimator of the bias exactly (the norm of the mean over the states); single options still override
+    #[arg(long, conflicts_with = "resume")]
+    paper: bool,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -69,30 +77,45 @@ struct BookOrder {
     layers: usize,
 }
 
-/// The paper's settings (the estimator is the paper's exactly, the norm of the mean over the states): the step size grows with √K where K adapts, and is constant where it does not.
-fn preset(adaptive: bool) -> Settings<BookOrder> {
+/// Best of those tried on validation; see docs/EXAMPLES.md.
+const LEARNING_RATE: f64 = 1.0;
+
+/// Settings of a new run. The paper's step size grows with √K where K adapts, and is constant where it does not.
+fn preset(paper: bool, adaptive: bool) -> Settings<BookOrder> {
+    let rule = AdaptiveKConfig::new(0.5)
+        .with_k0(6)
+        .with_k_min(1)
+        .with_k_max(100);
+    let mut training = TbpttConfig {
+        probe: ProbeConfig::new(200),
+        seed: 1,
+        eval_chunk: 100,
+        ..match paper {
+            true => TbpttConfig::paper(),
+            false => TbpttConfig::default(),
+        }
+    };
+    if !adaptive {
+        training.step_scaling = StepScaling::None;
+    }
+    let (rule, lr) = match paper {
+        true => {
+            let estimator = BiasEstimator::paper()
+                .with_fit_lag_zero(false)
+                .with_gradient_size(GradientSize::NormOfMeanStateSum);
+            (
+                rule.with_monitor(MonitorConfig::paper(estimator).with_probes(1)),
+                0.1,
+            )
+        }
+        false => (rule, LEARNING_RATE),
+    };
     let plan = Plan {
-        policy: Policy::Adaptive { delta: 0.5 },
-        k0: 6,
-        k_min: 1,
-        k_max: 100,
-        probes: 1,
-        estimator: BiasEstimator::paper()
-            .with_fit_lag_zero(false)
-            .with_gradient_size(GradientSize::NormOfMeanStateSum),
-        training: TbpttConfig {
-            step_scaling: match adaptive {
-                true => StepScaling::SqrtK,
-                false => StepScaling::None,
-            },
-            probe: ProbeConfig::new(200),
-            seed: 1,
-            eval_chunk: 100,
-            ..TbpttConfig::paper()
-        },
+        policy: rule.into(),
+        training,
         batch: 64,
         epochs: 50,
-        lr: 0.1,
+        lr,
         weight_decay: 1e-3,
         checkpoint_every: Plan::CHECKPOINT_EVERY,
         on_non_finite: OnNonFinite::Stop,
@@ -108,7 +131,7 @@ fn preset(adaptive: bool) -> Settings<BookOrder> {
 impl Cli {
     /// Puts what the user asked for into the settings.
     fn apply(&self, mut settings: Settings<BookOrder>) -> Result<Settings<BookOrder>> {
-        settings.plan = settings.plan.with_options(&self.policy, &self.run);
+        settings.plan = settings.plan.with_options(&self.policy, &self.run)?;
         let task = &mut settings.task;
         if let Some(folder) = &self.data {
             task.data = Some(DataPath::new(folder)?);
@@ -120,10 +143,11 @@ impl Cli {
 }
 
 fn main() -> ExitCode {
-    let not_adaptive = preset(false).plan;
-    let defaults = preset(true)
-        .plan
-        .defaults(&[("where K does not adapt", &not_adaptive)]);
+    let [paper, not_adaptive] = [true, false].map(|adaptive| preset(true, adaptive).plan);
+    let defaults = preset(false, true).plan.defaults(&[
+        ("--paper", &paper),
+        ("--paper where K does not adapt", &not_adaptive),
+    ]);
     exit_code(run(parse(&defaults)))
 }
 
@@ -131,7 +155,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     // What can be wrong with the options is found before any work or folder is made.
     let mut start = Start::new(
         &cli.run,
-        || preset(cli.policy.is_adaptive()),
+        || preset(cli.paper, cli.policy.is_adaptive()),
         |settings| cli.apply(settings),
     )?;
     let Settings { task, plan } = start.settings.clone();
@@ -148,7 +172,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let run = start
         .settings
         .run()
-        .with_title(format!("Order book; {}", plan.policy))
+        .with_title(format!("Order book; {}", plan.rule_in_words()))
         .with_loss_name(LossName::Named(
             "Negative log-likelihood per event (nats)".into(),
         ))

@@ -1,17 +1,19 @@
-//! A closer look at the lag profile of a trained model: part by part, and what each reading of the gradient's size makes
-//! of it.
+//! A closer look at a trained model: its lag profile part by part, the bias measured directly, and what each reading of the
+//! gradient's size makes of the norms.
 
+use atbptt::core::policy::Estimator;
 use atbptt::core::seed::mix;
-use atbptt::core::{BiasEstimate, BiasEstimator, GradientSize, LagNorms};
+use atbptt::core::{BiasEstimate, BiasEstimator, DirectEstimate, GradientSize, LagNorms};
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
 use atbptt::train::plot::{LagProfileFigure, Line, LinesPanel, lag_profile_figure, lines_figure};
-use atbptt::train::probe;
-use atbptt::train::run::RunFolder;
+use atbptt::train::run::{PolicyConfig, RunFolder};
+use atbptt::train::{probe, probe_direct};
 use burn::tensor::Device;
 
 use super::Result;
 use super::options::Plan;
+use super::rule;
 
 /// The readings of the gradient's size, and how figures name them.
 pub const SIZES: [(GradientSize, &str); 4] = [
@@ -38,17 +40,31 @@ pub fn diagnose<M: RecurrentModel>(
     parts: &[String],
     device: &Device,
 ) -> Result<()> {
-    let probes: Vec<LagNorms> = (1..=PROBES)
-        .map(|nth| {
-            let seed = mix(plan.training.seed, [nth]);
+    let seeds: Vec<u64> = (1..=PROBES)
+        .map(|nth| mix(plan.training.seed, [nth]))
+        .collect();
+    let (directly, norms) = match rule::monitor(&plan.policy)?.estimator {
+        Estimator::Norms(norms) | Estimator::Paper(norms) => (false, norms),
+        _ => (true, BiasEstimator::default()),
+    };
+    let direct: Option<DirectEstimate> = match directly {
+        true => {
+            let (config, scheme) = (plan.training.probe.clone(), plan.training.scheme);
+            let statistics = probe_direct(model, source, config, scheme, &seeds, device)?;
+            // Weights that have diverged have no estimate; their norms may still show where.
+            statistics.estimate(scheme).ok()
+        }
+        false => None,
+    };
+    let probes: Vec<LagNorms> = seeds
+        .iter()
+        .map(|&seed| {
             device.seed(seed);
             probe(model, source, plan.training.probe.clone(), seed, device)
         })
         .collect::<std::result::Result<_, _>>()?;
     let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
-    let profile = |norms: &LagNorms| -> Result<Vec<f64>> {
-        Ok(norms.profile(plan.estimator.averaging)?.phi())
-    };
+    let profile = |of: &LagNorms| -> Result<Vec<f64>> { Ok(of.profile(norms.averaging)?.phi()) };
     let mut profiles = vec![("all parts".to_owned(), profile(&pooled)?)];
     for (part, name) in parts.iter().enumerate() {
         let of_part: Vec<LagNorms> = probes
@@ -59,10 +75,10 @@ pub fn diagnose<M: RecurrentModel>(
         profiles.push((name.clone(), profile(&pooled)?));
     }
     let estimate = |size: GradientSize| -> Option<BiasEstimate> {
-        let estimator: BiasEstimator = plan.estimator.with_gradient_size(size);
+        let estimator: BiasEstimator = norms.with_gradient_size(size);
         estimator.estimate(&pooled).ok()
     };
-    write_table(folder, &profiles, &estimate)?;
+    write_table(folder, &profiles, direct.as_ref(), &estimate)?;
 
     let by_lag = |values: &[f64], from: usize| -> Vec<(f64, f64)> {
         // Zeros have no logarithm; a part that lag 0 does not touch begins at lag 1.
@@ -75,16 +91,34 @@ pub fn diagnose<M: RecurrentModel>(
             .collect()
     };
     let line = |name: &str, points| Line::new(name, points);
+    let smallest = |k: Option<usize>, name: &str| match k {
+        Some(k) => format!("{name}: K = {k}"),
+        None => name.to_owned(),
+    };
     let mut bias: Vec<Line> = Vec::new();
+    if let Some(direct) = &direct {
+        let found = plan.delta().and_then(|delta| direct.smallest_k(delta));
+        let known = |k: usize| match direct.relative_bias(k) {
+            bias if bias > 1e-4 => bias,
+            _ => f64::NAN,
+        };
+        let lengths = || 1..=pooled.window();
+        let points = lengths().map(|k| (k as f64, known(k)));
+        let band = lengths().map(|k| {
+            let low = known(k) - 2.0 * direct.standard_error(k);
+            (k as f64, low.max(1e-4), direct.upper_limit(k))
+        });
+        bias.push(
+            Line::new(smallest(found, "measured directly"), points.collect())
+                .with_band(band.collect()),
+        );
+    }
     for (size, name) in SIZES {
         let Some(estimate) = estimate(size) else {
             continue;
         };
         let chosen = plan.delta().and_then(|delta| estimate.smallest_k(delta));
-        let name = match chosen {
-            Some(k) => format!("{name}: K = {k}"),
-            None => name.to_owned(),
-        };
+        let name = smallest(chosen, name);
         let curve = estimate.relative_bias_curve();
         // Far above one or below any tolerance nothing is told apart; it would flatten the rest.
         let shown: Vec<f64> = curve
@@ -94,7 +128,11 @@ pub fn diagnose<M: RecurrentModel>(
                 false => f64::NAN,
             })
             .collect();
-        bias.push(line(&name, by_lag(&shown, 1)));
+        let line = line(&name, by_lag(&shown, 1));
+        bias.push(match direct {
+            Some(_) => line.dashed(),
+            None => line,
+        });
     }
     if let Some(delta) = plan.delta() {
         let last = pooled.window() as f64;
@@ -113,7 +151,7 @@ pub fn diagnose<M: RecurrentModel>(
                 .collect(),
         },
         LinesPanel {
-            title: "Relative bias δ(K) by reading of the gradient's size".into(),
+            title: "Relative bias δ(K): estimates and readings of the gradient's size".into(),
             x: "K (steps)".into(),
             lines: bias,
         },
@@ -124,20 +162,23 @@ pub fn diagnose<M: RecurrentModel>(
         &panels,
     )?;
 
-    let Ok(estimate) = plan.estimator.estimate(&pooled) else {
+    let Ok(estimate) = norms.estimate(&pooled) else {
         return Ok(());
     };
-    let delta = plan.delta().unwrap_or(f64::NAN);
-    let rule = plan.policy().init()?;
-    let k = match plan.delta() {
-        Some(delta) => estimate
-            .smallest_k(delta)
-            .unwrap_or(plan.k_max)
-            .clamp(plan.k_min, plan.k_max),
-        None => rule.k(),
+    let (delta, policy) = (plan.delta().unwrap_or(f64::NAN), plan.policy.init()?);
+    let chosen = match &direct {
+        Some(direct) => direct.smallest_k(delta),
+        None => estimate.smallest_k(delta),
     };
-    let curve = estimate.relative_bias_curve();
-    let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
+    let k = match &plan.policy {
+        PolicyConfig::Adaptive(rule) => chosen.unwrap_or(rule.k_max).clamp(rule.k_min, rule.k_max),
+        _ => policy.k(),
+    };
+    let bias = (1..=pooled.window()).map(|k| match &direct {
+        Some(direct) => (k, direct.relative_bias(k)),
+        None => (k, estimate.relative_bias(k)),
+    });
+    let bias: Vec<(usize, f64)> = bias.collect();
     let sequences: Vec<Vec<f64>> = (0..pooled.sequences())
         .map(|b| (0..pooled.lags()).map(|lag| pooled.row(lag)[b]).collect())
         .collect();
@@ -168,6 +209,7 @@ pub fn lstm_parts(layers: usize) -> Vec<String> {
 fn write_table(
     folder: &RunFolder,
     profiles: &[(String, Vec<f64>)],
+    direct: Option<&DirectEstimate>,
     estimate: &dyn Fn(GradientSize) -> Option<BiasEstimate>,
 ) -> Result<()> {
     let mut table = csv::Writer::from_writer(Vec::new());
@@ -175,6 +217,7 @@ fn write_table(
     let head = ["lag".to_owned()]
         .into_iter()
         .chain(profiles.iter().map(|(name, _)| format!("phi, {name}")))
+        .chain(["relative bias, direct", "standard error of it"].map(str::to_owned))
         .chain(SIZES.map(|(_, name)| format!("relative bias, {name}")));
     table.write_record(head)?;
     let lags = profiles.first().map_or(0, |(_, phi)| phi.len());
@@ -183,9 +226,17 @@ fn write_table(
             let value = curve.as_ref().and_then(|curve| curve.get(lag));
             value.map_or_else(String::new, f64::to_string)
         });
+        let directly = direct.filter(|_| lag > 0);
+        let directly = [
+            directly.map(|direct| direct.relative_bias(lag)),
+            directly.map(|direct| direct.standard_error(lag)),
+        ]
+        .map(|value| value.filter(|value| value.is_finite()))
+        .map(|value| value.map_or_else(String::new, |value| value.to_string()));
         let row = [lag.to_string()]
             .into_iter()
             .chain(profiles.iter().map(|(_, phi)| phi[lag].to_string()))
+            .chain(directly)
             .chain(bias);
         table.write_record(row)?;
     }

@@ -2,6 +2,7 @@
 
 pub mod diagnostics;
 pub mod options;
+pub mod rule;
 pub mod start;
 
 use std::process::ExitCode;

@@ -25,7 +25,7 @@ impl<T: Serialize> Settings<T> {
     /// The run that these settings stand for.
     pub fn run<M: RecurrentModel>(&self) -> Run<M> {
         let plan = &self.plan;
-        Run::new(plan.policy())
+        Run::new(plan.policy.clone())
             .with_training(plan.training.clone())
             .with_epochs(plan.epochs)
             .with_checkpoint_every(plan.checkpoint_every)

@@ -18,7 +18,6 @@ mod forecast;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use atbptt::core::BiasEstimator;
 use atbptt::models::{SeriesLoss, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::SeriesSource;
@@ -30,7 +29,8 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, Policy, PolicyArgs, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
 use crate::data::{Data, DataArgs};
@@ -89,15 +89,12 @@ struct Task {
 
 fn preset() -> Settings<Task> {
     let plan = Plan {
-        policy: Policy::Adaptive { delta: 0.1 },
-        k0: 20,
-        k_min: 2,
-        k_max: 100,
-        probes: 2,
-        estimator: BiasEstimator::new(),
+        policy: AdaptiveKConfig::new(0.1)
+            .with_k0(20)
+            .with_k_min(2)
+            .with_k_max(100)
+            .into(),
         training: TbpttConfig {
-            step_scaling: StepScaling::None,
-            clip: Clip::Norm(1.0),
             probe: ProbeConfig::new(100).with_burn_in(20),
             seed: 1,
             eval_chunk: 200,
@@ -123,7 +120,7 @@ fn preset() -> Settings<Task> {
 impl Cli {
     /// Puts what the user asked for into the settings.
     fn apply(&self, mut settings: Settings<Task>) -> Result<Settings<Task>> {
-        settings.plan = settings.plan.with_options(&self.policy, &self.run);
+        settings.plan = settings.plan.with_options(&self.policy, &self.run)?;
         let task = &mut settings.task;
         self.data.apply(&mut task.data)?;
         task.hidden = self.hidden.unwrap_or(task.hidden);
@@ -168,7 +165,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let run = start
         .settings
         .run()
-        .with_title(format!("{}; {}", task.data.in_words(), plan.policy))
+        .with_title(format!(
+            "{}; {}",
+            task.data.in_words(),
+            plan.rule_in_words()
+        ))
         .with_loss_name(LossName::Named(loss.into()))
         .with_display(cli.run.display())
         .must_match("data", normalised.content_hash())

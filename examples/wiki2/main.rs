@@ -7,8 +7,8 @@
 //! cargo run --release --example wiki2 -- --fixed-k 10    # the usual fixed truncation, to compare
 //! ```
 //!
-//! Expected: one line per epoch with falling perplexity, K moving from 100 to what the tolerated bias δ = 0.5 asks for, the
-//! reason for it, and a run folder with metrics, checkpoints and `report.png`.
+//! Expected: one line per epoch with falling perplexity, K moving from 20 to what the tolerated bias δ = 0.5 asks for, the
+//! estimated bias with its error, and a run folder with metrics, checkpoints and `report.png`.
 
 #[allow(dead_code)] // Not all programs use all of it.
 #[path = "../common/mod.rs"]
@@ -110,11 +110,12 @@ fn introduce(
     let Settings { task, plan } = settings;
     println!("text:    {}", corpus.description());
     println!(
-        "         {} training, {} validation, {} test tokens; {} words",
+        "         {} training, {} validation, {} test tokens; {} different {}",
         corpus.len(Split::Train),
         corpus.len(Split::Valid),
         corpus.len(Split::Test),
         corpus.vocabulary().len(),
+        task.reading.unit_name(),
     );
     println!(
         "model:   LSTM, {} layer(s) of {} units, {} parameters, {}; batch {}",
@@ -143,22 +144,20 @@ fn introduce(
 }
 
 /// Column heads of [`epoch_line`].
-const HEADER: &str = "epoch   train ppl   valid ppl      K   rel. bias   decay    tokens/s   probes   seconds  why this K";
+const HEADER: &str = "epoch   train ppl   valid ppl    tokens/s   probes   seconds      K  what is known of its bias";
 
 /// One line per epoch.
 fn epoch_line(report: &EpochReport) -> String {
     let line = format!(
-        "{:>5}  {:>10.1}  {:>10}  {:>5}  {:>10}  {:>6}  {:>10.0}  {:>6.1}%  {:>8.1}  {}",
+        "{:>5}  {:>10.1}  {:>10}  {:>10.0}  {:>6.1}%  {:>8.1}  {:>5}  {}",
         report.epoch,
         report.train_perplexity,
         number(report.valid_perplexity, 1),
-        report.k,
-        number(report.relative_bias, 3),
-        number(report.decay, 4),
         report.tokens_per_second(),
         100.0 * report.probe_share(),
         report.elapsed_seconds,
-        report.reason.as_deref().unwrap_or("start value"),
+        report.k,
+        report.reason.as_deref().unwrap_or("as configured"),
     );
     line + &report.left_out()
 }

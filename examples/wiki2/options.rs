@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
+use atbptt::core::policy::{AdaptiveKConfig, MonitorConfig, PolicyConfig};
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::models::{LanguageModelConfig, Precision, RecurrentModel};
 use atbptt::train::data::Corpus;
 use atbptt::train::run::{DataPath, Run};
-use atbptt::train::{OnNonFinite, ProbeConfig, StepScaling, TbpttConfig};
+use atbptt::train::{OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::common::Result;
-use super::common::options::{Plan, Policy, PolicyArgs, RunArgs};
+use super::common::options::{Plan, RunArgs};
+use super::common::rule::PolicyArgs;
 use super::common::start::Settings;
-use super::text::Text;
+use super::text::{Reading, ReadingArgs, Text};
 
 /// `wiki2`, or `ptb`: the same program with another preset.
 pub const PROGRAM: &str = env!("CARGO_BIN_NAME");
@@ -31,6 +33,9 @@ pub fn defaults() -> Vec<(&'static str, String)> {
     ];
     cli.preset().plan.defaults(&others)
 }
+
+/// Best of those tried on validation; see docs/EXAMPLES.md.
+const LEARNING_RATE: f64 = 10.0;
 
 /// What the paper's two experiments differ in.
 struct Preset {
@@ -102,6 +107,9 @@ pub struct Cli {
     max_tokens: Option<usize>,
 
     #[command(flatten)]
+    reading: ReadingArgs,
+
+    #[command(flatten)]
     policy: PolicyArgs,
 
     #[command(flatten)]
@@ -126,6 +134,7 @@ enum PrecisionArg {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Language {
     pub text: Text,
+    pub reading: Reading,
     pub max_tokens: Option<usize>,
     pub hidden: usize,
     pub layers: usize,
@@ -146,6 +155,7 @@ impl Cli {
                 "ptb" => penn_treebank().map_or(Text::BuiltIn, Text::Folder),
                 _ => Text::WikiText2OrBuiltIn,
             },
+            reading: Reading::default(),
             max_tokens: quick_text.then_some(200_000),
             hidden: pick(128, preset.hidden),
             layers: 1,
@@ -153,29 +163,33 @@ impl Cli {
             precision: Precision::default(),
             scaled: Vec::new(),
         };
-        let plan = Plan {
-            policy: Policy::Adaptive { delta: 0.5 },
-            k0: 100,
-            k_min: 10,
-            k_max: 300,
-            probes: 5,
-            estimator: match self.paper {
-                true => BiasEstimator::paper()
+        let rule = AdaptiveKConfig::new(0.5);
+        let (rule, mut training, lr) = match self.paper {
+            true => {
+                let estimator = BiasEstimator::paper()
                     .with_fit_lag_zero(false)
-                    .with_gradient_size(GradientSize::SumOfStateNorms),
-                false => BiasEstimator::default(),
-            },
-            training: TbpttConfig {
-                step_scaling: match self.paper {
-                    true => preset.scaling,
-                    false => StepScaling::SqrtK,
-                },
-                seed: 1,
-                ..TbpttConfig::paper()
-            },
+                    .with_gradient_size(GradientSize::SumOfStateNorms);
+                let rule = rule
+                    .with_k0(100)
+                    .with_k_min(10)
+                    .with_k_max(300)
+                    .with_monitor(MonitorConfig::paper(estimator));
+                let mut training = TbpttConfig::paper();
+                training.step_scaling = preset.scaling;
+                (rule, training, 10.0)
+            }
+            false => {
+                let rule = rule.with_k0(20).with_k_min(2).with_k_max(200);
+                (rule, TbpttConfig::default(), LEARNING_RATE)
+            }
+        };
+        training.seed = 1;
+        let plan = Plan {
+            policy: rule.into(),
+            training,
             batch: preset.batch,
             epochs: pick(6, 50),
-            lr: 10.0,
+            lr,
             weight_decay: 1e-7,
             checkpoint_every: Plan::CHECKPOINT_EVERY,
             on_non_finite: OnNonFinite::Stop,
@@ -201,8 +215,8 @@ impl Cli {
         if self.run.epochs.is_none() {
             scaled.push(format!("{} epochs (paper: 50)", settings.plan.epochs));
         }
-        if self.policy.step_scaling.is_none() && preset.scaling == StepScaling::LinearK {
-            scaled.push("step size times √K (paper: times K)".into());
+        if self.policy.style.is_none() && settings.plan.training.scheme == Scheme::default() {
+            scaled.push("strided windows (paper: 2K−1 steps, the last K of them counted)".into());
         }
         scaled
     }
@@ -215,6 +229,7 @@ impl Cli {
             (None, true) => task.text = Text::BuiltIn,
             (None, false) => {}
         }
+        self.reading.apply(&mut task.reading);
         if let Some(limit) = self.max_tokens {
             task.max_tokens = (limit > 0).then_some(limit);
         }
@@ -227,7 +242,7 @@ impl Cli {
             Some(PrecisionArg::Bf16) => Precision::Bf16,
             None => task.precision,
         };
-        settings.plan = settings.plan.with_options(&self.policy, &self.run);
+        settings.plan = settings.plan.with_options(&self.policy, &self.run)?;
         Ok(settings)
     }
 
@@ -241,24 +256,16 @@ impl Cli {
         let mut fitted = Vec::new();
         if asked.window.is_none() {
             plan.training.probe = ProbeConfig::new(100);
-            fitted.push("W = 100 (paper: 400)".to_owned());
+            fitted.push("W = 100 (else 400)".to_owned());
         }
-        if let Policy::Adaptive { delta } = &mut plan.policy {
+        if let PolicyConfig::Adaptive(rule) = &mut plan.policy {
             if asked.delta.is_none() {
-                *delta = 0.1;
-                fitted.push("δ = 0.1".into());
+                rule.delta = 0.1;
+                fitted.push("δ = 0.1 (else 0.5)".into());
             }
             if asked.k_max.is_none() {
-                plan.k_max = 100.max(plan.k_min);
-                fitted.push(format!("K at most {} (paper: 300)", plan.k_max));
-            }
-            if asked.k_min.is_none() {
-                plan.k_min = 5.min(plan.k_max);
-                fitted.push(format!("at least {} (paper: 10)", plan.k_min));
-            }
-            if asked.k0.is_none() {
-                plan.k0 = 40.min(plan.k_max).max(plan.k_min);
-                fitted.push(format!("{} at first (paper: 100)", plan.k0));
+                rule.k_max = 100.max(rule.k_min).max(asked.k0.unwrap_or(1));
+                fitted.push(format!("K at most {} (else 200)", rule.k_max));
             }
         }
         if !fitted.is_empty() {

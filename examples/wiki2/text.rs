@@ -1,9 +1,12 @@
-//! Which text is trained on: a folder, WikiText-2 from the network, or the built-in corpus.
+//! Which text is trained on, and how it is read: a folder, WikiText-2 from the network, or the built-in corpus.
 
 use std::path::{Path, PathBuf};
 
-use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, download::WikiText2};
+use atbptt::train::data::{
+    Corpus, CorpusOptions, SyntheticConfig, TokenUnit, VocabularyRule, download::WikiText2,
+};
 use atbptt::train::run::DataPath;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::common::Result;
@@ -20,6 +23,77 @@ pub enum Text {
     Folder(DataPath),
 }
 
+/// How a text becomes tokens.
+#[derive(Args, Debug)]
+pub struct ReadingArgs {
+    /// What one token of a text is [default: word]
+    #[arg(long, value_enum, conflicts_with = "builtin")]
+    unit: Option<UnitArg>,
+
+    /// Which splits may add words to the vocabulary; others become <unk> [default: all]
+    #[arg(long, value_enum, conflicts_with = "builtin")]
+    vocabulary: Option<VocabularyArg>,
+
+    /// How often a word must stand in these splits; rarer ones become <unk> [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "builtin")]
+    min_count: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UnitArg {
+    /// What white space separates, and the ends of lines
+    Word,
+    /// Unicode characters, blanks and line breaks too
+    Char,
+    /// Bytes, of any file
+    Byte,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VocabularyArg {
+    /// Train, valid and test, as published perplexities on PTB and WikiText-2 count
+    All,
+    /// Train alone
+    Training,
+}
+
+/// How a text becomes tokens, as a run's folder remembers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    unit: TokenUnit,
+    vocabulary: VocabularyRule,
+    min_count: usize,
+}
+
+impl ReadingArgs {
+    /// Puts what the user asked for into the settings.
+    pub fn apply(&self, reading: &mut Reading) {
+        reading.unit = match self.unit {
+            Some(UnitArg::Word) => TokenUnit::Words,
+            Some(UnitArg::Char) => TokenUnit::Characters,
+            Some(UnitArg::Byte) => TokenUnit::Bytes,
+            None => reading.unit,
+        };
+        reading.vocabulary = match self.vocabulary {
+            Some(VocabularyArg::All) => VocabularyRule::AllSplits,
+            Some(VocabularyArg::Training) => VocabularyRule::TrainOnly,
+            None => reading.vocabulary,
+        };
+        reading.min_count = self.min_count.unwrap_or(reading.min_count);
+    }
+}
+
+impl Reading {
+    /// Tokens of these, in words.
+    pub fn unit_name(&self) -> &'static str {
+        match self.unit {
+            TokenUnit::Words => "words",
+            TokenUnit::Characters => "characters",
+            TokenUnit::Bytes => "bytes",
+        }
+    }
+}
+
 /// Loads the text of `task` and says which one it is. Where it was left open, the choice is written into `task`, so that a
 /// resumed run reads the same.
 /// With the paper's settings, nothing stands in for its text.
@@ -27,7 +101,9 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
     let options = CorpusOptions {
         max_tokens: task.max_tokens,
         max_eval_tokens: task.max_tokens.map(|limit| (limit / 10).max(1)),
-        ..CorpusOptions::default()
+        vocabulary: task.reading.vocabulary,
+        min_count: task.reading.min_count,
+        unit: task.reading.unit,
     };
     let corpus = match &task.text {
         Text::Folder(folder) => from_folder(folder.path(), &options)?,
@@ -41,6 +117,13 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
             Err(error) if paper => {
                 return Err(format!(
                     "WikiText-2 is not available ({error}), and --paper is about it; give its folder with --data"
+                )
+                .into());
+            }
+            Err(error) if task.reading != Reading::default() => {
+                return Err(format!(
+                    "WikiText-2 is not available ({error}), and the built-in corpus has words only; leave out --unit, \
+                     --vocabulary and --min-count, or give a text with --data"
                 )
                 .into());
             }
@@ -59,6 +142,9 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
             }
         },
     };
+    for warning in corpus.warnings() {
+        println!("warning: {warning} (--unit char)");
+    }
     Ok(corpus)
 }
 

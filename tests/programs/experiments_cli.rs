@@ -117,6 +117,71 @@ fn a_resumed_copy_run_goes_on_exactly() {
     }
 }
 
+/// What the paper's experiments were run with stands behind one option, exactly.
+#[test]
+fn paper_presets_are_the_papers_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, options: &[&str]| {
+        let program = example(name)?;
+        let run = folder.path().join(name);
+        let mut command = command(&program);
+        command.args(options).arg("--out").arg(&run);
+        success(&command.output().unwrap());
+        Some(json(run.join("config.json"))["plan"].clone())
+    };
+    let Some(copy) = run(
+        "copy",
+        &[
+            &TINY[..8],
+            &["--paper", "--epochs", "1", "--k-max", "50", "--quiet"],
+        ]
+        .concat(),
+    ) else {
+        return;
+    };
+    let (training, rule) = (&copy["training"], &copy["policy"]);
+    assert_eq!(training["scheme"], "Overlapping");
+    assert_eq!(training["step_scaling"], "SqrtK");
+    assert_eq!(training["clip"]["PerK"], 1.0);
+    assert_eq!(
+        (&copy["lr"], &copy["weight_decay"]),
+        (&1.0.into(), &1e-5.into())
+    );
+    assert_eq!(training["probe"]["window"], 100);
+    let monitor = &rule["monitor"];
+    assert_eq!(monitor["probes"], 1);
+    assert_eq!(monitor["schedule"]["first"], serde_json::Value::Null);
+    let estimator = &monitor["estimator"]["paper"];
+    assert_eq!(estimator["gradient_size"], "NormOfMeanStateSum");
+    assert_eq!(estimator["fit_lag_zero"], false);
+    assert_eq!(estimator["tau"]["Fraction"], 0.8);
+    let small = [
+        "--builtin",
+        "--no-tui",
+        "--paper",
+        "--max-tokens",
+        "20000",
+        "--hidden",
+        "8",
+        "--epochs",
+        "1",
+    ];
+    for (name, scaling, batch) in [("wiki2", "LinearK", 16), ("ptb", "SqrtK", 32)] {
+        let Some(plan) = run(name, &small) else {
+            return;
+        };
+        let (training, rule) = (&plan["training"], &plan["policy"]);
+        assert_eq!(training["scheme"], "Overlapping");
+        assert_eq!(training["step_scaling"], scaling);
+        assert_eq!(training["clip"]["PerK"], 1.0);
+        assert_eq!((&plan["lr"], &plan["batch"]), (&10.0.into(), &batch.into()));
+        let lengths = [&rule["k0"], &rule["k_min"], &rule["k_max"]];
+        assert_eq!(lengths.map(|k| k.as_u64().unwrap()), [100, 10, 300]);
+        let estimator = &rule["monitor"]["estimator"]["paper"];
+        assert_eq!(estimator["gradient_size"], "SumOfStateNorms");
+    }
+}
+
 /// Options that make it another run: refused, the difference named, and nothing in the folder touched.
 #[test]
 fn a_run_is_not_resumed_as_another_one() {
@@ -125,7 +190,8 @@ fn a_run_is_not_resumed_as_another_one() {
     let run = folder.path().join("run");
     let mut start = command(&copy);
     start.args(TINY).args([
-        "--quiet", "--delta", "0.5", "--k0", "4", "--k-max", "20", "--epochs", "1", "--out",
+        "--quiet", "--delta", "0.5", "--k0", "4", "--k-max", "20", "--epochs", "1", "--lr", "1",
+        "--out",
     ]);
     success(&start.arg(&run).output().unwrap());
     let resume = |run: &Path, extra: &[&str]| {
@@ -161,7 +227,9 @@ fn a_run_is_not_resumed_as_another_one() {
         (["--hidden", "6"], "hidden is 5 in the checkpoint and 6 now"),
         (["--memory", "2"], "data is "),
         (["--style", "chunked"], "scheme is "),
-        (["--gradient-size", "sum"], "gradient size is "),
+        (["--losses", "10"], "scheme is "),
+        (["--clip", "2"], "clip is "),
+        (["--estimate", "norms"], "estimator"),
         (["--window", "29"], "probe"),
     ];
     for (options, expected) in changes {
@@ -529,17 +597,40 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
 
 #[test]
 fn the_help_tells_the_defaults_of_each_program() {
-    let told: [(&str, &[&str]); 4] = [
-        ("copy", &["[default: mean-states]", "[default: 15]"]),
+    let told: [(&str, &[&str]); 5] = [
+        (
+            "copy",
+            &[
+                "[default: strided; --paper: overlapping]",
+                "[default: 20; --paper: K]",
+                "[default: direct; --paper: norms]",
+                "[default: sum; --paper: mean-states]",
+                "[default: 1; --paper: 1/K]",
+                "[default: 15]",
+            ],
+        ),
         (
             "book_order",
-            &["[default: sqrt; where K does not adapt: none]"],
+            &[
+                "[default: none; --paper: sqrt]",
+                "[default: 5; --paper: 1; ",
+            ],
         ),
-        ("wiki2", &["[default: 6; --paper: 50]", "[default: 16]"]),
+        (
+            "wiki2",
+            &[
+                "[default: 6; --paper: 50]",
+                "[default: none; --paper: linear]",
+            ],
+        ),
         (
             "ptb",
-            &["[default: 0.5; built-in corpus: 0.1]", "[default: 32]"],
+            &[
+                "[default: 0.5; built-in corpus: 0.1]",
+                "[default: none; --paper: sqrt]",
+            ],
         ),
+        ("series", &["[default: strided]", "[default: 20]"]),
     ];
     for (name, defaults) in told {
         let Some(program) = example(name) else {
@@ -602,6 +693,25 @@ fn wrong_options_and_files_are_one_line_errors() {
         (&copy, vec!["--steps", "50"], "may reach 100 steps"),
         (&copy, vec!["--data", "/no/such"], "train_input.txt"),
         (&copy, vec!["--resume", "/no/such"], "earlier run"),
+        (&copy, vec!["--losses", "0"], "at least 1 step per update"),
+        (
+            &copy,
+            vec!["--losses", "5", "--style", "chunked"],
+            "--losses belongs to strided windows",
+        ),
+        (&copy, vec!["--clip", "-1"], "above zero"),
+        (
+            &copy,
+            vec!["--gradient-size", "sum"],
+            "add --estimate norms, or leave it out",
+        ),
+        (&copy, vec!["--window", "10"], "10 steps"),
+        (&copy, vec!["--probes", "1"], "2"),
+        (
+            &copy,
+            vec!["--fixed-k", "9", "--k-max", "5"],
+            "--k-max 5 is below the 9 steps asked for",
+        ),
         (
             &book_order,
             vec!["--data", &events],
@@ -662,8 +772,8 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
     let run = folder.path().join("run");
     let output = command(&book_order)
         .args([
-            "--hidden", "8", "--batch", "4", "--window", "20", "--k-max", "20", "--epochs", "12",
-            "--data",
+            "--hidden", "8", "--batch", "4", "--window", "20", "--losses", "10", "--k-max", "20",
+            "--epochs", "12", "--data",
         ])
         .arg(folder.path())
         .arg("--out")
@@ -688,7 +798,10 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
 fn ptb_is_wiki2_with_another_preset_and_has_the_baselines() {
     let Some(ptb) = example("ptb") else { return };
     let folder = tempfile::tempdir().unwrap();
-    for (policy, name) in [(&[][..], "adaptive"), (&["--random-k", "10"], "random")] {
+    for (policy, name) in [
+        (&[][..], "adaptive"),
+        (&["--random-k", "10"], "random_length"),
+    ] {
         let run = folder.path().join(name);
         let output = command(&ptb)
             .args([
@@ -709,7 +822,7 @@ fn ptb_is_wiki2_with_another_preset_and_has_the_baselines() {
         success(&output);
         let plan = &json(run.join("config.json"))["plan"];
         assert_eq!(plan["batch"], 32);
-        assert!(plan["policy"][name].is_object(), "{plan}");
+        assert_eq!(plan["policy"]["policy"], name, "{plan}");
         let result = json(run.join("result.json"));
         assert!(result["measures"]["test_perplexity"].as_f64().unwrap() > 1.0);
         for file in ["metrics.csv", "profiles.png", "lag_profile.png"] {

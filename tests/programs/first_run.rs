@@ -151,3 +151,26 @@ fn generate_works_in_a_folder_without_the_text() {
     let nowhere = command(&generate).arg("/no/such/run").output().unwrap();
     assert!(failure(&nowhere).contains("holds no trained model"));
 }
+
+/// Accuracy of Burn's and a metric of one's own are there after every epoch, in files that a resumed run and TensorBoard read.
+#[test]
+fn a_metric_of_ones_own_is_shown_and_kept() {
+    let Some(own_metric) = example("own_metric") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = command(&own_metric);
+    success(&start.current_dir(folder.path()).output().unwrap());
+    let run = folder.path().join("runs/own_metric-1");
+    let last = |name: &str| -> f64 {
+        let path = run.join(format!("valid/epoch-4/{name}.log"));
+        let text = fs::read_to_string(path).unwrap();
+        let line = text.lines().last().unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let (accuracy, confidence) = (last("Accuracy"), last("Confidence"));
+    // Guessing among a thousand words: 0.1 % and 0.001.
+    assert!((5.0..100.0).contains(&accuracy), "{accuracy}");
+    assert!((0.01..1.0).contains(&confidence), "{confidence}");
+    assert!(run.join("tensorboard/valid").is_dir());
+}

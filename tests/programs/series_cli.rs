@@ -27,7 +27,7 @@ fn data(dataset: &str) -> Option<PathBuf> {
 fn series(program: &Path, options: &[&str]) -> Command {
     let mut command = command(program);
     command.args([
-        "--hidden", "6", "--window", "20", "--k0", "10", "--k-max", "30",
+        "--hidden", "6", "--window", "20", "--losses", "8", "--k0", "10", "--k-max", "30",
     ]);
     command.args(options);
     command

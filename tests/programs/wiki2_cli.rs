@@ -151,7 +151,7 @@ fn wrong_options_and_texts_are_one_line_errors() {
         (vec!["--data", &bytes], "line 2"),
         (
             vec!["--data", &short, "--batch", "4"],
-            "may reach 300 steps",
+            "may reach 200 steps",
         ),
         (
             vec!["--data", &short, "--batch", "900"],
@@ -163,7 +163,7 @@ fn wrong_options_and_texts_are_one_line_errors() {
             vec!["--builtin", "--k-min", "50", "--k-max", "20"],
             "k_min <= k0 <= k_max",
         ),
-        (vec!["--builtin", "--window", "1"], "at least 2"),
+        (vec!["--builtin", "--window", "1"], "1 steps"),
         (vec!["--builtin", "--window", "99999"], "shorter window"),
         (vec!["--builtin", "--layers", "0"], "at least 1"),
         (vec!["--builtin", "--dropout", "1"], "[0, 1)"),
@@ -199,6 +199,71 @@ fn wrong_options_and_texts_are_one_line_errors() {
     let error = failure(&missing);
     assert!(
         cfg!(feature = "cuda") || error.contains("--features cuda"),
+        "{error}"
+    );
+}
+
+/// A text of ten lines whose words repeat, and a rare one.
+#[test]
+fn a_text_is_read_as_words_characters_or_bytes_by_the_rules_asked_for() {
+    let Some(program) = example("wiki2") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, train: &str, valid: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("train.txt"), train).unwrap();
+        for split in ["valid.txt", "test.txt"] {
+            fs::write(path.join(split), valid).unwrap();
+        }
+        path
+    };
+    let train = "ab ba ab ba\n".repeat(400) + "once\n";
+    let text = write("text", &train, &"ab ba new\n".repeat(40));
+    let vocabulary = |data: &Path, name: &str, options: &[&str]| {
+        let run = folder.path().join(name);
+        let mut command = command(&program);
+        command
+            .args([
+                "--no-tui", "--hidden", "4", "--batch", "4", "--window", "30", "--epochs", "1",
+            ])
+            .args(["--fixed-k", "5", "--data"])
+            .arg(data)
+            .args(options)
+            .arg("--out")
+            .arg(&run);
+        let shown = success(&command.output().unwrap());
+        let words = fs::read_to_string(run.join("model/vocabulary.json")).unwrap();
+        (shown, serde_json::from_str::<Vec<String>>(&words).unwrap())
+    };
+    let (shown, words) = vocabulary(&text, "words", &[]);
+    assert_eq!(words, ["ab", "ba", "<eos>", "once", "new"]);
+    assert!(shown.contains("5 different words"), "{shown}");
+    let (_, words) = vocabulary(&text, "training", &["--vocabulary", "training"]);
+    assert!(words.contains(&"once".into()) && !words.contains(&"new".into()));
+    assert!(words.contains(&"<unk>".into()));
+    let (_, words) = vocabulary(&text, "frequent", &["--min-count", "2"]);
+    assert!(words.contains(&"new".into()) && !words.contains(&"once".into()));
+    let (shown, letters) = vocabulary(&text, "letters", &["--unit", "char"]);
+    assert!(letters.contains(&"a".into()) && letters.contains(&"\n".into()));
+    assert!(shown.contains("different characters"), "{shown}");
+    let (_, bytes) = vocabulary(&text, "bytes", &["--unit", "byte"]);
+    assert_eq!(bytes.len(), 256);
+    // Lines without blanks: said, with the remedy.
+    let lines = write("lines", &"没有空格\n".repeat(800), &"没有空格\n".repeat(40));
+    let (shown, _) = vocabulary(&lines, "lines-words", &[]);
+    assert!(
+        shown.contains("warning: ") && shown.contains("--unit char"),
+        "{shown}"
+    );
+    let (shown, _) = vocabulary(&lines, "lines-letters", &["--unit", "char"]);
+    assert!(!shown.contains("warning: "), "{shown}");
+    // Generated words have no other unit.
+    let refused = tiny(&program).args(["--unit", "char"]).output().unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && error.contains("--builtin"),
         "{error}"
     );
 }

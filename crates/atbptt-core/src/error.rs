@@ -219,7 +219,7 @@ pub enum EstimateError {
     },
     /// A probe window that leaves no room for context before its losses.
     #[error(
-        "a probe's window must be at least two steps longer than its losses, got a window of {window} steps for {losses} losses; lengthen the window or pay fewer losses"
+        "a probe's window must be at least two steps longer than its losses, got a window of {window} steps for {losses} losses; lengthen the window or count fewer losses"
     )]
     ShortWindow {
         /// Window W, in steps.

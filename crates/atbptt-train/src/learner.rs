@@ -21,7 +21,8 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::TrainError;
 use crate::metrics::{
-    ClipInput, ErrorInput, EstimateInput, SummedLoss, ThroughputInput, TruncationInput,
+    ClipInput, ErrorInput, EstimateInput, PredictionsInput, SummedLoss, ThroughputInput,
+    TruncationInput,
 };
 use crate::source::SequenceSource;
 
@@ -436,6 +437,15 @@ impl<M: RecurrentModel> Adaptor<TopKAccuracyInput> for TbpttOutput<M> {
     fn adapt(&self) -> TopKAccuracyInput {
         let (scores, targets) = self.classes();
         TopKAccuracyInput::new(scores, targets)
+    }
+}
+
+/// For [`PredictionMetric`](crate::metrics::PredictionMetric), and metrics of your own.
+impl<M: RecurrentModel> Adaptor<PredictionsInput> for TbpttOutput<M> {
+    fn adapt(&self) -> PredictionsInput {
+        PredictionsInput {
+            predictions: self.predictions.clone(),
+        }
     }
 }
 

@@ -89,6 +89,7 @@ mod source;
 mod step;
 mod strategy;
 mod stream_loader;
+mod tensorboard;
 mod token_sources;
 
 pub use atbptt_core::Scheme;
@@ -115,3 +116,4 @@ pub use source::{SequenceSource, TokenSource};
 pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 pub use stream_loader::StreamLoader;
+pub use tensorboard::TensorBoardFiles;

@@ -1,8 +1,10 @@
 //! Metrics for Burn's event processor: perplexity, truncation length, share of clipped windows, relative bias, decay, tokens
-//! per second; errors of predicted numbers.
+//! per second; errors of predicted numbers; [`PredictionMetric`] for one of your own.
 //!
 //! All read the output of [`Tbptt`](crate::Tbptt); register them with `SupervisedTraining::metric_train_numeric` and
 //! `metric_valid_numeric`.
+
+mod own;
 
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use burn::train::metric::{
     Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
     SerializedEntry, format_float,
 };
+
+pub use own::{PredictionMetric, PredictionsInput};
 
 /// A summed loss and the number of terms in it.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ pub struct EpochReport {
     pub relative_bias: Option<f64>,
     /// Decay β of the lag profile per step; `None` while unknown.
     pub decay: Option<f64>,
-    /// Why K is what it is; `None` before the first decision.
+    /// What the last decision knew of the bias at K, and why K is what it is ([`Decision::explanation`]); `None` before the first.
     pub reason: Option<String>,
     /// Losses counted in training.
     pub tokens: usize,
@@ -86,9 +86,17 @@ impl EpochReport {
         }
     }
 
-    /// What the epoch did about values that were not finite, as a clause; empty without any.
+    /// In how many windows the clip bound, and what the epoch did about values that were not finite, as a clause; empty
+    /// without any.
     pub fn left_out(&self) -> String {
         let mut text = String::new();
+        if self.clipped > 0 {
+            let share = match 100.0 * self.clipped_share() {
+                share if share < 1.0 => "under 1".into(),
+                share => format!("{share:.0}"),
+            };
+            text += &format!("; gradient clipped in {share} % of windows");
+        }
         if self.skipped > 0 {
             text += &format!("; {} windows skipped", self.skipped);
         }
@@ -112,10 +120,6 @@ impl fmt::Display for EpochReport {
         }
         let reason = self.reason.as_deref().unwrap_or("as configured");
         write!(f, ", K = {}: {reason}", self.k)?;
-        if self.clipped > 0 {
-            let share = 100.0 * self.clipped_share();
-            write!(f, ", gradient clipped in {share:.0} % of windows")?;
-        }
         f.write_str(&self.left_out())
     }
 }

@@ -143,24 +143,23 @@ fn decimals(value: f64) -> usize {
     }
 }
 
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "K = {}: ", self.k)?;
+impl Decision {
+    /// What is known of K, and why it is what it is, clause by clause; `brief`: why only where it does not go without saying.
+    fn clauses(&self, brief: bool) -> Vec<String> {
+        let mut clauses = Vec::new();
         let noise_limited = matches!(self.outcome, Some(DirectOutcome::NoiseLimited { .. }));
         let known = |value: Option<f64>| value.filter(|_| !noise_limited);
         match (known(self.relative_bias), known(self.upper_limit)) {
             (Some(bias), _) if bias > 0.0 => {
                 let digits = decimals(bias);
-                write!(f, "bias {bias:.digits$}")?;
-                if let Some(error) = self.standard_error {
-                    write!(f, " ± {error:.digits$}")?;
-                }
-                f.write_str(" of the gradient; ")?;
+                let error = self.standard_error.map(|e| format!(" ± {e:.digits$}"));
+                let error = error.unwrap_or_default();
+                clauses.push(format!("bias {bias:.digits$}{error} of the gradient"));
             }
             // No bias was seen.
             (Some(_), Some(limit)) => {
                 let digits = decimals(limit);
-                write!(f, "bias at most {limit:.digits$} of the gradient; ")?;
+                clauses.push(format!("bias at most {limit:.digits$} of the gradient"));
             }
             _ => {}
         }
@@ -169,17 +168,35 @@ impl fmt::Display for Decision {
                 // One digit says all there is to say.
                 let unit = 10f64.powf(updates.log10().floor());
                 let updates = (updates / unit).round() * unit;
-                write!(f, "noise outweighs it for the next {updates:.0} updates; ")?;
+                clauses.push(format!(
+                    "noise outweighs it for the next {updates:.0} updates"
+                ));
             }
-            Some(_) => f.write_str("it outweighs the noise of a single update; ")?,
+            Some(_) => clauses.push("it outweighs the noise of a single update".into()),
             None => {}
         }
-        write!(f, "{}", self.reason)?;
+        let expected = matches!(self.reason, Reason::ToleranceMet | Reason::Fixed);
+        if !(brief && expected && !clauses.is_empty()) {
+            clauses.push(self.reason.to_string());
+        }
         match self.outcome {
             None | Some(DirectOutcome::Usable) => {}
-            Some(outcome) => write!(f, "; {outcome}")?,
+            Some(outcome) => clauses.push(outcome.to_string()),
         }
-        write!(f, " ({}", self.position)?;
+        clauses
+    }
+
+    /// What is known of the bias at K, for a line that names K already: `bias 0.48 ± 0.06 of the gradient; noise outweighs it for
+    /// the next 900 updates`. Why K is what it is, too, unless it is simply fixed or the shortest length that meets the tolerance.
+    pub fn explanation(&self) -> String {
+        self.clauses(true).join("; ")
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clauses = self.clauses(false).join("; ");
+        write!(f, "K = {}: {clauses} ({}", self.k, self.position)?;
         match self.unusable {
             0 => f.write_str(")"),
             1 => f.write_str("; 1 probe unusable)"),

@@ -267,6 +267,13 @@ fn decisions_read_as_sentences() {
     let end =
         " updates; shortest length that meets the bias tolerance (after 0 epochs, 50 updates)";
     assert!(text.ends_with(end), "{text}");
+    // In a line of an epoch the usual reason goes without saying.
+    let brief = decision.explanation();
+    assert!(
+        text.starts_with(&format!("K = 5: {brief}; shortest")),
+        "{brief}"
+    );
+    assert!(brief.ends_with(" updates"), "{brief}");
     let mut policy = config(0.5)
         .with_monitor(policy_monitor(0.0))
         .init()

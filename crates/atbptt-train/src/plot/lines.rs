@@ -78,7 +78,8 @@ pub struct LinesPanel {
     pub lines: Vec<Line>,
 }
 
-/// Draws `panels` below each other, with one legend for all; y is logarithmic where its values differ fivefold.
+/// Draws `panels` below each other, with one legend for all; y is logarithmic where all its values are positive and the largest is
+/// thirty times the smallest.
 ///
 /// # Errors
 ///
@@ -106,7 +107,7 @@ pub fn lines_figure(
     draw(title, panels)?.save(path.as_ref())
 }
 
-fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotError> {
+pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotError> {
     if panels.is_empty() {
         return Err(PlotError::Empty { what: "panel" });
     }

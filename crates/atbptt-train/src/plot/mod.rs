@@ -6,7 +6,8 @@
 //! lag profile ────────► lag_profile_figure ┘
 //! ```
 //!
-//! [`report_figure`] puts both on one sheet; [`lines_figure`] compares runs, or anything else made of lines.
+//! [`report_figure`] puts both on one sheet, [`training_figure_with`] the first and any lines; [`lines_figure`] compares runs, or
+//! anything else made of lines.
 //!
 //! Everything comes in as plain numbers, so that any report can be drawn. The font (DejaVu) is compiled in and no C
 //! library is needed: figures look the same everywhere. NaN and infinite values are gaps in a line, never an error; a
@@ -60,6 +61,23 @@ pub fn report_figure(
         sheet = sheet.above(lag_profile::draw(profile)?);
     }
     sheet.save(path.as_ref())
+}
+
+/// [`training_figure`] with `panels` of lines, such as the last bias curve, below it, in one file; `title` stands above them.
+///
+/// # Errors
+///
+/// As [`training_figure`] and [`lines_figure`].
+pub fn training_figure_with(
+    path: impl AsRef<Path>,
+    rows: &[EpochRow],
+    estimates: &[EstimateRow],
+    delta: Option<f64>,
+    title: &str,
+    panels: &[LinesPanel],
+) -> Result<(), PlotError> {
+    let sheet = training::draw(rows, estimates, delta)?;
+    sheet.above(lines::draw(title, panels)?).save(path.as_ref())
 }
 
 /// What can go wrong while drawing. Every message names the rule, what was found, and what to do.

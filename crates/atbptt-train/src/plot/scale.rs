@@ -64,10 +64,11 @@ impl Scale {
         Some(Self::new(low, high, true))
     }
 
-    /// Logarithmic when the largest value is at least five times the smallest, and none is zero or negative.
+    /// Logarithmic when the largest value is at least thirty times the smallest, and none is zero or negative: less than that can be
+    /// read off a linear scale, which most readers take for granted.
     pub(super) fn automatic(values: impl IntoIterator<Item = f64> + Clone) -> Option<Self> {
         let (low, high) = extent(values.clone())?;
-        if low > 0.0 && high / 5.0 >= low {
+        if low > 0.0 && high / 30.0 >= low {
             Self::log(values)
         } else {
             Self::linear(values)
@@ -294,8 +295,8 @@ mod tests {
     #[test]
     fn the_scale_is_logarithmic_only_for_wide_positive_ranges() {
         let log = |values: &[f64]| Scale::automatic(values.iter().copied()).unwrap().log;
-        assert!(log(&[80.0, 400.0]));
-        assert!(!log(&[80.0, 399.0]));
+        assert!(log(&[80.0, 2400.0]));
+        assert!(!log(&[80.0, 2399.0]));
         assert!(!log(&[0.0, 400.0]));
         assert!(Scale::automatic([f64::NAN, f64::INFINITY]).is_none());
         assert!(Scale::log([0.0, -1.0]).is_none());

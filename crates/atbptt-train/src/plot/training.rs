@@ -42,7 +42,7 @@ pub struct EstimateRow {
 /// Draws three panels over the epochs: perplexities, K, and the estimated relative bias with the tolerance `delta`.
 ///
 /// With `estimates`, K and bias are drawn as they were at each estimate, the bias with its interval; without, as the rows have
-/// them. Perplexity and bias get a logarithmic scale when their values differ fivefold.
+/// them. Perplexities get a logarithmic scale when they differ thirtyfold.
 ///
 /// # Errors
 ///
@@ -167,7 +167,8 @@ fn bias_chart(
         .collect();
     let delta = delta.filter(|delta| delta.is_finite());
     let any = values(points).any(f64::is_finite);
-    let y = any.then(|| Scale::automatic(values(points).chain(delta).collect::<Vec<_>>()));
+    // From zero: a bias far below the tolerance is as good as none, however far.
+    let y = any.then(|| Scale::linear(values(points).chain(delta).chain([0.0])));
     let (bias_stroke, delta_stroke) = (Stroke::solid(PURPLE, 2.6), Stroke::dashed(VERMILION, 2.0));
     let mut legend = Vec::new();
     if interval.iter().any(|(_, low, high)| low <= high) {

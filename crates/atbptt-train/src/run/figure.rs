@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use atbptt_core::Decision;
+use atbptt_core::policy::Estimate;
+use atbptt_core::{Decision, DirectEstimate, DirectOutcome};
 
 use super::LossName;
 use crate::plot::{
     EpochRow, EstimateRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure,
-    report_figure,
+    report_figure, training_figure_with,
 };
 use crate::report::EpochReport;
 use crate::strategy::TbpttHandle;
 
-/// Draws a run of at least one epoch: perplexities or the loss, K and bias; below perplexities, the last lag profile.
+/// Draws a run of at least one epoch: perplexities or the loss, K and bias, and below what the last estimate says.
 pub(super) fn draw(
     path: &Path,
     title: &str,
@@ -27,7 +28,7 @@ pub(super) fn draw(
     }
 }
 
-/// Perplexity, K and relative bias against epochs, and the last lag profile.
+/// Perplexity, K and relative bias against epochs, and what the last estimate says: the bias against K, or the lag profile.
 fn perplexity_figure(
     path: &Path,
     reports: &[EpochReport],
@@ -44,8 +45,15 @@ fn perplexity_figure(
     let rows: Vec<EpochRow> = reports.iter().map(row).collect();
     let estimates = estimates(reports, &handle.history());
     let estimate = handle.last_estimate();
-    let Some(estimate) = estimate.as_ref().and_then(|estimate| estimate.norms()) else {
-        return report_figure(path, &rows, &estimates, delta, None);
+    let k = reports.last().map_or(0, |report| report.k);
+    let estimate = match &estimate {
+        None => return report_figure(path, &rows, &estimates, delta, None),
+        Some(Estimate::Norms { curve, .. }) => curve,
+        Some(Estimate::Direct(direct)) => {
+            let (title, panel) = direct_curve(direct, delta, k);
+            return training_figure_with(path, &rows, &estimates, delta, &title, &[panel]);
+        }
+        Some(_) => return report_figure(path, &rows, &estimates, delta, None),
     };
     let curve = estimate.relative_bias_curve();
     let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
@@ -67,12 +75,49 @@ fn perplexity_figure(
         beta: beta.is_finite().then_some(beta),
         bias: &bias,
         delta: delta.unwrap_or(f64::NAN),
-        k: reports.last().map_or(0, |report| report.k),
+        k,
     };
     report_figure(path, &rows, &estimates, delta, Some(&profile))
 }
 
-/// Loss, measures, K and relative bias against epochs.
+/// The last direct estimate: δ(K) with its interval, the tolerance, and the K in use.
+fn direct_curve(direct: &DirectEstimate, delta: Option<f64>, k: usize) -> (String, LinesPanel) {
+    // Where nothing is left to see, the curve ends.
+    let seen_until = (1..=direct.window())
+        .rev()
+        .find(|&k| direct.upper_limit(k) > 0.01);
+    let last = (seen_until.unwrap_or(1).max(k) + 5).min(direct.window());
+    let lengths = || 1..=last;
+    // Zero, where no bias was seen, has no place on a logarithmic scale.
+    let seen = |bias: f64| if bias > 0.0 { bias } else { f64::NAN };
+    let points = lengths().map(|k| (k as f64, seen(direct.relative_bias(k))));
+    let band = lengths().map(|k| {
+        let low = direct.relative_bias(k) - 2.0 * direct.standard_error(k);
+        (k as f64, low.max(0.0), direct.upper_limit(k))
+    });
+    let mut lines = vec![Line::new("estimate", points.collect()).with_band(band.collect())];
+    if let Some(delta) = delta {
+        let ends = vec![(1.0, delta), (last as f64, delta)];
+        lines.push(Line::new("tolerance δ", ends).dashed());
+    }
+    if direct.relative_bias(k) > 0.0 {
+        let here = vec![(k as f64, seen(direct.relative_bias(k)))];
+        lines.push(Line::new(format!("K = {k} in use"), here));
+    }
+    let title = format!(
+        "Last estimate: {} probes of {} losses",
+        direct.probes(),
+        direct.losses()
+    );
+    let panel = LinesPanel {
+        title: "Relative bias δ(K)".into(),
+        x: "K (steps)".into(),
+        lines,
+    };
+    (title, panel)
+}
+
+/// Loss, measures, K and relative bias against epochs; the bias against K of the last direct estimate.
 fn loss_figure(
     path: &Path,
     title: &str,
@@ -91,7 +136,11 @@ fn loss_figure(
     let mut bias = vec![match estimates.is_empty() {
         true => column("estimate", &|report| report.relative_bias),
         false => {
-            let points = estimates.iter().map(|row| (row.epoch, row.relative_bias));
+            // Far below any tolerance is as good as none, and keeps the scale linear.
+            let shown = |bias: f64| if bias < 1e-3 { 0.0 } else { bias };
+            let points = estimates
+                .iter()
+                .map(|row| (row.epoch, shown(row.relative_bias)));
             let band = estimates
                 .iter()
                 .map(|row| (row.epoch, row.lower, row.upper));
@@ -120,7 +169,10 @@ fn loss_figure(
         LinesPanel {
             title: "Truncation length K (steps)".into(),
             x: "epoch".into(),
-            lines: vec![column("", &|report| Some(report.mean_k))],
+            lines: vec![match estimates.is_empty() {
+                true => column("", &|report| Some(report.mean_k)),
+                false => Line::new("", lengths(&estimates, reports)),
+            }],
         },
         LinesPanel {
             title: "Estimated relative bias δ(K)".into(),
@@ -129,7 +181,24 @@ fn loss_figure(
         },
     ];
     panels.splice(1..1, measures);
+    if let Some(Estimate::Direct(direct)) = handle.last_estimate() {
+        let k = reports.last().map_or(0, |report| report.k);
+        let (title, panel) = direct_curve(&direct, delta, k);
+        let title = format!("{}. {title}", panel.title);
+        panels.push(LinesPanel { title, ..panel });
+    }
     lines_figure(path, title, &panels)
+}
+
+/// K as it was from one estimate to the next, and after the last one.
+fn lengths(estimates: &[EstimateRow], reports: &[EpochReport]) -> Vec<(f64, f64)> {
+    let changes = estimates.iter().map(|row| row.epoch).skip(1);
+    let end = reports.last().map(|report| report.epoch as f64);
+    estimates
+        .iter()
+        .zip(changes.chain(end))
+        .flat_map(|(row, until)| [(row.epoch, row.k), (until.max(row.epoch), row.k)])
+        .collect()
 }
 
 /// Every decision that knew more than one number per epoch does: where estimates have an error, or there were several in an
@@ -152,15 +221,21 @@ fn estimates(reports: &[EpochReport], history: &[Decision]) -> Vec<EstimateRow> 
             .zip(windows(epoch + 1))
             .map(|(from, to)| (decision.position.update as f64 - from) / (to - from))
             .filter(|share| (0.0..=1.0).contains(share));
-        let bias = decision.relative_bias.unwrap_or(f64::NAN);
+        // Where noise hides the gradient, there is nothing to compare with.
+        let noise_limited = matches!(decision.outcome, Some(DirectOutcome::NoiseLimited { .. }));
+        let known = |value: Option<f64>| value.filter(|_| !noise_limited).unwrap_or(f64::NAN);
+        let bias = known(decision.relative_bias);
         // Two standard errors down; the estimate knows its own upper limit.
         let error = decision.standard_error.unwrap_or(f64::NAN);
         EstimateRow {
             epoch: epoch as f64 + within.unwrap_or(0.0),
             k: decision.k as f64,
             relative_bias: bias,
-            lower: (bias - 2.0 * error).max(0.0),
-            upper: decision.upper_limit.unwrap_or(bias + 2.0 * error),
+            lower: match bias.is_nan() {
+                true => f64::NAN,
+                false => (bias - 2.0 * error).max(0.0),
+            },
+            upper: known(decision.upper_limit.or(Some(bias + 2.0 * error))),
         }
     };
     // Up to the first decision K was what the first epoch says, if it ended before.

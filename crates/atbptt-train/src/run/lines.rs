@@ -46,7 +46,7 @@ impl EpochLines {
         running: |loss| format!("perplexity {:.1}", loss.exp()),
     };
 
-    /// Losses, measures, K, bias and time.
+    /// Losses, measures, time, K and what is known of its bias.
     pub const LOSS: Self = Self {
         header: None,
         line: loss_line,
@@ -65,10 +65,10 @@ fn loss_line(report: &EpochReport) -> String {
         line += &format!(", {} {}", name.replace('_', " "), number(Some(*value), 4));
     }
     line += &format!(
-        "; K {:>5.1}, bias {}; {:.1} s",
-        report.mean_k,
-        number(report.relative_bias, 4),
+        "; {:.1} s; K = {}: {}",
         report.elapsed_seconds,
+        report.k,
+        report.reason.as_deref().unwrap_or("as configured"),
     );
     line + &report.left_out()
 }

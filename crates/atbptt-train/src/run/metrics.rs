@@ -6,7 +6,7 @@ use crate::TrainError;
 use crate::report::EpochReport;
 
 /// Columns of the table, before those of the measures.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "epoch",
     "step",
     "train_loss",
@@ -15,6 +15,7 @@ const COLUMNS: [&str; 13] = [
     "mean_k",
     "relative_bias",
     "decay",
+    "clipped_share",
     "train_seconds",
     "probe_seconds",
     "valid_seconds",
@@ -55,6 +56,7 @@ fn table(reports: &[EpochReport]) -> String {
             report.mean_k.to_string(),
             known(report.relative_bias),
             known(report.decay),
+            report.clipped_share().to_string(),
             report.train_seconds.to_string(),
             report.probe_seconds.to_string(),
             report.valid_seconds.to_string(),
@@ -81,6 +83,23 @@ fn row(cells: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 30 of 40 windows.
+    #[test]
+    fn the_table_tells_the_share_of_windows_in_which_the_clip_bound() {
+        let report = EpochReport {
+            windows: 40,
+            clipped: 30,
+            ..EpochReport::default()
+        };
+        let table = table(&[report]);
+        let cells: Vec<Vec<&str>> = table
+            .lines()
+            .map(|line| line.split(',').collect())
+            .collect();
+        let column = cells[0].iter().position(|name| *name == "clipped_share");
+        assert_eq!(column.map(|at| cells[1][at]), Some("0.75"));
+    }
 
     #[test]
     fn cells_with_commas_and_quotes_stay_one_cell() {

@@ -68,13 +68,15 @@ use crate::evaluate::evaluate;
 use crate::learner::Tbptt;
 use crate::metric_files::MetricFiles;
 use crate::metrics::{
-    DecayRateMetric, PerplexityMetric, RelativeBiasMetric, TokensPerSecondMetric, TruncationMetric,
+    ClippedShareMetric, DecayRateMetric, PerplexityMetric, RelativeBiasMetric,
+    TokensPerSecondMetric, TruncationMetric,
 };
 use crate::observer::TrainingObserver;
 use crate::renderer::QuietRenderer;
 use crate::source::SequenceSource;
 use crate::strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 use crate::stream_loader::StreamLoader;
+use crate::tensorboard::TensorBoardFiles;
 
 pub use atbptt_core::policy::PolicyConfig;
 pub use data_path::DataPath;
@@ -103,6 +105,7 @@ pub struct Run<M: RecurrentModel> {
     loss: LossName,
     lines: Option<EpochLines>,
     display: Display,
+    tensorboard: bool,
     signals: bool,
     interrupter: Interrupter,
     measures: Option<Measures<M>>,
@@ -138,6 +141,7 @@ impl<M: RecurrentModel> Run<M> {
             loss: LossName::default(),
             lines: None,
             display: Display::default(),
+            tensorboard: false,
             signals: false,
             interrupter: Interrupter::new(),
             measures: None,
@@ -215,6 +219,12 @@ impl<M: RecurrentModel> Run<M> {
     /// What is shown while it trains; by default, [`Display::Lines`].
     pub fn with_display(mut self, display: Display) -> Self {
         self.display = display;
+        self
+    }
+
+    /// Writes metrics as TensorBoard event files, too: `tensorboard --logdir RUN/tensorboard`; see [`TensorBoardFiles`].
+    pub fn with_tensorboard(mut self) -> Self {
+        self.tensorboard = true;
         self
     }
 
@@ -444,6 +454,7 @@ impl<M: RecurrentModel> Run<M> {
         )
         .with_metric_logger(MetricFiles::new(folder.path()))
         .metric_valid_numeric(PerplexityMetric::new())
+        .metric_train_numeric(ClippedShareMetric::new())
         .with_interrupter(self.interrupter.clone())
         .num_epochs(self.epochs);
         if self.loss == LossName::Perplexity {
@@ -453,6 +464,14 @@ impl<M: RecurrentModel> Run<M> {
                 .metric_train_numeric(RelativeBiasMetric::new())
                 .metric_train_numeric(DecayRateMetric::new())
                 .metric_train_numeric(TokensPerSecondMetric::new());
+        }
+        if self.tensorboard {
+            let before = folder
+                .checkpoint()
+                .and_then(|checkpoint| checkpoint.reports().last());
+            let windows = before.map_or(0, |report| report.step);
+            let files = TensorBoardFiles::new(folder.path()).starting_after(windows);
+            training = training.with_metric_logger(files);
         }
         if !dashboard {
             training = training.renderer(Box::new(QuietRenderer));

@@ -567,7 +567,7 @@ fn policies_decide_and_record() {
     for (report, decision) in reports[1..].iter().zip(&history) {
         assert!((2..=15).contains(&decision.k));
         assert_eq!((report.k, report.mean_k), (decision.k, decision.k as f64));
-        assert_eq!(report.reason, Some(decision.reason.to_string()));
+        assert_eq!(report.reason, Some(decision.explanation()));
         assert_eq!(decision.position.epoch, report.epoch - 1);
         assert_eq!(report.relative_bias, decision.relative_bias);
         assert!(report.decay.unwrap() > 0.0);

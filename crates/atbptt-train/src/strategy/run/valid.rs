@@ -120,7 +120,7 @@ impl<M: RecurrentModel> Run<'_, M> {
                 .monitor()
                 .history()
                 .last()
-                .map(|d| d.reason.to_string()),
+                .map(|decision| decision.explanation()),
         );
         drop(policy);
         let (relative_bias, decay) = self.estimate(k);
