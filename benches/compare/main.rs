@@ -8,6 +8,7 @@
 //! cargo bench --bench compare -- latency                    # one step of a layer at batch 1, without gradients
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
 //! cargo bench --bench compare -- probe                      # a direct probe beside one of lag norms
+//! RAYON_NUM_THREADS=1 cargo bench --bench compare -- devices # when several devices pay (docs/DEVICES.md)
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
 //! ```
@@ -18,6 +19,7 @@
 //! all cores, and rounds alternate. The peer flushes subnormal numbers to zero, as our kernels do. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 
 mod cases;
+mod devices;
 mod growth;
 mod latency;
 mod layer;
@@ -73,6 +75,8 @@ enum What {
     Overhead(overhead::Overhead),
     /// A direct probe beside one of lag norms, at the paper's settings.
     Probe(probe::Probe),
+    /// A window on several devices: simulated from measured ones, and measured.
+    Devices(devices::Devices),
 }
 
 #[derive(Args)]
@@ -140,6 +144,7 @@ fn main() -> ExitCode {
         What::Latency(args) => latency::run(&args),
         What::Overhead(args) => overhead::run(&args),
         What::Probe(args) => probe::run(&args),
+        What::Devices(args) => devices::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,8 +7,8 @@ use atbptt::core::{FixedK, TruncationPolicy};
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
 use atbptt::train::data::{MemoryTokens, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, EpochReport, FusedSgd, QuietRenderer, StreamLoader, Tbptt, TbpttConfig,
-    TrainingObserver, device_from_env,
+    AdaptiveTbptt, EpochReport, FusedSgd, NamedDevice, QuietRenderer, StreamLoader, Tbptt,
+    TbpttConfig, TrainingObserver, device_from_env,
 };
 use burn::train::{Learner, SupervisedTraining};
 use rand::{RngExt, SeedableRng};
@@ -54,6 +54,18 @@ pub fn run_watched(
     epochs: usize,
     watch: impl Fn(usize) + Send + Sync + 'static,
 ) -> Result<Run> {
+    run_on(case, policy, windows, epochs, &[], watch)
+}
+
+/// The same on several devices; on none, on that of `BURN_DEVICE`.
+pub fn run_on(
+    case: TrainCase,
+    policy: impl TruncationPolicy + 'static,
+    windows: usize,
+    epochs: usize,
+    devices: &[NamedDevice],
+    watch: impl Fn(usize) + Send + Sync + 'static,
+) -> Result<Run> {
     let device = device_from_env()?.device.autodiff();
     let model: Model = LanguageModelConfig::new(case.vocabulary)
         .with_hidden(case.hidden)
@@ -66,7 +78,9 @@ pub fn run_watched(
         scheme: case.scheme,
         ..TbpttConfig::default()
     };
-    let strategy = AdaptiveTbptt::new(policy, config)?.with_observer(clock.clone());
+    let strategy = AdaptiveTbptt::new(policy, config)?
+        .with_observer(clock.clone())
+        .on_devices(devices.to_vec())?;
     let handle = strategy.handle();
     let sgd = FusedSgd::new().with_weight_decay(1e-7)?;
     let folder = tempfile::tempdir()?;

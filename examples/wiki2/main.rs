@@ -5,6 +5,7 @@
 //! cargo run --release --example wiki2 -- --paper         # the paper's settings (hours on a CPU)
 //! cargo run --release --example wiki2 -- --data DIR      # a text of your own
 //! cargo run --release --example wiki2 -- --fixed-k 10    # the usual fixed truncation, to compare
+//! cargo run --release --example wiki2 -- --devices cuda:0,cuda:1   # on two cards; with `--features cuda`
 //! ```
 //!
 //! Expected: one line per epoch with falling perplexity, K moving from 20 to what the tolerated bias δ = 0.5 asks for, the
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use atbptt::models::{LanguageModel, LstmLayer};
 use atbptt::train::data::{Corpus, Split};
 use atbptt::train::run::{Display, EpochLines, RunFolder, number};
-use atbptt::train::{EpochReport, NamedDevice, device_from_env};
+use atbptt::train::{EpochReport, NamedDevice, device_from_env, devices_by_names};
 use burn::module::Module;
 
 use self::common::diagnostics::lstm_parts;
@@ -45,11 +46,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
         cli.fit_to_built_in(&mut start.settings);
     }
     let Settings { task, plan } = start.settings.clone();
+    let devices = match &cli.devices {
+        Some(names) => devices_by_names(names)?,
+        None => vec![device_from_env()?],
+    };
     let training = corpus.training(plan.batch)?;
     let valid = corpus.evaluation(Split::Valid, plan.batch)?;
     let run = start
         .settings
         .run()
+        .with_devices(devices.clone())
         .with_display(match cli.no_tui || !cfg!(feature = "tui") {
             _ if cli.run.quiet => Display::Silent,
             true => Display::Lines,
@@ -69,13 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let model: Model = config.init(&run.device()?)?;
     let folder = start.folder(&cli.run, PROGRAM)?;
     if !cli.run.quiet {
-        introduce(
-            &start.settings,
-            &corpus,
-            &model,
-            &device_from_env()?,
-            &folder,
-        );
+        introduce(&start.settings, &corpus, &model, &devices, &folder);
     }
     let result = run.train(
         &folder,
@@ -104,7 +104,7 @@ fn introduce(
     settings: &Settings<Language>,
     corpus: &Corpus,
     model: &Model,
-    device: &NamedDevice,
+    devices: &[NamedDevice],
     folder: &RunFolder,
 ) {
     let Settings { task, plan } = settings;
@@ -125,7 +125,8 @@ fn introduce(
         task.precision.name(),
         plan.batch,
     );
-    println!("device:  {device}");
+    let names: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    println!("device:  {}", names.join(", "));
     println!("K:       {}", plan.in_words());
     println!("run:     {}", folder.path().display());
     if !task.scaled.is_empty() {

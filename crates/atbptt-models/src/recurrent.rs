@@ -5,7 +5,7 @@
 //! of the two methods a user writes; models of this crate override them with faster ones.
 
 use burn::module::{Module, ModuleDisplay, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::ModelError;
 use crate::batch::SequenceBatch;
@@ -137,8 +137,8 @@ pub enum Predictions {
 }
 
 impl Predictions {
-    /// Both, one after the other; of different kinds, the first alone.
-    fn followed_by(self, other: Self) -> Self {
+    /// Both, one after the other, on one device; of different kinds, the first alone.
+    pub fn followed_by(self, other: Self) -> Self {
         match (self, other) {
             (
                 Self::Classes { scores, targets },
@@ -161,6 +161,20 @@ impl Predictions {
                 targets: Tensor::cat(vec![targets, more_targets], 0),
             },
             (first, _) => first,
+        }
+    }
+
+    /// Moves both to `device`.
+    pub fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::Classes { scores, targets } => Self::Classes {
+                scores: scores.to_device(device),
+                targets: targets.to_device(device),
+            },
+            Self::Values { values, targets } => Self::Values {
+                values: values.to_device(device),
+                targets: targets.to_device(device),
+            },
         }
     }
 

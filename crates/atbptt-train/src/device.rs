@@ -89,6 +89,32 @@ pub enum DeviceError {
         /// What is compiled in and can.
         compiled: Vec<&'static str>,
     },
+    /// A device of a backend by a number that it cannot have.
+    #[error(
+        "{rule}, got `{name}`; name the backend alone, or a GPU backend with a number, such as `cuda:1`"
+    )]
+    Number {
+        /// The name received.
+        name: String,
+        /// What is wrong with it.
+        rule: &'static str,
+    },
+    /// No device was named.
+    #[error(
+        "no device was named; give names separated by commas, such as `flex,flex` or `cuda:0,cuda:1`"
+    )]
+    NoName,
+    /// Devices of several backends were to share a run.
+    #[error(
+        "all devices of a run must be of one backend, got {first} and {other}: their numbers differ, and the faster would wait; \
+         name devices of one backend"
+    )]
+    Mixed {
+        /// The first device's.
+        first: String,
+        /// Another's.
+        other: String,
+    },
     /// No backend at all.
     #[error("no backend is compiled in; build with `--features flex` or `--features wgpu`")]
     NoBackend,
@@ -157,13 +183,65 @@ pub fn device_from_env() -> Result<NamedDevice, DeviceError> {
     }
 }
 
-/// The device of the backend `name`, in any case.
+/// The devices that `names` gives, separated by commas, for a run that they share: `flex,flex`, `cuda:0,cuda:1`.
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// let devices = atbptt_train::devices_by_names("flex, flex")?;
+/// assert_eq!((devices.len(), devices[1].backend), (2, "flex"));
+/// # }
+/// # Ok::<(), atbptt_train::DeviceError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// As [`device_from_env`].
+/// As [`device_by_name`]; [`DeviceError::NoName`] for none, [`DeviceError::Mixed`] for several backends.
+pub fn devices_by_names(names: &str) -> Result<Vec<NamedDevice>, DeviceError> {
+    let names = names
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let devices = names.map(device_by_name).collect::<Result<Vec<_>, _>>()?;
+    check_alike(&devices)?;
+    Ok(devices)
+}
+
+/// Refuses no device, devices that cannot run this library's operations, and devices of several backends.
+pub(crate) fn check_alike(devices: &[NamedDevice]) -> Result<(), DeviceError> {
+    let Some(first) = devices.first() else {
+        return Err(DeviceError::NoName);
+    };
+    for device in devices {
+        check_device(&device.device)?;
+    }
+    let kind = |device: &NamedDevice| kind_of(&device.device);
+    match devices.iter().find(|device| kind(device) != kind(first)) {
+        Some(other) => Err(DeviceError::Mixed {
+            first: first.backend.into(),
+            other: other.backend.into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The device of the backend `name`, in any case. `cuda:1`, `rocm:1`, `wgpu:1` and the like name another card than the first,
+/// counted from zero; of graphics APIs, among the discrete ones.
+///
+/// # Errors
+///
+/// As [`device_from_env`]; [`DeviceError::Number`] for a number that is none, or of a backend with one device.
 pub fn device_by_name(name: &str) -> Result<NamedDevice, DeviceError> {
-    let lower = name.trim().to_lowercase();
+    let (lower, number) = match name.trim().to_lowercase().split_once(':') {
+        None => (name.trim().to_lowercase(), None),
+        Some((backend, number)) => {
+            let number = number.trim().parse();
+            let number = number.map_err(|_| DeviceError::Number {
+                name: name.into(),
+                rule: "what follows the colon must be a number from zero",
+            })?;
+            (backend.trim().to_owned(), Some(number))
+        }
+    };
     let Some(&(backend, compiled)) = BACKENDS.iter().find(|(known, _)| *known == lower) else {
         return Err(DeviceError::Unknown {
             name: name.into(),
@@ -176,7 +254,13 @@ pub fn device_by_name(name: &str) -> Result<NamedDevice, DeviceError> {
             compiled: compiled_backends(),
         });
     }
-    open(backend)
+    if number.is_some() && matches!(backend, "flex" | "ndarray") {
+        return Err(DeviceError::Number {
+            name: name.into(),
+            rule: "a CPU backend has one device and no number",
+        });
+    }
+    open(backend, number)
 }
 
 /// Refuses a device whose backend this library has no operations for, such as LibTorch's or a remote one: the first of them
@@ -187,6 +271,40 @@ pub fn device_by_name(name: &str) -> Result<NamedDevice, DeviceError> {
 /// [`DeviceError::Unlisted`].
 pub fn check_device(device: &Device) -> Result<(), DeviceError> {
     check_backend(&format!("{:?}", device.clone().without_autodiff()))
+}
+
+/// What a device calls its backend, such as `Flex` or `Cube Wgpu`.
+fn kind_of(device: &Device) -> String {
+    let text = format!("{:?}", device.clone().without_autodiff());
+    let words = text.strip_prefix("Device<").unwrap_or(&text);
+    let mut words = words.split(|c: char| !c.is_alphanumeric());
+    match words.next().unwrap_or_default() {
+        "Cube" => format!("Cube {}", words.next().unwrap_or_default()),
+        name => name.into(),
+    }
+}
+
+/// By its backend alone.
+impl From<Device> for NamedDevice {
+    fn from(device: Device) -> Self {
+        let kind = kind_of(&device);
+        let backend = match kind.as_str() {
+            "Flex" => "flex",
+            "NdArray" => "ndarray",
+            "Remote" => "remote",
+            "Cube Cuda" => "cuda",
+            "Cube Hip" => "rocm",
+            "Cube Wgpu" => "wgpu",
+            _ => "device",
+        };
+        Self {
+            device: device.without_autodiff(),
+            backend,
+            adapter: String::new(),
+            driver: String::new(),
+            software: false,
+        }
+    }
 }
 
 /// By what a device calls itself: `Device<Flex(…)>`.
@@ -212,24 +330,25 @@ fn cpu_backends() -> Vec<&'static str> {
 }
 
 #[allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
-fn open(backend: &'static str) -> Result<NamedDevice, DeviceError> {
+#[cfg_attr(not(feature = "cube"), allow(unused_variables))]
+fn open(backend: &'static str, number: Option<usize>) -> Result<NamedDevice, DeviceError> {
     match backend {
         #[cfg(feature = "flex")]
         "flex" => Ok(plain(backend, Device::flex())),
         #[cfg(feature = "ndarray")]
         "ndarray" => Ok(plain(backend, Device::ndarray())),
         #[cfg(feature = "wgpu")]
-        "wgpu" => graphics::open(backend, burn::backend::WgpuBackend::Auto),
+        "wgpu" => graphics::open(backend, burn::backend::WgpuBackend::Auto, number),
         #[cfg(feature = "vulkan")]
-        "vulkan" => graphics::open(backend, burn::backend::WgpuBackend::Vulkan),
+        "vulkan" => graphics::open(backend, burn::backend::WgpuBackend::Vulkan, number),
         #[cfg(feature = "metal")]
-        "metal" => graphics::open(backend, burn::backend::WgpuBackend::Metal),
+        "metal" => graphics::open(backend, burn::backend::WgpuBackend::Metal, number),
         #[cfg(feature = "webgpu")]
-        "webgpu" => graphics::open(backend, burn::backend::WgpuBackend::WebGpu),
+        "webgpu" => graphics::open(backend, burn::backend::WgpuBackend::WebGpu, number),
         #[cfg(feature = "cuda")]
-        "cuda" => compute(backend, || Device::cuda(0usize)),
+        "cuda" => compute(backend, || Device::cuda(number.unwrap_or(0))),
         #[cfg(feature = "rocm")]
-        "rocm" => compute(backend, || Device::rocm(0usize)),
+        "rocm" => compute(backend, || Device::rocm(number.unwrap_or(0))),
         _ => Err(DeviceError::NoBackend),
     }
 }
@@ -300,8 +419,9 @@ mod graphics {
     use std::sync::{LazyLock, Mutex, PoisonError};
 
     use burn::backend::WgpuBackend;
-    use burn::tensor::Device;
+    use burn::tensor::DeviceKind::{DefaultDevice, DiscreteGpu};
     use burn::tensor::wgpu::{WgpuInitError, wgpu};
+    use burn::tensor::{Device, DeviceKind};
 
     use super::{DeviceError, NamedDevice, cpu_backends, quietly};
 
@@ -309,18 +429,22 @@ mod graphics {
                           `mesa-vulkan-drivers` for a software device)";
 
     /// A device is opened once per process; later callers get the same one.
-    static OPENED: LazyLock<Mutex<HashMap<&'static str, NamedDevice>>> =
-        LazyLock::new(Mutex::default);
+    static OPENED: LazyLock<Mutex<Opened>> = LazyLock::new(Mutex::default);
+
+    /// By backend and number.
+    type Opened = HashMap<(&'static str, Option<usize>), NamedDevice>;
 
     pub(super) fn open(
         backend: &'static str,
         api: WgpuBackend,
+        number: Option<usize>,
     ) -> Result<NamedDevice, DeviceError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(device) = opened.get(backend) {
+        if let Some(device) = opened.get(&(backend, number)) {
             return Ok(device.clone());
         }
-        let options = Device::wgpu_options();
+        let kind = number.map_or(DefaultDevice, DiscreteGpu);
+        let options = Device::wgpu_options().device_kind(kind.clone());
         let options = match api {
             WgpuBackend::Auto => options,
             api => options.graphics_api(api),
@@ -346,7 +470,7 @@ mod graphics {
             }
             // Somebody made a tensor on it before: it is open, and says its name alone.
             Err(WgpuInitError::Registration { .. }) => {
-                let device = named(backend);
+                let device = named(backend, kind);
                 let name = quietly(|| device.identity().map(|identity| identity.name));
                 let adapter = name.map_err(failed)?.unwrap_or_default();
                 NamedDevice {
@@ -370,21 +494,20 @@ mod graphics {
             }
             Err(error) => return Err(failed(error.to_string())),
         };
-        opened.insert(backend, device.clone());
+        opened.insert((backend, number), device.clone());
         Ok(device)
     }
 
     /// The device as Burn's own constructors name it.
-    fn named(backend: &str) -> Device {
-        use burn::tensor::DeviceKind::DefaultDevice;
+    fn named(backend: &str, kind: DeviceKind) -> Device {
         match backend {
             #[cfg(feature = "vulkan")]
-            "vulkan" => Device::vulkan(DefaultDevice),
+            "vulkan" => Device::vulkan(kind),
             #[cfg(feature = "metal")]
-            "metal" => Device::metal(DefaultDevice),
+            "metal" => Device::metal(kind),
             #[cfg(feature = "webgpu")]
-            "webgpu" => Device::webgpu(DefaultDevice),
-            _ => Device::wgpu(DefaultDevice),
+            "webgpu" => Device::webgpu(kind),
+            _ => Device::wgpu(kind),
         }
     }
 }
@@ -438,6 +561,29 @@ mod tests {
             assert_eq!(check_device(&found.device), Ok(()), "{name}");
             assert_eq!(check_device(&found.device.autodiff()), Ok(()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_list_of_devices_names_each_and_refuses_what_it_cannot_have() {
+        let devices = devices_by_names(" flex,FLEX, ").unwrap();
+        assert_eq!(devices.len(), 2);
+        assert_eq!(devices_by_names(" , ").unwrap_err(), DeviceError::NoName);
+        for (names, part) in [
+            ("flex,abacus", "`abacus`"),
+            ("flex:1", "one device and no number"),
+            ("flex:x", "must be a number"),
+        ] {
+            let text = devices_by_names(names).unwrap_err().to_string();
+            assert!(text.contains(part), "{names}: {text}");
+        }
+        #[cfg(feature = "ndarray")]
+        assert_eq!(
+            devices_by_names("ndarray,flex").unwrap_err(),
+            DeviceError::Mixed {
+                first: "ndarray".into(),
+                other: "flex".into()
+            }
+        );
     }
 
     #[test]

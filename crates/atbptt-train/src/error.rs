@@ -27,6 +27,43 @@ pub enum TrainError {
     /// There is no device to run on.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// More devices than sequences.
+    #[error(
+        "{devices} devices cannot share {sequences} sequences, since each trains on one or more; take fewer devices or a larger \
+         batch"
+    )]
+    TooManyDevices {
+        /// Devices of the run.
+        devices: usize,
+        /// Parallel sequences of the training data.
+        sequences: usize,
+    },
+    /// A source that hands out no shards.
+    #[error(
+        "the training data cannot be shared by {devices} devices: their source hands out no shards; implement \
+         `SequenceSource::shard` for it, or train on one device"
+    )]
+    NotShared {
+        /// Devices of the run.
+        devices: usize,
+    },
+    /// A worker's device failed, or the process that it is in.
+    #[error(
+        "worker {worker} of {workers} failed, on {device}: {reason}{checkpoint}; check that the device, and for a remote one its \
+         server, is up and has memory enough, and resume"
+    )]
+    Worker {
+        /// Which one, counted from zero.
+        worker: usize,
+        /// Workers of the run.
+        workers: usize,
+        /// Its device.
+        device: String,
+        /// The device's own words.
+        reason: String,
+        /// Which checkpoint is the last good one, as a clause; empty before the first.
+        checkpoint: String,
+    },
     /// A setting is outside its range.
     #[error("{field} must be {rule}, got {got}; {remedy}")]
     Config {

@@ -25,6 +25,7 @@ use crate::metrics::{
     TruncationInput,
 };
 use crate::source::SequenceSource;
+use crate::workers::{Done, Task};
 
 /// A [`RecurrentModel`] that Burn's `Learner` can train.
 ///
@@ -172,6 +173,8 @@ pub enum TbpttInput<M: RecurrentModel> {
         /// [`compensated_window`](RecurrentModel::compensated_window) takes them; empty: none, and the plan holds.
         compensation: Vec<f64>,
     },
+    /// From the strategy to a worker, where several devices share a run.
+    Task(Box<Task<M>>),
 }
 
 /// What a training or evaluation window gave.
@@ -203,6 +206,8 @@ pub struct TbpttOutput<M: RecurrentModel> {
     pub report: StepReport,
     /// What the loss compared.
     predictions: Option<Predictions>,
+    /// What a worker did. The strategy takes it.
+    done: Option<Done<M>>,
 }
 
 /// Numbers of one window, for metrics.
@@ -240,7 +245,40 @@ impl<M: RecurrentModel> TbpttOutput<M> {
                 ..StepReport::default()
             },
             predictions: None,
+            done: None,
         }
+    }
+
+    /// What a worker did, with the predictions of the window, if it was one.
+    pub(crate) fn done(done: Done<M>, window: Option<Self>) -> Self {
+        Self {
+            window: None,
+            report: StepReport::default(),
+            predictions: window.and_then(|window| window.predictions),
+            done: Some(done),
+        }
+    }
+
+    /// What a worker did, taken once.
+    pub(crate) fn take_done(&mut self) -> Option<Done<M>> {
+        self.done.take()
+    }
+
+    /// With the predictions on `device`.
+    pub(crate) fn on_device(mut self, device: &Device) -> Self {
+        self.predictions = self
+            .predictions
+            .map(|predictions| predictions.to_device(device));
+        self
+    }
+
+    /// With the predictions of both.
+    pub(crate) fn followed_by(mut self, other: Self) -> Self {
+        self.predictions = match (self.predictions, other.predictions) {
+            (Some(first), Some(second)) => Some(first.followed_by(second)),
+            (first, second) => first.or(second),
+        };
+        self
     }
 
     /// Numbers of a window that an earlier process trained; its tensors are gone.
@@ -249,6 +287,7 @@ impl<M: RecurrentModel> TbpttOutput<M> {
             window: None,
             report,
             predictions: None,
+            done: None,
         }
     }
 
@@ -298,6 +337,7 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
     /// output carries an error that ends the training.
     fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
         let window = match input {
+            TbpttInput::Task(task) => return task.run(self),
             TbpttInput::Window {
                 batch,
                 state,
@@ -361,7 +401,7 @@ impl<M: RecurrentModel> InferenceStep for Tbptt<M> {
                 .model
                 .window(&batch, state, plan)
                 .map_err(TrainError::from),
-            TbpttInput::Stream(_) => Err(TrainError::NoStream {
+            TbpttInput::Stream(_) | TbpttInput::Task(_) => Err(TrainError::NoStream {
                 split: "validation",
             }),
         })

@@ -91,13 +91,14 @@ mod strategy;
 mod stream_loader;
 mod tensorboard;
 mod token_sources;
+mod workers;
 
 pub use atbptt_core::Scheme;
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
 pub use cursor::{Cursor, WindowSpan};
 pub use device::{
     DEVICE_VARIABLE, DeviceError, NamedDevice, check_device, compiled_backends, device_by_name,
-    device_from_env,
+    device_from_env, devices_by_names,
 };
 pub use error::TrainError;
 pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
@@ -117,3 +118,4 @@ pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 pub use stream_loader::StreamLoader;
 pub use tensorboard::TensorBoardFiles;
+pub use workers::{Task, WorkerReport, shards};

@@ -6,6 +6,7 @@ use atbptt_core::policy::{Decision, Estimate};
 
 use crate::checkpoint::Difference;
 use crate::report::EpochReport;
+use crate::workers::WorkerReport;
 
 /// Where a resumed run continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub struct Resumed {
 pub trait TrainingObserver: Send + Sync {
     /// The run continues from a checkpoint.
     fn on_resume(&self, _resumed: &Resumed) {}
+
+    /// The run begins on several devices.
+    fn on_workers(&self, _workers: &[WorkerReport]) {}
 
     /// A decision about K was taken.
     fn on_decision(&self, _decision: &Decision, _estimate: Option<&Estimate>) {}

@@ -5,6 +5,7 @@
 
 use atbptt_core::direct::{check_cuts, default_contexts};
 use atbptt_core::{DirectStatistics, LagNorms, Scheme};
+use atbptt_models::ops::seed_device;
 use atbptt_models::{
     DirectPlan, PieceGradients, RecurrentModel, RecurrentState, SequenceBatch, direct_statistics,
     frozen, piece_gradients,
@@ -214,7 +215,7 @@ pub fn direct_probe<M: RecurrentModel>(
     // The plan names its losses, whatever the scheme.
     let scheme = Scheme::Overlapping;
     exact.check_direct(scheme, source.common_steps())?;
-    device.seed(seed);
+    seed_device(device, seed);
     let lengths = (exact.burn_in, exact.direct_steps(scheme) - exact.burn_in);
     let (window, state) = window(model, source, lengths, seed, device)?;
     Ok(piece_gradients(model, &window, state, plan)?)

@@ -3,6 +3,7 @@
 //! The training strategy cuts windows from a [`SequenceSource`]: by the current K for training, at random places for probes,
 //! in equal pieces for evaluation.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use atbptt_models::{SequenceBatch, TokenBatch};
@@ -30,6 +31,17 @@ pub trait SequenceSource: Send + Sync + 'static {
     /// sequences in another order. It has as many sequences and steps, and is a function of the number alone, so that a run
     /// that is resumed reads what it would have read. Default: `None`, the source itself.
     fn in_epoch(&self, _epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = Self::Batch>>> {
+        None
+    }
+
+    /// The sequences `sequences` alone, for a device that trains on them: with as many steps, and reading at each what the
+    /// whole reads there. Asked of what an epoch reads, so that it need not be ordered anew.
+    ///
+    /// Default: `None`, a source that several devices cannot share.
+    fn shard(
+        &self,
+        _sequences: Range<usize>,
+    ) -> Option<Arc<dyn SequenceSource<Batch = Self::Batch>>> {
         None
     }
 
@@ -71,6 +83,10 @@ impl<S: SequenceSource + ?Sized> SequenceSource for Arc<S> {
 
     fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
         self.as_ref().in_epoch(epoch)
+    }
+
+    fn shard(&self, sequences: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
+        self.as_ref().shard(sequences)
     }
 
     fn active(&self, step: usize) -> usize {
@@ -138,6 +154,15 @@ impl SequenceSource for TokenSource {
 
     fn common_steps(&self) -> usize {
         self.common
+    }
+
+    fn shard(
+        &self,
+        sequences: Range<usize>,
+    ) -> Option<Arc<dyn SequenceSource<Batch = TokenBatch>>> {
+        let stream = self.stream.part(sequences)?;
+        let common = self.common;
+        Some(Arc::new(Self { stream, common }))
     }
 
     fn active(&self, step: usize) -> usize {

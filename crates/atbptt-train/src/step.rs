@@ -111,7 +111,7 @@ pub(crate) fn read_loss_and_norm<M: Module>(
 }
 
 /// Multiplies all gradients by `factor`.
-fn scale<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
+pub(crate) fn scale<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
     struct Scale<'a> {
         grads: &'a mut GradientsParams,
         factor: f64,

@@ -25,12 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::checkpoint::{Checkpoint, CheckpointConfig};
+use crate::device::{NamedDevice, check_alike};
 use crate::learner::Tbptt;
 use crate::observer::{Resumed, TrainingObserver};
 use crate::probe::ProbeConfig;
 use crate::report::EpochReport;
 use crate::schedule::RateSchedule;
 use crate::step::{Clip, StepScaling};
+use crate::workers::WorkerReport;
 use atbptt_core::Scheme;
 
 /// Settings of the training loop, apart from the policy for K.
@@ -214,6 +216,8 @@ pub struct AdaptiveTbptt {
     observer: Option<Arc<dyn TrainingObserver>>,
     /// A [`Measures`] of the model that is trained.
     measures: Option<Box<dyn Any + Send + Sync>>,
+    /// Where to train; empty: where the model is.
+    devices: Vec<NamedDevice>,
     shared: Arc<Shared>,
 }
 
@@ -229,6 +233,7 @@ struct Shared {
     error: Mutex<Option<TrainError>>,
     resumed: Mutex<Option<Resumed>>,
     interrupted: Mutex<bool>,
+    workers: Mutex<Vec<WorkerReport>>,
 }
 
 /// Locks even after a panic elsewhere: the data are plain values, whole after every assignment.
@@ -264,12 +269,14 @@ impl AdaptiveTbptt {
             check_model: true,
             observer: None,
             measures: None,
+            devices: Vec::new(),
             shared: Arc::new(Shared {
                 policy: Mutex::new(Box::new(policy)),
                 reports: Mutex::new(Vec::new()),
                 error: Mutex::new(None),
                 resumed: Mutex::new(None),
                 interrupted: Mutex::new(false),
+                workers: Mutex::new(Vec::new()),
             }),
         })
     }
@@ -322,6 +329,45 @@ impl AdaptiveTbptt {
     pub fn with_observer(mut self, observer: Arc<dyn TrainingObserver>) -> Self {
         self.observer = Some(observer);
         self
+    }
+
+    /// Trains on several devices of one backend, as one run with one K: each gets sequences of its own
+    /// ([`shards`](crate::shards)), and the gradients of all make one update. A device may be named twice. The first one also
+    /// coordinates: it holds weights and optimiser, and validates. One device, or none: the run is the usual one, there or where
+    /// the model is.
+    ///
+    /// Gradients are those of one device up to rounding, added up in one fixed order: the same devices give the same bits every
+    /// time. Probes are shared out whole, so that K is decided from the same numbers. Checkpoints do not depend on the number
+    /// of devices: a run may go on with more or fewer. Models of this library drop the same units on Flex and NdArray, however
+    /// many devices there are; on other backends, the same for the same devices. Burn's own `Dropout` draws from a generator
+    /// that all workers of a process share, so that a model that uses it is not reproducible on several devices.
+    ///
+    /// ```
+    /// use atbptt_core::AdaptiveKConfig;
+    /// use atbptt_train::{AdaptiveTbptt, TbpttConfig};
+    /// use burn::tensor::Device;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let strategy = AdaptiveTbptt::new(AdaptiveKConfig::new(0.5).init()?, TbpttConfig::default())?
+    ///     .on_devices([Device::flex(), Device::flex()])?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Device`] for a backend that cannot run this library's operations, and for several backends. Training ends
+    /// with [`TrainError::TooManyDevices`] when there are fewer sequences than devices, and with [`TrainError::NotShared`] when
+    /// the source hands out no [shards](crate::SequenceSource::shard).
+    pub fn on_devices(
+        mut self,
+        devices: impl IntoIterator<Item = impl Into<NamedDevice>>,
+    ) -> Result<Self, TrainError> {
+        let devices: Vec<NamedDevice> = devices.into_iter().map(Into::into).collect();
+        if !devices.is_empty() {
+            check_alike(&devices)?;
+        }
+        self.devices = devices;
+        Ok(self)
     }
 
     /// Measures the model after every epoch, in evaluation mode, and adds the numbers to the epoch's report: the loss on a
@@ -389,6 +435,11 @@ impl TbpttHandle {
     /// Where the run went on, if it was resumed.
     pub fn resumed(&self) -> Option<Resumed> {
         lock(&self.shared.resumed).clone()
+    }
+
+    /// On several devices, what each trains on and how long it has worked; else empty.
+    pub fn workers(&self) -> Vec<WorkerReport> {
+        lock(&self.shared.workers).clone()
     }
 
     /// Whether the run was interrupted before its end; its place is saved.

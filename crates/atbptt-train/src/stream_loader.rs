@@ -3,6 +3,7 @@
 //! Burn's `SupervisedTraining` wants a data loader, but only the training strategy knows how long the next window is. So the
 //! loader yields one item, the whole source.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use atbptt_models::{RecurrentModel, SequenceBatch, TokenBatch};
@@ -113,6 +114,17 @@ struct Section<B> {
     end: usize,
 }
 
+impl<B: SequenceBatch> Section<B> {
+    /// The same steps of another source.
+    fn over(
+        &self,
+        source: Arc<dyn SequenceSource<Batch = B>>,
+    ) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
+        let (start, end) = (self.start, self.end);
+        Some(Arc::new(Section { source, start, end }))
+    }
+}
+
 impl<B: SequenceBatch> SequenceSource for Section<B> {
     type Batch = B;
 
@@ -145,8 +157,10 @@ impl<B: SequenceBatch> SequenceSource for Section<B> {
     }
 
     fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
-        let source = self.source.in_epoch(epoch)?;
-        let (start, end) = (self.start, self.end);
-        Some(Arc::new(Section { source, start, end }))
+        self.over(self.source.in_epoch(epoch)?)
+    }
+
+    fn shard(&self, sequences: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
+        self.over(self.source.shard(sequences)?)
     }
 }

@@ -51,6 +51,7 @@ mod cpu;
 #[allow(clippy::indexing_slicing)]
 #[cfg(feature = "cube")]
 mod cube;
+pub(crate) mod draws;
 mod extension;
 #[allow(clippy::indexing_slicing)]
 mod reference;
@@ -69,8 +70,8 @@ pub mod backend {
     pub use super::contract::RecurrentKernels;
     pub use super::extension::RecurrentOps;
     pub use super::types::{
-        Arguments, BlockLoss, DropoutMask, LogitBlock, NeedsGrad, NllArguments, NllNeedsGrad,
-        NllOutput, Optional, SavedActivations, SequenceGradients,
+        Arguments, BlockLoss, DropoutMask, LogitBlock, MaskSeed, NeedsGrad, NllArguments,
+        NllNeedsGrad, NllOutput, Optional, SavedActivations, SequenceGradients,
     };
 }
 
@@ -87,6 +88,7 @@ pub mod internals {
 }
 
 pub use cell::Cell;
+pub use draws::{BatchPart, SharedDraws, seed_device};
 pub(crate) use tensor::hidden_part;
 pub use tensor::{
     dropout, embedding, linear_nll, linear_nll_rows, recast, scale, sequence, sgd_step,

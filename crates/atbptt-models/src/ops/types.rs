@@ -7,6 +7,7 @@ use burn::backend::{
 };
 
 use super::cell::Cell;
+use super::draws::BatchPart;
 
 /// A tensor that may be absent.
 ///
@@ -211,5 +212,14 @@ pub enum DropoutMask<B: Backend> {
     /// Ones and zeros.
     Tensor(FloatTensor<B>),
     /// Drawn again from this seed by the backend's own kernel.
-    Seed(u64),
+    Seed(MaskSeed),
+}
+
+/// What a mask is drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaskSeed {
+    /// The seed of the whole mask.
+    pub seed: u64,
+    /// Which sequences of a whole batch, `[time, batch, features]`, the tensor holds; `None`: it is the whole.
+    pub part: Option<BatchPart>,
 }

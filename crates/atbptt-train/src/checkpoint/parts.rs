@@ -107,7 +107,25 @@ enum Values {
 }
 
 impl Carried {
-    pub(crate) fn new<S: RecurrentState>(state: &S) -> Result<Self, TrainError> {
+    /// A state, given in parts of its sequences, in their order.
+    pub(crate) fn new<S: RecurrentState>(states: &[S]) -> Result<Self, TrainError> {
+        let mut states = states.iter();
+        let Some(first) = states.next() else {
+            return Ok(Self(Vec::new()));
+        };
+        let mut carried = Self::of(first)?;
+        for state in states {
+            let more = Self::of(state)?;
+            carried
+                .0
+                .iter_mut()
+                .zip(more.0)
+                .for_each(|(part, more)| part.append(more));
+        }
+        Ok(carried)
+    }
+
+    fn of<S: RecurrentState>(state: &S) -> Result<Self, TrainError> {
         let part = |part: Tensor<2>| {
             let shape = part.dims();
             let double = part.dtype() == DType::F64;
@@ -188,6 +206,22 @@ impl Carried {
 }
 
 impl Part {
+    /// Adds more sequences, of as many features.
+    fn append(&mut self, more: Self) {
+        self.shape[0] += more.shape[0];
+        match (&mut self.values, more.values) {
+            (Values::Single(values), Values::Single(more)) => values.extend(more),
+            (Values::Double(values), Values::Double(more)) => values.extend(more),
+            // Parts of one state on several devices are of one type.
+            (Values::Double(values), Values::Single(more)) => {
+                values.extend(more.into_iter().map(f64::from));
+            }
+            (Values::Single(values), Values::Double(more)) => {
+                values.extend(more.into_iter().map(|value| value as f32));
+            }
+        }
+    }
+
     /// Takes a part off the front.
     fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (head, rest) = bytes.split_first_chunk::<24>()?;

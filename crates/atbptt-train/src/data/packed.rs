@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use atbptt_models::SequenceBatch;
@@ -296,6 +297,19 @@ impl<S: SequenceSet> SequenceSource for PackedSource<S> {
 
     fn in_epoch(&self, epoch: usize) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
         self.shuffle.map(|_| Arc::new(self.epoch(epoch)) as _)
+    }
+
+    fn shard(&self, streams: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
+        let part = self.streams.get(streams)?;
+        (!part.is_empty()).then(|| {
+            Arc::new(Self {
+                set: self.set.clone(),
+                streams: part.to_vec(),
+                // Shorter streams are filled up as before.
+                steps: self.steps,
+                shuffle: None,
+            }) as _
+        })
     }
 }
 

@@ -129,6 +129,15 @@ impl TokenStream {
         Ok(Self { store, sequences })
     }
 
+    /// The sequences `sequences` alone; `None` unless they are there and at least one.
+    pub(crate) fn part(&self, sequences: Range<usize>) -> Option<Self> {
+        let part = self.sequences.get(sequences)?;
+        (!part.is_empty()).then(|| Self {
+            store: self.store.clone(),
+            sequences: part.to_vec(),
+        })
+    }
+
     /// Number of parallel sequences.
     pub fn batch_size(&self) -> usize {
         self.sequences.len()

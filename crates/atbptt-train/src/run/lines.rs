@@ -2,6 +2,7 @@
 
 use crate::observer::Resumed;
 use crate::report::EpochReport;
+use crate::workers::WorkerReport;
 
 /// What a run shows while it trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +97,35 @@ fn resumed_lines(resumed: &Resumed) -> String {
     text
 }
 
+/// Which device trains on what.
+fn workers_line(workers: &[WorkerReport]) -> String {
+    let sequences = workers.last().map_or(0, |worker| worker.sequences.end);
+    let shares = workers.iter().map(|worker| {
+        let rows = &worker.sequences;
+        format!(
+            "{} trains on {} to {}",
+            worker.device,
+            rows.start + 1,
+            rows.end
+        )
+    });
+    let shares: Vec<String> = shares.collect();
+    let (count, shares) = (workers.len(), shares.join(", "));
+    format!("devices: {count} share {sequences} sequences: {shares}")
+}
+
+/// How much of the time of windows and probes each device has worked.
+fn worked_line(workers: &[WorkerReport]) -> String {
+    let shares = workers.iter().map(|worker| {
+        let share = 100.0 * worker.busy_share();
+        format!("{} {share:.0} %", worker.device)
+    });
+    let shares: Vec<String> = shares.collect();
+    let seconds = workers.first().map_or(0.0, |worker| worker.total_seconds);
+    let shares = shares.join(", ");
+    format!("devices: of {seconds:.1} s in windows and probes, each worked for: {shares}")
+}
+
 /// Progress on standard output.
 pub(super) struct Progress {
     shown: bool,
@@ -116,6 +146,20 @@ impl Progress {
     pub(super) fn resumed(&self, resumed: &Resumed) {
         if self.shown {
             println!("{}", resumed_lines(resumed));
+        }
+    }
+
+    /// Which device trains on what.
+    pub(super) fn workers(&self, workers: &[WorkerReport]) {
+        if self.shown {
+            println!("{}", workers_line(workers));
+        }
+    }
+
+    /// How long each device has worked; nothing on one.
+    pub(super) fn worked(&self, workers: &[WorkerReport]) {
+        if self.shown && !workers.is_empty() {
+            println!("{}", worked_line(workers));
         }
     }
 
@@ -231,5 +275,29 @@ mod bar {
                 bar.finish_and_clear();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_told_with_their_sequences_and_their_share_of_the_time() {
+        let worker = |sequences, busy_seconds| WorkerReport {
+            device: "flex".into(),
+            sequences,
+            busy_seconds,
+            total_seconds: 8.0,
+        };
+        let workers = [worker(0..5, 6.0), worker(5..9, 4.0)];
+        assert_eq!(
+            workers_line(&workers),
+            "devices: 2 share 9 sequences: flex trains on 1 to 5, flex trains on 6 to 9"
+        );
+        assert_eq!(
+            worked_line(&workers),
+            "devices: of 8.0 s in windows and probes, each worked for: flex 75 %, flex 50 %"
+        );
     }
 }

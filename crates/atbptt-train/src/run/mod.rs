@@ -63,7 +63,7 @@ use self::stop::Stop;
 use self::watch::Watch;
 use crate::TrainError;
 use crate::checkpoint::{CheckpointConfig, Identity};
-use crate::device::device_from_env;
+use crate::device::{NamedDevice, check_alike, device_from_env};
 use crate::evaluate::evaluate;
 use crate::learner::Tbptt;
 use crate::metric_files::MetricFiles;
@@ -77,6 +77,7 @@ use crate::source::SequenceSource;
 use crate::strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 use crate::stream_loader::StreamLoader;
 use crate::tensorboard::TensorBoardFiles;
+use crate::workers::check_shared;
 
 pub use atbptt_core::policy::PolicyConfig;
 pub use data_path::DataPath;
@@ -112,6 +113,8 @@ pub struct Run<M: RecurrentModel> {
     test: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
     observer: Option<Arc<dyn TrainingObserver>>,
     configure: Option<Configure<M>>,
+    /// Where it trains; empty: where `BURN_DEVICE` says.
+    devices: Vec<NamedDevice>,
     /// Files beside the trained model.
     model_files: Vec<(String, serde_json::Result<String>)>,
 }
@@ -148,6 +151,7 @@ impl<M: RecurrentModel> Run<M> {
             test: None,
             observer: None,
             configure: None,
+            devices: Vec::new(),
             model_files: Vec::new(),
         }
     }
@@ -280,14 +284,29 @@ impl<M: RecurrentModel> Run<M> {
         self.interrupter.clone()
     }
 
-    /// The device that `BURN_DEVICE` names, with gradient tracking, its random generator seeded with the run's seed: a model
+    /// Trains on these devices of one backend as one run, each with sequences of its own, in place of the one that `BURN_DEVICE`
+    /// names ([`AdaptiveTbptt::on_devices`]); [`devices_by_names`](crate::devices_by_names) reads a list of names. Which
+    /// sequences each gets is told at the start, and its share of the time at the end.
+    pub fn with_devices(
+        mut self,
+        devices: impl IntoIterator<Item = impl Into<NamedDevice>>,
+    ) -> Self {
+        self.devices = devices.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The device that `BURN_DEVICE` names, or the first of [`with_devices`](Self::with_devices), with gradient tracking, its random generator seeded with the run's seed: a model
     /// initialised on it right away has the same weights every time.
     ///
     /// # Errors
     ///
     /// [`TrainError::Device`].
     pub fn device(&self) -> Result<Device, TrainError> {
-        let device = device_from_env()?.device.autodiff();
+        let device = match self.devices.first() {
+            Some(first) => first.device.clone(),
+            None => device_from_env()?.device,
+        };
+        let device = device.autodiff();
         device.seed(self.training.seed);
         Ok(device)
     }
@@ -297,7 +316,8 @@ impl<M: RecurrentModel> Run<M> {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Config`], [`TrainError::Estimate`], [`TrainError::StreamTooShort`], [`TrainError::ProbeTooLong`].
+    /// [`TrainError::Config`], [`TrainError::Estimate`], [`TrainError::StreamTooShort`], [`TrainError::ProbeTooLong`]; on several
+    /// devices, [`TrainError::Device`], [`TrainError::TooManyDevices`], [`TrainError::NotShared`].
     pub fn check(&self, train: &dyn SequenceSource<Batch = M::Batch>) -> Result<(), TrainError> {
         if self.epochs == 0 {
             return Err(TrainError::Config {
@@ -306,6 +326,10 @@ impl<M: RecurrentModel> Run<M> {
                 got: "0".into(),
                 remedy: "an epoch is one pass over the training data",
             });
+        }
+        if !self.devices.is_empty() {
+            check_alike(&self.devices)?;
+            check_shared(train, self.devices.len())?;
         }
         let policy = self.policy.init()?;
         self.training.check(&policy)?;
@@ -362,6 +386,7 @@ impl<M: RecurrentModel> Run<M> {
         let progress = Arc::new(Progress::new(lines, self.epochs, style));
         let mut strategy = AdaptiveTbptt::new(self.policy.init()?, self.training.clone())?
             .with_checkpoints(checkpoints)
+            .on_devices(self.devices.clone())?
             .on_non_finite(self.on_non_finite);
         if let Some(measures) = self.all_measures() {
             strategy = strategy.with_measures(measures);
@@ -402,6 +427,7 @@ impl<M: RecurrentModel> Run<M> {
         // The error that ended the run says more than one of its files.
         outcome?;
         written?;
+        progress.worked(&handle.workers());
         if dashboard {
             progress.all(handle.resumed().as_ref(), &reports);
         }

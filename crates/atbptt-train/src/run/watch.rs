@@ -12,6 +12,7 @@ use super::{RESULT, RunFolder, metrics};
 use crate::observer::{Resumed, TrainingObserver};
 use crate::report::EpochReport;
 use crate::strategy::TbpttHandle;
+use crate::workers::WorkerReport;
 
 /// Shows progress and writes the metrics after every epoch, for those who look into the folder meanwhile.
 pub(super) struct Watch {
@@ -37,6 +38,13 @@ impl TrainingObserver for Watch {
         }
         if let Some(observer) = &self.observer {
             observer.on_resume(resumed);
+        }
+    }
+
+    fn on_workers(&self, workers: &[WorkerReport]) {
+        self.progress.workers(workers);
+        if let Some(observer) = &self.observer {
+            observer.on_workers(workers);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The loop itself: epochs, windows and probes.
 
 mod saved;
+mod shared;
 mod trouble;
 mod valid;
 
@@ -32,6 +33,7 @@ use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 use crate::probe::{probe, probe_direct};
 use crate::source::SequenceSource;
 use crate::step::{self, Accumulation, Update};
+use crate::workers::{Span, Workers};
 
 type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
 
@@ -44,7 +46,12 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     /// Windows since the start of the run.
     step: u64,
     cursor: Cursor,
-    state: Option<M::State>,
+    /// The carried state, each worker's part on its device; of one device, the whole.
+    state: Option<Vec<M::State>>,
+    /// Where several devices share the run.
+    workers: Option<Workers<M>>,
+    /// Seconds of windows and probes in this process.
+    seconds: f64,
     sums: EpochSums,
     /// Windows of the epoch so far.
     windows: Vec<WindowRow>,
@@ -73,15 +80,12 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         parts: TrainingComponents<Tbptt<M>>,
         mut learner: Learner<Tbptt<M>>,
     ) -> Self {
-        let device = learner
-            .model()
-            .devices()
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let device = match device.is_autodiff() {
-            true => device,
-            false => device.autodiff(),
+        let device = match strategy.devices.first() {
+            Some(first) => first.device.clone().autodiff(),
+            None => {
+                let devices = learner.model().devices();
+                devices.into_iter().next().unwrap_or_default().autodiff()
+            }
         };
         learner.fork(&device);
         Self {
@@ -92,6 +96,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             step: 0,
             cursor: Cursor::default(),
             state: None,
+            workers: None,
+            seconds: 0.0,
             sums: EpochSums::default(),
             windows: Vec::new(),
             updates: 0,
@@ -133,6 +139,16 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             );
         }
         self.check_model(&train)?;
+        if self.strategy.devices.len() > 1 {
+            let mut workers = Workers::new(&self.strategy.devices, train.sequences())?;
+            // Refused before anything is trained.
+            workers.share_out(&train)?;
+            self.workers = Some(workers);
+            self.tell_of_workers();
+            if let Some(observer) = &self.strategy.observer {
+                observer.on_workers(&lock(&self.strategy.shared.workers));
+            }
+        }
 
         let mut epoch = self.begin(&train, starting_epoch)?;
         while epoch <= self.parts.num_epochs && !self.stopped_early {
@@ -199,6 +215,9 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     /// One pass over the training stream, or the rest of one.
     fn train_epoch(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
         let steps = source.common_steps();
+        if let Some(workers) = &mut self.workers {
+            workers.share_out(source)?;
+        }
         self.train_event(LearnerEvent::StartSplit {
             epoch_number: epoch,
             total_items: steps,
@@ -231,6 +250,13 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         }
         self.train_event(LearnerEvent::EndSplit(epoch));
         Ok(())
+    }
+
+    /// Brings up to date what the handle says of the workers.
+    fn tell_of_workers(&self) {
+        if let Some(workers) = &self.workers {
+            *lock(&self.strategy.shared.workers) = workers.reports(self.seconds);
+        }
     }
 
     /// One window: its gradient is added to those `accumulated`, or makes an update with them.
@@ -296,6 +322,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             return self.handle_non_finite(found, epoch, k, &span, source);
         }
         let seconds = started.elapsed().as_secs_f64();
+        self.seconds += seconds;
+        self.tell_of_workers();
         self.step += 1;
         self.cursor = span.next;
         output.report = self.account(StepReport {
@@ -342,10 +370,25 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         compensation: Vec<f64>,
     ) -> Result<(TbpttOutput<M>, StepLoss, GradientsParams), TrainError> {
         log::trace!("step {}, {span:?}", self.step);
-        self.device
-            .seed(mix(self.strategy.config.seed, self.step, Draw::Dropout));
+        let seed = mix(self.strategy.config.seed, self.step, Draw::Dropout);
+        if let Some(workers) = &mut self.workers {
+            let span = Span {
+                start: span.start,
+                len: span.len,
+                plan: span.plan,
+                compensation,
+                seed,
+            };
+            let (model, states) = (self.learner.model(), self.state.take());
+            let (output, gathered) = workers
+                .window(&model, span, states, &self.device)
+                .map_err(|error| self.with_checkpoint(error))?;
+            self.state = gathered.states;
+            return Ok((output, gathered.loss, gathered.grads));
+        }
+        self.device.seed(seed);
         let batch = source.window(span.start, span.len, &self.device)?;
-        let state = self.state.take();
+        let state = self.state.take().and_then(|parts| parts.into_iter().next());
         let out = self.learner.train_step(TbpttInput::Window {
             batch,
             state,
@@ -354,7 +397,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         });
         let mut output = out.item;
         let window = output.take()?;
-        self.state = window.state;
+        self.state = window.state.map(|state| vec![state]);
         Ok((output, window.loss, out.grads))
     }
 
@@ -426,7 +469,10 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             observer.on_decision(&decision, policy.monitor().last_estimate());
         }
         drop(policy);
-        self.sums.probe_seconds += started.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
+        self.sums.probe_seconds += seconds;
+        self.seconds += seconds;
+        self.tell_of_workers();
         Ok(())
     }
 
@@ -448,17 +494,22 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
 
     /// What `count` direct probes measured, or why it is of no use.
     fn direct_statistics(
-        &self,
+        &mut self,
         count: usize,
         k: usize,
         source: &Source<M>,
     ) -> Result<Result<DirectStatistics, EstimateError>, TrainError> {
         let config = &self.strategy.config;
-        let model = self.learner.model().into_inner();
         let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
         let (probe, scheme) = (config.probe.clone(), config.scheme);
         let steps = probe.direct_steps(scheme);
-        let probed = probe_direct(&model, source.as_ref(), probe, scheme, &seeds, &self.device);
+        let probed = match &self.workers {
+            Some(_) => self.share_direct(&seeds, source),
+            None => {
+                let model = self.learner.model().into_inner();
+                probe_direct(&model, source.as_ref(), probe, scheme, &seeds, &self.device)
+            }
+        };
         let failed = |error: TrainError| error.in_window("probe", steps, source.sequences(), k);
         match probed.map_err(failed) {
             Ok(statistics) => Ok(Ok(statistics)),
@@ -475,19 +526,27 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
 
     /// What `count` probes of lag norms measured, each with a result of its own.
     fn lag_norms(
-        &self,
+        &mut self,
         count: usize,
         k: usize,
         source: &Source<M>,
     ) -> Result<Vec<Result<LagNorms, EstimateError>>, TrainError> {
         let config = &self.strategy.config;
-        let model = self.learner.model().into_inner();
+        let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
+        let all = match &self.workers {
+            Some(_) => self.share_norms(&seeds, source)?,
+            None => {
+                let model = self.learner.model().into_inner();
+                let probe = |&seed: &u64| {
+                    self.device.seed(seed);
+                    let length = config.probe.clone();
+                    probe(&model, source.as_ref(), length, seed, &self.device)
+                };
+                seeds.iter().map(probe).collect()
+            }
+        };
         let mut probes = Vec::with_capacity(count);
-        for index in 0..count {
-            let seed = self.probe_seed(index);
-            self.device.seed(seed);
-            let length = config.probe.clone();
-            let probed = probe(&model, source.as_ref(), length, seed, &self.device);
+        for (index, probed) in all.into_iter().enumerate() {
             let (steps, batch) = (config.probe.steps(), source.sequences());
             match probed.map_err(|error| error.in_window("probe", steps, batch, k)) {
                 Ok(norms) => probes.push(Ok(norms)),

@@ -6,6 +6,7 @@
 mod common;
 
 mod baselines;
+mod devices;
 mod non_finite;
 mod own_models;
 mod restart;

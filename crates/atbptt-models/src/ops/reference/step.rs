@@ -6,6 +6,7 @@ use burn::backend::{
 };
 use burn::tensor::{Distribution, IndexingUpdateOp, Shape, Slice};
 
+use crate::ops::draws::SharedDraw;
 use crate::ops::types::DropoutMask;
 
 /// The first `count` features of `[T, B, S]`.
@@ -51,12 +52,21 @@ pub fn dropout_forward<B: Backend>(
     tensor: FloatTensor<B>,
     prob: f64,
 ) -> (FloatTensor<B>, DropoutMask<B>) {
-    let mask = B::float_random(
-        tensor.shape(),
-        Distribution::Bernoulli(1.0 - prob),
-        &tensor.device(),
-        tensor.dtype().into(),
-    );
+    let draw = || {
+        B::float_random(
+            tensor.shape(),
+            Distribution::Bernoulli(1.0 - prob),
+            &tensor.device(),
+            tensor.dtype().into(),
+        )
+    };
+    let mask = match SharedDraw::next() {
+        None => draw(),
+        Some(shared) => shared.alone(|seed| {
+            B::seed(&tensor.device(), seed);
+            draw()
+        }),
+    };
     let out = masked::<B>(tensor, mask.clone(), prob);
     (out, DropoutMask::Tensor(mask))
 }

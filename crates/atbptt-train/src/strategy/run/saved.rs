@@ -168,13 +168,16 @@ impl<M: RecurrentModel> Run<'_, M> {
                 let batch = train.window(0, 1, &self.device)?;
                 let model = self.learner.model().into_inner().no_grad();
                 let (_, template) = model.forward(&batch, None)?;
-                let state = carried.state(template, &self.device);
-                Some(state.ok_or_else(|| {
+                let state = carried.state(template, &self.device).ok_or_else(|| {
                     other(
                         "model",
                         "the carried state is of other sizes or another batch",
                     )
-                })?)
+                })?;
+                Some(match &self.workers {
+                    Some(workers) => workers.split(state),
+                    None => vec![state],
+                })
             }
         };
         lock(&self.strategy.shared.policy).restore(state.policy.clone())?;
@@ -259,7 +262,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             shrink: self.shrink,
             identity: self.identity.clone(),
         };
-        let carried = self.state.as_ref().map(Carried::new).transpose()?;
+        let carried = self.state.as_deref().map(Carried::new).transpose()?;
         let checkpoint = Checkpoint::new(
             state,
             config.settings.clone(),
@@ -343,6 +346,9 @@ impl<M: RecurrentModel> Run<'_, M> {
             )
             .may_change("epochs", self.parts.num_epochs)
             .may_change("device", format!("{:?}", self.device.clone().inner()));
+        if let Some(workers) = &self.workers {
+            identity = identity.may_change("devices", workers.count());
+        }
         let mut shapes = Shapes {
             path: Vec::new(),
             identity,

@@ -82,7 +82,10 @@ impl<M: RecurrentModel> Run<'_, M> {
                 self.step += 1;
                 self.cursor = span.next;
                 // A state that is not finite would spoil every window after this one.
-                let usable = |state: &M::State| state.parts().into_iter().all(is_finite);
+                let usable = |states: &Vec<M::State>| {
+                    let mut parts = states.iter().flat_map(M::State::parts);
+                    parts.all(is_finite)
+                };
                 self.state = self.state.take().filter(usable);
                 Ok(())
             }
