@@ -19,12 +19,14 @@ use crate::cases::{Measured, TrainCase};
 pub type Model = LanguageModel<LstmLayer>;
 
 pub fn measure(case: TrainCase, repeat: usize) -> Result<Measured> {
-    // The first window has no burn-in and the second warms up.
-    let run = run(case, FixedK::new(case.k)?, repeat + 2, 1)?;
+    // At the stream's beginning windows have less context than they want; the first that has all of it warms up.
+    let losses = case.scheme.losses(case.k).max(1);
+    let short = case.scheme.context(case.k).div_ceil(losses);
+    let run = run(case, FixedK::new(case.k)?, short + 1 + repeat, 1)?;
     Measured::new(
         case.name(),
         case.tokens(),
-        run.steps.into_iter().skip(1).collect(),
+        run.steps.into_iter().skip(short).collect(),
         &device_from_env()?,
     )
 }
