@@ -1,25 +1,35 @@
-//! What has a language model learnt? Text from a trained model, and the perplexity of a text, with nothing but the run folder.
+//! What has a model learnt? Text from a trained language model, the perplexity of a text, or the forecast of a series, with nothing
+//! but the run folder.
 //!
 //! ```text
 //! cargo run --release --example wiki2                                            # trains a model into runs/wiki2-1
 //! cargo run --release --example generate -- runs/wiki2-1 --prompt "the president of"
 //! cargo run --release --example generate -- runs/wiki2-1 --perplexity some.txt
+//! cargo run --release --example generate -- runs/series-1 --series new.csv > forecast.csv
 //! ```
 //!
-//! Expected: words after the prompt, drawn by temperature, top-k and top-p; or one line with the perplexity of the file. The
-//! folder needs neither the program that trained it nor its text: `runs/wiki2-1/model` can be copied anywhere.
+//! Expected: words after the prompt, drawn by temperature, top-k and top-p; one line with the perplexity of the file; or a CSV table
+//! of forecasts, a row per row of the file. The folder needs neither the program that trained it nor its data: `runs/wiki2-1/model`
+//! can be copied anywhere.
 
-use std::path::PathBuf;
+#[path = "series/columns.rs"]
+mod columns;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use atbptt::models::{
     GruLayer, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer, Sampling, TextState,
 };
+use atbptt::train::data::Table;
 use atbptt::train::run::TrainedModel;
 use atbptt::train::{TokenSource, device_from_env, evaluate};
+use burn::tensor::Device;
 use clap::Parser;
 
-/// Go on with a text, or measure the perplexity of one, by the trained model of a run.
+use crate::columns::Columns;
+
+/// Go on with a text, measure the perplexity of one, or forecast a series, by the trained model of a run.
 #[derive(Parser, Debug)]
 #[command(name = "generate", version)]
 struct Cli {
@@ -58,6 +68,10 @@ struct Cli {
     /// Measure the perplexity of this text file instead
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     perplexity: Option<PathBuf>,
+
+    /// Forecast the rows of this CSV file, which has the columns that the model of series reads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "perplexity"])]
+    series: Option<PathBuf>,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -86,21 +100,21 @@ fn main() -> ExitCode {
 }
 
 fn run<L: RecurrentLayer>(cli: &Cli, trained: &TrainedModel) -> Result<String> {
-    let vocabulary = trained.vocabulary()?;
-    let unit = trained
-        .unit()?
-        .ok_or("the model's texts were cut into tokens by a tokeniser of its own; write with a program that has it")?;
     let device = device_from_env()?.device;
+    if let Some(path) = &cli.series {
+        return forecast::<L>(trained, path, &device);
+    }
+    let text = trained.tokens()?;
     let model = trained.language_model::<L>(&device)?;
     // Every text follows the end of a line.
-    let mut tokens: Vec<u32> = unit.end_of_line(&vocabulary).into_iter().collect();
+    let mut tokens: Vec<u32> = text.end_of_line().into_iter().collect();
     if let Some(path) = &cli.perplexity {
-        let mut text = std::fs::read_to_string(path)
+        let mut content = std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        if !text.ends_with('\n') {
-            text.push('\n');
+        if !content.ends_with('\n') {
+            content.push('\n');
         }
-        tokens.extend(unit.encode(&vocabulary, &text)?);
+        tokens.extend(text.encode(&content)?);
         let loss = evaluate(&model, &TokenSource::evaluation(tokens, 1)?, 256, &device)?;
         let perplexity = (loss.sum / loss.count as f64).exp();
         return Ok(format!(
@@ -116,11 +130,48 @@ fn run<L: RecurrentLayer>(cli: &Cli, trained: &TrainedModel) -> Result<String> {
     };
     sampling.check()?;
     let begun = tokens.len();
-    tokens.extend(unit.encode(&vocabulary, &cli.prompt.replace("\\n", "\n"))?);
-    let mut text = TextState::new(model);
-    text.read(&tokens)?;
-    for _ in 0..cli.tokens {
-        tokens.push(text.write(&sampling)?);
+    tokens.extend(text.encode(&cli.prompt.replace("\\n", "\n"))?);
+    if tokens.is_empty() {
+        return Err("this model's texts have no token to begin with; give a --prompt".into());
     }
-    Ok(unit.decode(&vocabulary, &tokens[begun..]))
+    let mut state = TextState::new(model);
+    state.read(&tokens)?;
+    for _ in 0..cli.tokens {
+        tokens.push(state.write(&sampling)?);
+    }
+    Ok(text.decode(&tokens[begun..])?)
+}
+
+/// Forecasts as CSV: the row that each is of, counted from 1, then the targets, and how sure the model is of each.
+fn forecast<L: RecurrentLayer>(
+    trained: &TrainedModel,
+    path: &Path,
+    device: &Device,
+) -> Result<String> {
+    let columns: Columns = trained.file(columns::FILE)?;
+    let table = Table::from_path(path, &columns.inputs, &columns.options)?;
+    let inputs = table.inputs(&columns.inputs, columns.missing_inputs)?;
+    let rows = trained.forecast::<L>(device)?.predict(&inputs)?;
+    let mut names = columns.targets.clone();
+    if rows.deviation.is_some() {
+        names.extend(
+            columns
+                .targets
+                .iter()
+                .map(|name| format!("deviation of {name}")),
+        );
+    }
+    let mut written = csv::Writer::from_writer(Vec::new());
+    written.write_record(std::iter::once("row").chain(names.iter().map(String::as_str)))?;
+    let width = columns.targets.len();
+    for (nth, mean) in rows.mean.chunks(width).enumerate() {
+        let deviation = rows.deviation.as_deref().unwrap_or_default();
+        let deviation = deviation.iter().skip(nth * width).take(width);
+        let row = nth + columns.horizon + 1;
+        let values = mean.iter().chain(deviation).map(f32::to_string);
+        written.write_record(std::iter::once(row.to_string()).chain(values))?;
+    }
+    Ok(String::from_utf8(written.into_inner()?)?
+        .trim_end()
+        .to_owned())
 }

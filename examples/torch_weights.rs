@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example torch_weights --features pytorch
+//! TORCH_PYTHON=venv/bin/python cargo run --release --example torch_weights --features pytorch    # another Python
 //! ```
 //!
 //! Expected: for an LSTM, a GRU and a tanh RNN of two layers, `equal to 1e-5` from PyTorch, which loads the safetensors file
@@ -50,12 +51,12 @@ fn check<L: TorchCompatible>(kind: &str, folder: &Path) -> Result<()> {
     });
     std::fs::write(folder.join("example.json"), example.to_string())?;
 
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/check_weights.py");
-    let python = Command::new("python3").arg(script).arg(folder).output();
-    let output = match python {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/check_weights.py");
+    let python = std::env::var("TORCH_PYTHON").unwrap_or_else(|_| "python3".into());
+    let output = match Command::new(&python).arg(script).arg(folder).output() {
         Ok(output) => output,
         Err(error) => {
-            println!("{kind}: skipped: python3 cannot be started: {error}");
+            println!("{kind}: skipped: {python} cannot be started: {error}");
             return Ok(());
         }
     };

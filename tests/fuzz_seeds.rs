@@ -75,6 +75,11 @@ fn seeds_of_files_are_accepted() {
         Checkpoint::from_bytes(bytes).is_ok_and(|read| read.model(template).is_ok())
     };
     assert!(accepted("checkpoint", checkpoint) >= 2);
+    let parts = |bytes: &[u8]| {
+        let file = targets::checkpoint::signed(&targets::checkpoint::sections(bytes));
+        Checkpoint::from_bytes(&file).is_ok()
+    };
+    assert!(accepted("checkpoint_parts", parts) >= 2);
     let tokens = |bytes: &[u8]| MemoryTokens::from_token_file(bytes).is_ok();
     assert!(accepted("tokens", tokens) >= 1);
     let norms = |bytes: &[u8]| atbptt::train::probe_file::ProbeFile::from_slice(bytes).is_ok();
@@ -97,6 +102,17 @@ fn seeds_of_files_are_accepted() {
     }
     let weights = |bytes: &[u8]| NamedTensors::from_safetensors(bytes).is_ok();
     assert!(accepted("weights", weights) >= 4);
+    #[cfg(feature = "pytorch")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |path: &PathBuf| {
+            let copy = folder.path().join("seed.pt");
+            fs::copy(path, &copy).unwrap();
+            NamedTensors::open(copy).is_ok()
+        };
+        let files = files("seeds", "torch");
+        assert!(files.iter().filter(|path| read(path)).count() >= 5);
+    }
 }
 
 /// Makes those seeds anew that are not written by hand, after a change of a format:

@@ -8,6 +8,7 @@ use atbptt::train::run::DataPath;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::columns::Columns;
 use crate::common::Result;
 
 /// Which columns of which files, and how they are written.
@@ -201,6 +202,17 @@ impl Data {
     pub fn horizon(&self) -> usize {
         let predicts_itself = self.targets.iter().any(|name| self.inputs.contains(name));
         self.horizon.unwrap_or(usize::from(predicts_itself))
+    }
+
+    /// What there is to know to forecast another file.
+    pub fn columns(&self) -> Columns {
+        Columns {
+            inputs: self.inputs.clone(),
+            targets: self.targets.clone(),
+            horizon: self.horizon(),
+            options: self.options.clone(),
+            missing_inputs: self.missing[0],
+        }
     }
 
     /// Shares of the training part and of training and validation together.

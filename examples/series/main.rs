@@ -6,9 +6,11 @@
 //!     --input x,y,z --target x --horizon 5 --drop-last 1
 //! ```
 //!
-//! Expected: an error that falls, a K that fits the memory of the system; a run folder with metrics, checkpoints and figures,
-//! `normalisation.json`, and the forecast with a carried state: `forecast.csv` and `forecast.png`.
+//! Expected: an error that falls, a K that fits the memory of the system; a run folder with metrics, checkpoints and figures, the
+//! forecast with a carried state (`forecast.csv` and `forecast.png`), and the trained model, which `generate RUN --series FILE` uses
+//! on other files.
 
+mod columns;
 #[allow(dead_code)] // Not all programs use all of it.
 #[path = "../common/mod.rs"]
 mod common;
@@ -190,12 +192,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .with_layers(task.layers)
         .with_loss(task.loss)
         .with_learned_start(task.learned_start);
+    let run = run
+        .with_series_model(&config, &series.normalisation)
+        .with_model_file(columns::FILE, &task.data.columns());
     let model: SeriesModel<LstmLayer> = config.init(&run.device()?)?;
     let folder = start.folder(&cli.run, "series")?;
-    folder.write(
-        "normalisation.json",
-        serde_json::to_string_pretty(&series.normalisation)?,
-    )?;
     if !cli.run.quiet {
         println!("data:    {}", task.data.in_words());
         println!(

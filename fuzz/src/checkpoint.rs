@@ -41,7 +41,8 @@ pub fn parts(data: &[u8]) {
     file(&signed(&sections(data)));
 }
 
-fn sections(mut data: &[u8]) -> Vec<(&[u8], &[u8])> {
+/// Contents by the names of their sections.
+pub fn sections(mut data: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut found = Vec::new();
     for (index, name) in SECTIONS.iter().enumerate() {
         let at = data.windows(SEPARATOR.len()).position(|w| w == SEPARATOR);
@@ -60,10 +61,10 @@ fn sections(mut data: &[u8]) -> Vec<(&[u8], &[u8])> {
 }
 
 /// A file by the description of the format, written apart from the code that reads it.
-fn signed(sections: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub fn signed(sections: &[(&[u8], &[u8])]) -> Vec<u8> {
     let contents: usize = sections.iter().map(|(_, bytes)| bytes.len()).sum();
     let length = 24 + 16 * sections.len() + contents + 32;
-    let mut bytes = b"atbpttCK\x01\0\0\0".to_vec();
+    let mut bytes = b"atbpttCK\x02\0\0\0".to_vec();
     bytes.extend((sections.len() as u32).to_le_bytes());
     bytes.extend((length as u64).to_le_bytes());
     for (name, contents) in sections {

@@ -12,6 +12,8 @@ pub mod table;
 #[cfg(feature = "tokenizers")]
 pub mod tokenizer;
 pub mod tokens;
+#[cfg(feature = "pytorch")]
+pub mod torch;
 pub mod weights;
 
 /// A target by its name.
@@ -27,6 +29,8 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "tokenizers")]
     ("tokenizer", tokenizer::tokenizer),
     ("weights", weights::weights),
+    #[cfg(feature = "pytorch")]
+    ("torch", torch::torch),
     ("checkpoint", checkpoint::file),
     ("checkpoint_parts", checkpoint::parts),
     ("estimator", estimator::estimator),

@@ -86,13 +86,47 @@ fn the_cascaded_tanks_are_trained_on_forecast_and_drawn() {
             .all(|row| row[5].parse::<f64>().unwrap().is_finite())
     );
     assert!(is_png(&run.path().join("forecast.png")) && is_png(&run.path().join("report.png")));
-    let normalisation = fs::read_to_string(run.path().join("normalisation.json")).unwrap();
+    let normalisation = fs::read_to_string(run.path().join("model/normalisation.json")).unwrap();
     let normalisation: atbptt::train::data::Normalisation =
         serde_json::from_str(&normalisation).unwrap();
     assert_eq!(
         (normalisation.inputs.len(), normalisation.targets.len()),
         (1, 1)
     );
+
+    // The trained model forecasts alone: no data of the run, no column of targets.
+    let Some(generate) = example("generate") else {
+        return;
+    };
+    let alone = tempfile::tempdir().unwrap();
+    let model = alone.path().join("model");
+    fs::rename(run.path().join("model"), &model).unwrap();
+    let inputs = fs::read_to_string(&file).unwrap();
+    let mut table = csv::Reader::from_reader(inputs.as_bytes());
+    let column = table
+        .headers()
+        .unwrap()
+        .iter()
+        .position(|name| name == "uEst");
+    let column = column.unwrap();
+    let values = table.records().map(|row| row.unwrap()[column].to_owned());
+    let only: Vec<String> = std::iter::once("uEst".to_owned()).chain(values).collect();
+    fs::write(alone.path().join("new.csv"), only.join("\n")).unwrap();
+    let mut forecast_again = command(&generate);
+    forecast_again
+        .current_dir(alone.path())
+        .args(["model", "--series", "new.csv"]);
+    let said = success(&forecast_again.output().unwrap());
+    let lines: Vec<&str> = said.trim_end().lines().collect();
+    assert_eq!((lines[0], lines.len()), ("row,yEst", 1025));
+    for (line, row) in lines[1..].iter().zip(&forecast) {
+        let (at, value) = line.split_once(',').unwrap();
+        let apart = value.parse::<f64>().unwrap() - row[5].parse::<f64>().unwrap();
+        assert!(at == row[1] && apart.abs() < 1e-4, "{line} and {row:?}");
+    }
+    let mut other = command(&generate);
+    other.arg(&model).arg("--series").arg(folder.join("no.csv"));
+    assert!(failure(&other.output().unwrap()).contains("cannot open"));
 }
 
 #[test]

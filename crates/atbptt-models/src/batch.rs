@@ -30,6 +30,8 @@ pub struct TokenBatch {
     inputs: Tensor<2, Int>,
     targets: Tensor<2, Int>,
     reset: Option<Tensor<2, Bool>>,
+    /// Row-major `[batch, time]`: whether a target counts; `None`: all do.
+    present: Option<Vec<bool>>,
     smallest: i64,
     largest: i64,
 }
@@ -85,6 +87,7 @@ impl TokenBatch {
             inputs: tensor(inputs),
             targets: tensor(targets),
             reset: None,
+            present: None,
             smallest,
             largest,
         })
@@ -139,6 +142,7 @@ impl TokenBatch {
             inputs,
             targets,
             reset: None,
+            present: None,
             smallest: extremes.first().copied().unwrap_or(0),
             largest: extremes.last().copied().unwrap_or(0),
         })
@@ -164,6 +168,25 @@ impl TokenBatch {
         Ok(self)
     }
 
+    /// Marks, row-major `[batch, time]`, where there is a target: elsewhere no loss is counted, whatever id stands there.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] when the marks are not one per sequence and step.
+    pub fn with_present(mut self, present: Vec<bool>) -> Result<Self, ModelError> {
+        let [batch, time] = self.inputs.dims();
+        if present.len() != batch * time {
+            return Err(ModelError::shape(
+                "marks of targets",
+                [present.len()],
+                format!("{batch} sequences of {time} steps"),
+                "give one mark per sequence and step",
+            ));
+        }
+        self.present = present.contains(&false).then_some(present);
+        Ok(self)
+    }
+
     /// Input ids `[batch, time]`.
     pub fn inputs(&self) -> &Tensor<2, Int> {
         &self.inputs
@@ -177,6 +200,19 @@ impl TokenBatch {
     /// Where new sequences begin, `[batch, time]`.
     pub fn reset(&self) -> Option<&Tensor<2, Bool>> {
         self.reset.as_ref()
+    }
+
+    /// Where there is a target, row-major `[batch, time]`; `None`: everywhere.
+    pub fn present(&self) -> Option<&[bool]> {
+        self.present.as_deref()
+    }
+
+    /// Number of targets: the number of terms in a loss over them.
+    pub fn count(&self) -> usize {
+        match &self.present {
+            Some(present) => present.iter().filter(|there| **there).count(),
+            None => self.targets.dims().iter().product(),
+        }
     }
 
     /// Refuses ids that a model of `vocabulary` words has no embedding for.
@@ -215,6 +251,14 @@ impl SequenceBatch for TokenBatch {
                 .reset
                 .as_ref()
                 .map(|reset| reset.clone().narrow(1, start, length)),
+            present: self.present.as_ref().and_then(|present| {
+                let rows = present.chunks(steps.max(1));
+                let part: Vec<bool> = rows
+                    .flat_map(|row| row.get(start..start + length).unwrap_or_default())
+                    .copied()
+                    .collect();
+                part.contains(&false).then_some(part)
+            }),
             ..*self
         }
     }

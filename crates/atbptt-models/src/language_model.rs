@@ -5,7 +5,7 @@
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{Dropout, Embedding, Initializer};
-use burn::tensor::{Bool, Device, FloatDType, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::batch::{SequenceBatch, TokenBatch};
 use crate::layer::RecurrentLayer;
@@ -195,6 +195,25 @@ impl<L: RecurrentLayer> LanguageModel<L> {
     }
 }
 
+/// Time-major rows that `present`, `[batch, time]`, marks.
+fn rows_that_count(
+    present: &[bool],
+    sequences: usize,
+    time: usize,
+    device: &Device,
+) -> Tensor<1, Int> {
+    let there = |row: &usize| {
+        let at = (row % sequences) * time + row / sequences;
+        present.get(at).is_some_and(|there| *there)
+    };
+    let rows: Vec<i64> = (0..sequences * time)
+        .filter(there)
+        .map(|row| row as i64)
+        .collect();
+    let count = rows.len();
+    Tensor::from_data(TensorData::new(rows, [count]), device)
+}
+
 impl<L: RecurrentLayer> StackModel for LanguageModel<L> {
     type Layer = L;
 
@@ -253,12 +272,22 @@ impl<L: RecurrentLayer> RecurrentModel for LanguageModel<L> {
             None => self.embedding.weight.val(),
         };
         let (weight, bias) = (self.enter(weight), self.enter(self.softmax_bias.val()));
-        let sum = ops::linear_nll(rows, weight, Some(bias), targets)?;
+        let count = batch.count();
+        let sum = match batch.present() {
+            // Zero, and of the graph of the features.
+            Some(_) if count == 0 => rows.narrow(0, 0, 1).mul_scalar(0.0).sum(),
+            Some(present) => {
+                let there = rows_that_count(present, sequences, time, &rows.device());
+                let (rows, targets) = (rows.select(0, there.clone()), targets.select(0, there));
+                ops::linear_nll(rows, weight, Some(bias), targets)?
+            }
+            None => ops::linear_nll(rows, weight, Some(bias), targets)?,
+        };
         let sum = match self.narrow {
             Some(_) => ops::recast(sum, FloatDType::F32, self.precision.loss_scale()),
             None => sum,
         };
-        Ok(StepLoss::new(sum, time * sequences))
+        Ok(StepLoss::new(sum, count))
     }
 
     fn window(

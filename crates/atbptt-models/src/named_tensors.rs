@@ -164,6 +164,20 @@ impl NamedTensors {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
+    /// The tensors whose names begin with `prefix`, called by the rest of their names: those of one part of a model
+    /// (`rnn.`), or of all of one that was saved inside another thing (`state_dict.`, `module.`).
+    pub fn within(&self, prefix: &str) -> Self {
+        let tensors = self.tensors.iter();
+        let inside = tensors.filter_map(|(name, tensor)| {
+            let rest = name.strip_prefix(prefix)?;
+            Some((rest.to_owned(), tensor.clone()))
+        });
+        Self {
+            tensors: inside.collect(),
+            origin: self.origin.clone(),
+        }
+    }
+
     /// Takes a tensor of floats out, onto `device`; `None` when there is none of this name and rank.
     pub fn take<const D: usize>(&mut self, name: &str, device: &Device) -> Option<Tensor<D>> {
         let fits = |tensor: &HostTensor| {
@@ -406,37 +420,60 @@ fn open_pytorch(_: &Path) -> Result<BTreeMap<String, HostTensor>, String> {
 /// A `state_dict` that `torch.save` wrote.
 #[cfg(feature = "pytorch")]
 fn open_pytorch(path: &Path) -> Result<BTreeMap<String, HostTensor>, String> {
-    use burn::store::{ModuleStore, PytorchStore};
-    let unusable = |error: &dyn std::fmt::Display| {
-        let error = short(&error.to_string());
+    use burn::store::pytorch_reader::{DType, PytorchReader};
+    let unusable = |reason: &str| {
+        let reason = short(&reason.replace('\n', " "));
         format!(
-            "cannot be read as a state_dict of `torch.save`: {error}; save `model.state_dict()`, not the model"
+            "cannot be read as a file of `torch.save`: {reason}; save `model.state_dict()` again"
         )
     };
+    let length = std::fs::metadata(path)
+        .map_err(|error| format!("cannot be read: {error}; check the path"))?
+        .len();
     // The reader is made for files one trusts; what it makes of others shall not end the program.
-    let tensors = std::panic::catch_unwind(|| {
-        let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
-        let tensors = store
-            .get_all_tensors()
-            .map_err(|error| unusable(&error))?
-            .clone();
+    let read = std::panic::catch_unwind(|| {
+        let reader = PytorchReader::new(path).map_err(|error| unusable(&error.to_string()))?;
+        // Tensors may share numbers, as tied weights do, but a small file need not ask for all memory.
+        let most = length.saturating_mul(16).saturating_add(1 << 26);
+        let sizes = reader.tensors().values();
+        let bytes = sizes.fold(0u64, |sum, t| sum.saturating_add(t.byte_len() as u64));
+        if bytes > most {
+            return Err(unusable("its tensors are much larger than the file"));
+        }
         let mut read = BTreeMap::new();
-        for (name, tensor) in tensors {
-            let (_, dtype, shape, _, bytes) = tensor.into_parts().map_err(|e| unusable(&e))?;
-            let data = TensorData::try_from_bytes(bytes, shape, dtype)
-                .map_err(|error| unusable(&error))?;
-            let shape = data.shape().to_vec();
-            let values = match dtype {
-                burn::tensor::DType::I64 | burn::tensor::DType::I32 => {
-                    Values::Int(data.iter::<i64>().collect())
+        for (name, tensor) in reader.tensors() {
+            let mut bytes = tensor
+                .read()
+                .map_err(|error| unusable(&error.to_string()))?;
+            let dtype = match tensor.dtype() {
+                DType::F64 => Dtype::F64,
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::BF16 => Dtype::BF16,
+                DType::I64 => Dtype::I64,
+                DType::I32 => Dtype::I32,
+                DType::Bool => Dtype::BOOL,
+                other => {
+                    let name = short(name);
+                    return Err(format!(
+                        "hold `{name}` as {other:?}, which this library does not read; save it as float32"
+                    ));
                 }
-                _ => Values::Float(data.iter::<f32>().collect()),
             };
-            read.insert(name, HostTensor { shape, values });
+            if cfg!(target_endian = "big") {
+                let width = tensor.dtype().size();
+                bytes.chunks_mut(width).for_each(<[u8]>::reverse);
+            }
+            let values = values(dtype, &bytes).ok_or_else(|| unusable("a type is unknown"))?;
+            let shape = tensor.shape().to_vec();
+            if shape.iter().product::<usize>() != values.len() {
+                return Err(unusable("a tensor is not as long as its shape says"));
+            }
+            read.insert(name.clone(), HostTensor { shape, values });
         }
         Ok(read)
     });
-    tensors.unwrap_or_else(|_| Err(unusable(&"the reader gave up")))
+    read.unwrap_or_else(|_| Err(unusable("the reader gave up")))
 }
 
 /// Takes parameters out.

@@ -45,6 +45,12 @@ pub trait SequenceSource: Send + Sync + 'static {
         None
     }
 
+    /// What tells the inputs and targets of `steps` from others, such as a hash of them: a run that is resumed within an epoch makes
+    /// sure that the steps before its place are those that it has read. Default: `None`, and nothing is compared.
+    fn fingerprint(&self, _steps: Range<usize>) -> Option<String> {
+        None
+    }
+
     /// Number of sequences, counted from the first, that have a step `step`. Never grows with `step`; zero past the end.
     fn active(&self, step: usize) -> usize;
 
@@ -87,6 +93,10 @@ impl<S: SequenceSource + ?Sized> SequenceSource for Arc<S> {
 
     fn shard(&self, sequences: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = S::Batch>>> {
         self.as_ref().shard(sequences)
+    }
+
+    fn fingerprint(&self, steps: Range<usize>) -> Option<String> {
+        self.as_ref().fingerprint(steps)
     }
 
     fn active(&self, step: usize) -> usize {
@@ -163,6 +173,11 @@ impl SequenceSource for TokenSource {
         let stream = self.stream.part(sequences)?;
         let common = self.common;
         Some(Arc::new(Self { stream, common }))
+    }
+
+    fn fingerprint(&self, steps: Range<usize>) -> Option<String> {
+        let window = self.stream.window(steps.start, steps.len()).ok()?;
+        Some(window.fingerprint())
     }
 
     fn active(&self, step: usize) -> usize {

@@ -211,6 +211,8 @@ pub struct AdaptiveTbptt {
     resume: Mutex<Option<Checkpoint>>,
     /// Whether a resumed run takes the learning rate given now.
     new_learning_rate: bool,
+    /// Whether a resumed run may have more steps than before.
+    more_data: bool,
     /// Whether the model is checked before the first window.
     check_model: bool,
     observer: Option<Arc<dyn TrainingObserver>>,
@@ -266,6 +268,7 @@ impl AdaptiveTbptt {
             checkpoints: None,
             resume: Mutex::new(None),
             new_learning_rate: false,
+            more_data: false,
             check_model: true,
             observer: None,
             measures: None,
@@ -309,6 +312,19 @@ impl AdaptiveTbptt {
     /// differs from the checkpoint's is refused; with it, it is listed ([`TbpttHandle::resumed`]).
     pub fn with_new_learning_rate(mut self) -> Self {
         self.new_learning_rate = true;
+        self
+    }
+
+    /// Lets a resumed run go on with more training data than it had: as many sequences, each with as many steps as before or more.
+    /// Without this, another number of steps is refused; with it, it is listed ([`TbpttHandle::resumed`]).
+    ///
+    /// From the end of an epoch, the next epochs read all there is. From within one, the run goes on at its place with the carried
+    /// state, where data were appended to each sequence: the steps before the place must be those that were read
+    /// ([`SequenceSource::fingerprint`](crate::SequenceSource::fingerprint)), which a text cut anew into several parallel sequences
+    /// does not keep. Whatever the program itself says of the data has to be said as something that
+    /// [may change](crate::Identity::may_change).
+    pub fn with_more_data(mut self) -> Self {
+        self.more_data = true;
         self
     }
 

@@ -163,4 +163,10 @@ impl<B: SequenceBatch> SequenceSource for Section<B> {
     fn shard(&self, sequences: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = B>>> {
         self.over(self.source.shard(sequences)?)
     }
+
+    fn fingerprint(&self, steps: Range<usize>) -> Option<String> {
+        check_inside(steps.start, steps.len(), self.common_steps()).ok()?;
+        let (from, to) = (self.start + steps.start, self.start + steps.end);
+        self.source.fingerprint(from..to)
+    }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::TrainError;
-use crate::data::{Corpus, MemoryTokens, Split, TokenStream};
+use crate::data::{Corpus, DataError, Documents, MemoryTokens, Split, TokenStream};
 use crate::source::TokenSource;
 
 impl Corpus {
@@ -40,6 +40,30 @@ impl Corpus {
     pub fn evaluation(&self, split: Split, batch: usize) -> Result<TokenSource, TrainError> {
         let stream = TokenStream::exact(self.evaluation_tokens(split), batch)?;
         Ok(TokenSource::new(stream))
+    }
+
+    /// The lines of a split, each a document of its own: the state is reset where one begins, and every token, the ends of lines
+    /// too, is predicted once. For texts whose lines have nothing to do with each other.
+    ///
+    /// ```
+    /// use atbptt_train::data::{Corpus, CorpusOptions, DocumentSource, Split};
+    ///
+    /// let texts = ["a b a\nb\n", "b a\n", "a\n"].map(str::as_bytes);
+    /// let corpus = Corpus::from_readers(texts, &CorpusOptions::default())?;
+    /// let source = DocumentSource::new(corpus.lines(Split::Train)?, 2)?;
+    /// assert_eq!(source.steps_counted(), corpus.len(Split::Train));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::UnknownToken`] where the vocabulary has no token for the end of a line; [`DataError::Io`] from a store that
+    /// cannot be read.
+    pub fn lines(&self, split: Split) -> Result<Documents, DataError> {
+        let end = self.end_of_line().ok_or_else(|| DataError::UnknownToken {
+            token: "the end of a line".into(),
+        })?;
+        Ok(Documents::ending_with(self.tokens(split), end)?.with_start(end))
     }
 }
 

@@ -6,15 +6,20 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt_core::policy::AdaptiveKConfig;
-use atbptt_models::{GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, NamedTensors};
-use atbptt_train::data::{Corpus, Split, SyntheticConfig};
+use atbptt_models::{
+    GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, NamedTensors, SeriesLoss, SeriesModel,
+    SeriesModelConfig,
+};
+use atbptt_train::data::{
+    Corpus, Normalisation, Series, SeriesSet, SeriesSource, Split, SyntheticConfig,
+};
 use atbptt_train::run::{
     Display, EarlierRun, LossName, Run, RunEnd, RunFault, RunFolder, RunResult, RunSummary,
     TrainedModel,
 };
 use atbptt_train::{Checkpoint, Clip, ProbeConfig, Tbptt, TbpttConfig, TrainError};
 use burn::module::Module;
-use burn::optim::SgdConfig;
+use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
 
 type Model = LanguageModel<LstmLayer>;
@@ -224,6 +229,53 @@ fn a_run_is_not_gone_on_with_as_another_one() {
     );
 }
 
+/// Both only where the program says so, and both are listed.
+#[test]
+fn a_run_goes_on_with_another_learning_rate_and_more_data_where_asked_for() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("run");
+    let few = corpus();
+    train(run(1, &few), &RunFolder::create(&path).unwrap(), 1.0).unwrap();
+    let language = SyntheticConfig::default()
+        .with_tokens(1204, 101, 53)
+        .with_vocabulary(36)
+        .with_distances([3])
+        .with_classes(2);
+    let many = Corpus::synthetic(&language).unwrap();
+    let go_on = |run: Run<Model>, lr: f64| {
+        let folder = RunFolder::resume(&path).unwrap();
+        let run = run.may_change("data", many.fingerprint());
+        let model = LanguageModelConfig::new(many.vocabulary().len())
+            .with_hidden(8)
+            .init(&run.device().unwrap())
+            .unwrap();
+        let (source, valid) = (
+            many.training(4).unwrap(),
+            many.evaluation(Split::Valid, 2).unwrap(),
+        );
+        run.train(&folder, model, source, valid, SgdConfig::new().init(), lr)
+    };
+    let error = go_on(run(2, &few).with_more_data(), 0.5)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("learning rate is 1 in the checkpoint and 0.5 now")
+            && error.contains("`with_new_learning_rate` allows"),
+        "{error}"
+    );
+    let both = run(2, &few).with_more_data().with_new_learning_rate();
+    let result = go_on(both, 0.5).unwrap();
+    let changes = result.resumed.unwrap().changes;
+    let changes: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
+    assert_eq!(
+        changes,
+        ["data", "epochs", "learning rate", "steps per sequence"]
+    );
+    let tokens: Vec<usize> = result.reports.iter().map(|report| report.tokens).collect();
+    assert_eq!(tokens, [4 * 200, 4 * 300]);
+}
+
 #[test]
 fn a_run_can_be_stopped_from_elsewhere_and_named_losses_have_no_perplexity() {
     let _turn = turn();
@@ -293,6 +345,10 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
     let trained = TrainedModel::open(&away).unwrap();
     assert_eq!(trained.about().epoch, best.best_epoch);
     assert_eq!(trained.vocabulary().unwrap(), *corpus.vocabulary());
+    let tokens = trained.tokens().unwrap();
+    let word = corpus.vocabulary().word(3).unwrap();
+    assert_eq!(tokens.encode(word).unwrap(), [3]);
+    assert_eq!(tokens.decode(&[3]).unwrap(), word);
     assert_eq!(trained.layer().unwrap(), "LSTM");
     assert_eq!(trained.file::<String>("note.json").unwrap(), "by hand");
     // The weights are those that the validation loss was measured with.
@@ -313,6 +369,94 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
     std::fs::write(away.join("weights.safetensors"), "damaged").unwrap();
     let error = trained.language_model::<LstmLayer>(&device).unwrap_err();
     assert!(error.to_string().contains("no safetensors file"), "{error}");
+}
+
+/// The same for series: forecasts in the units of the data, row by row with the carried state, from the folder alone.
+#[test]
+fn a_run_folder_is_enough_to_forecast_in_the_units_of_the_data() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let steps = 300;
+    let wave = |t: usize| (0.2 * t as f32).sin();
+    let inputs: Vec<f32> = (0..steps).map(|t| 50.0 + 10.0 * wave(t)).collect();
+    let targets = (1..=steps).map(|t| -3.0 + 0.1 * wave(t)).collect();
+    let data = Series::new(inputs.clone(), 1, targets, 1).unwrap();
+    let [training, valid, _] = SeriesSet::new(vec![data])
+        .unwrap()
+        .split(0.7, 0.2, 20)
+        .unwrap();
+    let normalisation = Normalisation::fit(&training).unwrap();
+    let source = |set: &SeriesSet| SeriesSource::new(normalisation.apply(set).unwrap(), 1).unwrap();
+    let config = SeriesModelConfig::new(1, 1, 8).with_loss(SeriesLoss::GaussianNll);
+    let run =
+        Run::<SeriesModel<GruLayer>>::new(AdaptiveKConfig::new(0.5).with_k0(6).with_k_max(20))
+            .with_training(TbpttConfig {
+                probe: ProbeConfig::new(24),
+                ..TbpttConfig::default()
+            })
+            .with_epochs(3)
+            .with_display(Display::Silent)
+            .with_series_model(&config, &normalisation);
+    let folder = RunFolder::create(parent.path().join("run")).unwrap();
+    let model = config.init(&run.device().unwrap()).unwrap();
+    let (train, valid) = (source(&training), source(&valid));
+    run.train(&folder, model, train, valid, AdamConfig::new().init(), 1e-2)
+        .unwrap();
+
+    let away = parent.path().join("away");
+    std::fs::rename(folder.path().join("model"), &away).unwrap();
+    let trained = TrainedModel::open(&away).unwrap();
+    assert_eq!(trained.layer().unwrap(), "GRU");
+    let device = Device::default();
+    assert!(trained.forecast::<LstmLayer>(&device).is_err());
+    let start = trained.forecast::<GruLayer>(&device).unwrap();
+    let whole = start.clone().predict(&inputs).unwrap();
+    // The units of the target, in which it hardly moves.
+    assert!(whole.mean.iter().all(|mean| (mean + 3.0).abs() < 0.5));
+    let deviation = whole.deviation.unwrap();
+    assert!(deviation.iter().all(|d| *d > 0.0 && *d < 0.5));
+    let mut stepwise = start.clone();
+    for (step, input) in inputs.iter().enumerate() {
+        let row = stepwise.predict(&[*input]).unwrap();
+        assert!((row.mean[0] - whole.mean[step]).abs() < 1e-4, "row {step}");
+    }
+    let mut refused = |inputs: &[f32]| stepwise.predict(inputs).unwrap_err().to_string();
+    assert!(refused(&[]).contains("at least one row"));
+    assert!(refused(&[1.0, f32::NAN]).contains("input 0 at step 1 is NaN"));
+}
+
+/// A tokeniser of Hugging Face's goes along with the model whose texts it cut.
+#[cfg(feature = "tokenizers")]
+#[test]
+fn a_trained_model_keeps_the_tokeniser_of_its_texts() {
+    use atbptt_train::data::{CorpusOptions, HuggingFaceTokenizer};
+    let _turn = turn();
+    let file = r#"{
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "the": 1, "cat": 2, "dog": 3}, "unk_token": "[UNK]"}
+    }"#;
+    let tokenizer = HuggingFaceTokenizer::from_bytes(file.as_bytes()).unwrap();
+    let text = "the cat the dog\n".repeat(60);
+    let texts = [text.as_bytes(); 3];
+    let options = CorpusOptions::default();
+    let corpus =
+        Corpus::from_readers_with(texts, std::sync::Arc::new(tokenizer), &options).unwrap();
+    let config = LanguageModelConfig::new(corpus.vocabulary().len()).with_hidden(4);
+    let run = run(1, &corpus).with_language_model(&config, &corpus);
+    let parent = tempfile::tempdir().unwrap();
+    let folder = RunFolder::create(parent.path().join("run")).unwrap();
+    let model = config.init(&run.device().unwrap()).unwrap();
+    let (source, valid) = (
+        corpus.training(2).unwrap(),
+        corpus.evaluation(Split::Valid, 1).unwrap(),
+    );
+    run.train(&folder, model, source, valid, SgdConfig::new().init(), 1.0)
+        .unwrap();
+    let tokens = TrainedModel::open(folder.path()).unwrap().tokens().unwrap();
+    assert_eq!(tokens.encode("the dog\na cat").unwrap(), [1, 3, 0, 2]);
+    assert_eq!(tokens.decode(&[1, 2]).unwrap(), "the cat");
+    assert_eq!(tokens.vocabulary(), corpus.vocabulary());
 }
 
 /// Burn's own records of the wrapped model hold its weights by the model's own paths.

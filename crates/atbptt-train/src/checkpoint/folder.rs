@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::identity::{READ_LAST, STEPS};
 use super::{Checkpoint, CheckpointFault, Identity};
 use crate::report::EpochReport;
 
@@ -164,9 +165,21 @@ pub(super) fn remedy(path: &Path, fault: &CheckpointFault) -> String {
                 "the file is whole: build the {what} with the kind and sizes it was written with"
             );
         }
-        CheckpointFault::OtherRun { .. } => {
-            return "resume with the data and settings it was written with, or start a new run"
-                .into();
+        CheckpointFault::OtherRun { differences } => {
+            let any = |names: &[&str]| differences.iter().any(|d| names.contains(&d.name.as_str()));
+            let mut remedy =
+                "resume with the data and settings it was written with, or start a new run"
+                    .to_owned();
+            if any(&["learning rate", "schedule"]) {
+                remedy += "; `with_new_learning_rate` allows another learning rate";
+            }
+            if any(&[STEPS]) {
+                remedy += "; `with_more_data` allows data that were appended to";
+            }
+            if any(&[READ_LAST]) {
+                remedy += "; from the end of an epoch, a run goes on with data cut otherwise";
+            }
+            return remedy;
         }
         CheckpointFault::Version { found, supported } if found > supported => {
             return "use the version of this library that wrote it, or a newer one".into();

@@ -5,6 +5,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// What the length of the training data is called.
+pub(crate) const STEPS: &str = "steps per sequence";
+/// What the steps before a place within an epoch are called.
+pub(crate) const READ_LAST: &str = "what was read before its place in the epoch";
+
 /// What a run is made of, as names and values in words.
 ///
 /// The strategy adds what it knows: shapes of all weights, number of sequences and steps, settings of the training loop, kind
@@ -60,15 +65,20 @@ impl Identity {
         Self::default()
     }
 
-    /// Adds something without which the run would be another one: a checkpoint with another value is refused.
+    /// Adds something without which the run would be another one: a checkpoint with another value is refused. What was said of the
+    /// same name before no longer counts.
     pub fn must_match(mut self, name: impl Into<String>, value: impl ToString) -> Self {
-        self.fixed.insert(name.into(), value.to_string());
+        let name = name.into();
+        self.free.remove(&name);
+        self.fixed.insert(name, value.to_string());
         self
     }
 
     /// Adds something that may change between runs, and is then listed.
     pub fn may_change(mut self, name: impl Into<String>, value: impl ToString) -> Self {
-        self.free.insert(name.into(), value.to_string());
+        let name = name.into();
+        self.fixed.remove(&name);
+        self.free.insert(name, value.to_string());
         self
     }
 
@@ -95,7 +105,7 @@ impl Identity {
             })
     }
 
-    fn get(&self, name: &str) -> Option<&String> {
+    pub(crate) fn get(&self, name: &str) -> Option<&String> {
         self.fixed.get(name).or_else(|| self.free.get(name))
     }
 }

@@ -25,6 +25,7 @@ mod folder;
 mod identity;
 mod parts;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use atbptt_core::PolicyState;
@@ -45,6 +46,7 @@ pub use folder::CheckpointConfig;
 pub use identity::{Difference, Identity};
 
 pub(crate) use folder::{name_of, prune, remove_temporary};
+pub(crate) use identity::{READ_LAST, STEPS};
 pub(crate) use parts::{Carried, WindowRow};
 
 /// Sums over an epoch's windows.
@@ -90,6 +92,16 @@ pub(crate) struct LoopState {
     /// Factor on the step size, below one after values that were not finite.
     pub shrink: f64,
     pub identity: Identity,
+    /// The last steps that were read of the epoch, where the source can tell them from others.
+    #[serde(default)]
+    pub read: Option<ReadSteps>,
+}
+
+/// Steps of a stream, and what tells them from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReadSteps {
+    pub steps: Range<usize>,
+    pub fingerprint: String,
 }
 
 /// Bounds that a counter of any real run stays below, so that adding to it cannot overflow.

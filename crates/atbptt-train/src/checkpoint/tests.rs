@@ -37,6 +37,7 @@ fn checkpoint(step: u64) -> Checkpoint {
             updates: step,
             shrink: 1.0,
             identity: Identity::new().must_match("data", "abc"),
+            read: None,
         },
         "the program's own".into(),
         vec![row; 2],

@@ -280,6 +280,14 @@ impl Corpus {
         }
     }
 
+    /// The tokeniser of one's own that cut the text, if one did.
+    pub fn tokenizer(&self) -> Option<&Arc<dyn Tokenizer>> {
+        match &self.tokens {
+            Tokens::Unit(_) => None,
+            Tokens::Own(tokenizer) => Some(tokenizer),
+        }
+    }
+
     /// Text of a token sequence.
     ///
     /// # Errors
@@ -300,10 +308,15 @@ impl Corpus {
     ///
     /// [`TokenStream::exact`](super::TokenStream::exact) lays them out for evaluation.
     pub fn evaluation_tokens(&self, split: Split) -> Arc<dyn TokenStore> {
-        match self.tokens.end_of_line(&self.vocabulary) {
+        match self.end_of_line() {
             Some(id) => Arc::new(Preceded::new(id, self.tokens(split))),
             None => self.tokens(split),
         }
+    }
+
+    /// The token at the end of every line, if the vocabulary has one.
+    pub(crate) fn end_of_line(&self) -> Option<u32> {
+        self.tokens.end_of_line(&self.vocabulary)
     }
 
     /// Number of tokens of a split, `<eos>` included.

@@ -161,3 +161,7 @@ impl<I: 'static, F: 'static, W: SequenceBatch> SequenceSet for DatasetSequences<
         }
     }
 }
+
+#[cfg(test)]
+#[path = "dataset_source_tests.rs"]
+mod tests;

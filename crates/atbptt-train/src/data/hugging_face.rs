@@ -24,6 +24,7 @@ use super::{DataError, Tokenizer, Vocabulary};
 /// ```
 pub struct HuggingFaceTokenizer {
     inner: tokenizers::Tokenizer,
+    file: String,
     hash: String,
 }
 
@@ -64,6 +65,8 @@ impl HuggingFaceTokenizer {
         })?;
         Ok(Self {
             inner,
+            // What was read is JSON, and JSON is UTF-8.
+            file: String::from_utf8_lossy(bytes).into_owned(),
             hash: hex(&Sha256::digest(bytes)),
         })
     }
@@ -126,6 +129,10 @@ impl Tokenizer for HuggingFaceTokenizer {
 
     fn fingerprint(&self) -> String {
         self.hash.clone()
+    }
+
+    fn file(&self) -> Option<&str> {
+        Some(&self.file)
     }
 }
 

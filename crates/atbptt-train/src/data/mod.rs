@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! folder ────┐
-//! download ──┼─► corpus ──► token store ──► stream ─────────┐
-//! synthetic ─┘      └─► vocabulary                          ├─► windows [batch, time, …] ──► training
-//! CSV ──► table ──► series ──► normalisation ──► packed ────┤
-//! Burn's Dataset + Batcher ────────────────────► packed ────┘
+//! download ──┼─► corpus ──► token store ─┬─► stream ──────────────┐
+//! synthetic ─┘      └─► vocabulary       └─► documents ─► packed ─┼─► windows [batch, time, …] ──► training
+//! CSV ──► table ──► series ──► normalisation ──► packed ──────────┤
+//! Burn's Dataset + Batcher ──► packed ────────────────────────────┘
 //! ```
 //!
 //! - [`Table`]: columns of a CSV file; [`Series`], [`SeriesSet`], [`Normalisation`]: continuous series of them;
 //! - [`PackedSource`]: sequences of unequal length in parallel streams, every step counted once ([`SeriesSource`],
-//!   [`DatasetSource`], and any [`SequenceSet`] of one's own);
+//!   [`DocumentSource`], [`DatasetSource`], and any [`SequenceSet`] of one's own);
 //! - [`corpus`]: three splits of one text as token ids, from a folder or from the built-in language;
 //! - [`vocabulary`]: word ↔ id, with a content hash;
 //! - [`store`]: where token ids lie ([`TokenStore`]), in memory or, for large texts, in a file ([`FileTokens`]);
@@ -38,6 +38,7 @@ mod builder;
 pub mod corpus;
 mod corpus_options;
 mod dataset_source;
+mod documents;
 #[cfg(feature = "download")]
 pub mod download;
 mod error;
@@ -65,6 +66,7 @@ mod window_layout;
 pub use corpus::{Corpus, Dataset, Source};
 pub use corpus_options::CorpusOptions;
 pub use dataset_source::{DatasetSequences, DatasetSource};
+pub use documents::{DocumentSource, Documents};
 #[cfg(feature = "download")]
 pub use download::WikiText2;
 pub use error::DataError;
@@ -83,7 +85,7 @@ pub use table_error::TableError;
 pub use table_options::{Missing, TableOptions};
 pub use token_file::FileTokens;
 pub use token_unit::TokenUnit;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TextTokens, Tokenizer};
 pub use vocabulary::{Vocabulary, VocabularyRule};
 pub use window_layout::WindowLayout;
 

@@ -46,6 +46,12 @@ pub trait SequenceSet: Send + Sync + 'static {
     ///
     /// [`TrainError`] when a step cannot be had.
     fn batch(&self, window: &WindowLayout, device: &Device) -> Result<Self::Batch, TrainError>;
+
+    /// What tells the steps that `window` names from others, such as a hash of them; see
+    /// [`SequenceSource::fingerprint`]. Default: `None`.
+    fn fingerprint(&self, _window: &WindowLayout) -> Option<String> {
+        None
+    }
 }
 
 /// Sequences of unequal length in B parallel streams, each used whole.
@@ -310,6 +316,12 @@ impl<S: SequenceSet> SequenceSource for PackedSource<S> {
                 shuffle: None,
             }) as _
         })
+    }
+
+    fn fingerprint(&self, steps: Range<usize>) -> Option<String> {
+        let starts = vec![steps.start; self.streams.len()];
+        let layout = self.layout(&starts, steps.len()).ok()?;
+        self.set.fingerprint(&layout)
     }
 }
 

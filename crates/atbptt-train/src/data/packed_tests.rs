@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -259,23 +259,7 @@ impl SequenceSet for SeriesSet {
 
     fn batch(&self, window: &WindowLayout, device: &Device) -> Result<SeriesBatch, TrainError> {
         let (batch, time) = (window.batch(), window.time());
-        let places = batch * time;
-        let mut inputs = Vec::with_capacity(places * self.d_input);
-        let mut targets = Vec::with_capacity(places * self.d_target);
-        for ((sequence, step), counted) in window.places().zip(window.counted()) {
-            let Some(series) = self.series.get(sequence) else {
-                return Err(DataError::NoSeries.into());
-            };
-            let row = |values: &'_ [f32], width: usize| -> Vec<f32> {
-                let row = values.get(step * width..(step + 1) * width);
-                row.unwrap_or_default().to_vec()
-            };
-            inputs.extend(row(&series.inputs, self.d_input));
-            match counted {
-                true => targets.extend(row(&series.targets, self.d_target)),
-                false => targets.extend(std::iter::repeat_n(f32::NAN, self.d_target)),
-            }
-        }
+        let (inputs, targets) = self.values(window);
         let shape = SeriesShape {
             batch,
             time,
@@ -287,6 +271,52 @@ impl SequenceSet for SeriesSet {
             inputs, targets, begins, shape, device,
         )?)
     }
+
+    fn fingerprint(&self, window: &WindowLayout) -> Option<String> {
+        let (inputs, targets) = self.values(window);
+        let mut hasher = Sha256::new();
+        window
+            .begins()
+            .iter()
+            .for_each(|begins| hasher.update([u8::from(*begins)]));
+        for value in inputs.iter().chain(&targets) {
+            hasher.update(value.to_le_bytes());
+        }
+        Some(hex(&hasher.finalize()))
+    }
+}
+
+impl SeriesSet {
+    /// Inputs, row-major `[batch, time, in]`, and targets, `[batch, time, out]`, of a window. Where a step does not count, its
+    /// stream's last inputs again, and no target.
+    fn values(&self, window: &WindowLayout) -> (Vec<f32>, Vec<f32>) {
+        let places = window.batch() * window.time();
+        let mut inputs = Vec::with_capacity(places * self.d_input);
+        let mut targets = Vec::with_capacity(places * self.d_target);
+        for (row, end) in window.rows.iter().zip(1..) {
+            for (series, steps) in &row.segments {
+                if let Some(series) = self.series.get(*series) {
+                    inputs.extend_from_slice(part(&series.inputs, steps.clone(), self.d_input));
+                    targets.extend_from_slice(part(&series.targets, steps.clone(), self.d_target));
+                }
+            }
+            let (last, step) = row.filler;
+            let last = self.series.get(last).map(|series| series.inputs.as_slice());
+            let last = part(last.unwrap_or_default(), step..step + 1, self.d_input);
+            let end = end * window.time();
+            while inputs.len() < end * self.d_input && !last.is_empty() {
+                inputs.extend_from_slice(last);
+            }
+            targets.resize(end * self.d_target, f32::NAN);
+        }
+        (inputs, targets)
+    }
+}
+
+/// Rows `steps` of `values`, `width` each.
+fn part(values: &[f32], steps: Range<usize>, width: usize) -> &[f32] {
+    let range = steps.start * width..steps.end * width;
+    values.get(range).unwrap_or_default()
 }
 
 #[cfg(test)]

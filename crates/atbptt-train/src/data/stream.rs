@@ -11,6 +11,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
+use super::vocabulary::hex;
 use super::{DataError, TokenStore};
 
 /// A text laid out as `batch` parallel sequences.
@@ -66,6 +69,16 @@ impl Window {
         let row =
             |&valid: &usize| (0..self.time).map(move |step| if step < valid { 1.0 } else { 0.0 });
         self.valid.iter().flat_map(row).collect()
+    }
+
+    /// A hash of all that is in it.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        let valid = self.valid.iter().map(|&valid| valid as i64);
+        for id in valid.chain(self.inputs.iter().chain(&self.targets).copied()) {
+            hasher.update(id.to_le_bytes());
+        }
+        hex(&hasher.finalize())
     }
 }
 

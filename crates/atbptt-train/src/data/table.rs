@@ -147,6 +147,20 @@ impl Table {
         })
     }
 
+    /// Columns that were read, by name, row-major `[rows, columns]`, such as the inputs of a model that is there already. Missing
+    /// values are refused or carried forward.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::NoColumn`], [`TableError::MissingValue`].
+    pub fn inputs(
+        &self,
+        names: &[impl AsRef<str>],
+        missing: Missing,
+    ) -> Result<Vec<f32>, TableError> {
+        self.filled(names, missing, true)
+    }
+
     /// The named columns, row-major, missing values filled as `rule` says.
     fn filled(
         &self,

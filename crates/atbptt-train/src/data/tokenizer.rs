@@ -32,6 +32,12 @@ pub trait Tokenizer: Debug + Send + Sync {
 
     /// What tells this tokeniser from others, such as a hash of its file.
     fn fingerprint(&self) -> String;
+
+    /// The text of a `tokenizer.json` that describes it: a trained model keeps it, so that nothing else is needed to use the model.
+    /// Default: there is none.
+    fn file(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// How a corpus was cut into tokens.
@@ -64,11 +70,85 @@ impl Tokens {
         }
     }
 
+    pub(super) fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+    ) -> Result<Vec<u32>, DataError> {
+        match self {
+            Self::Unit(unit) => unit.encode(vocabulary, text),
+            Self::Own(tokenizer) => {
+                let mut ids = Vec::new();
+                // Line by line, as corpora are read.
+                for line in text.split_inclusive('\n') {
+                    tokenizer.encode(line, &mut ids)?;
+                }
+                Ok(ids)
+            }
+        }
+    }
+
     /// What tells these tokens from others of the same text.
     pub(super) fn fingerprint(&self) -> String {
         match self {
             Self::Unit(unit) => format!("{unit:?}"),
             Self::Own(tokenizer) => tokenizer.fingerprint(),
         }
+    }
+}
+
+/// How the texts of a trained model are cut into tokens, and put together again.
+///
+/// [`TrainedModel::tokens`](crate::run::TrainedModel::tokens) reads it from a run folder.
+#[derive(Clone, Debug)]
+pub struct TextTokens {
+    tokens: Tokens,
+    vocabulary: Vocabulary,
+}
+
+impl TextTokens {
+    /// By a unit and a vocabulary.
+    pub fn of_unit(unit: TokenUnit, vocabulary: Vocabulary) -> Self {
+        let tokens = Tokens::Unit(unit);
+        Self { tokens, vocabulary }
+    }
+
+    /// By a tokeniser.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::vocabulary`].
+    pub fn of_tokenizer(tokenizer: Arc<dyn Tokenizer>) -> Result<Self, DataError> {
+        let vocabulary = tokenizer.vocabulary()?;
+        let tokens = Tokens::Own(tokenizer);
+        Ok(Self { tokens, vocabulary })
+    }
+
+    /// Names of all tokens.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The token that stands before a text: the end of a line. `None` where there is none.
+    pub fn end_of_line(&self) -> Option<u32> {
+        self.tokens.end_of_line(&self.vocabulary)
+    }
+
+    /// Tokens of a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenUnit::encode`] and [`Tokenizer::encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.tokens.encode(&self.vocabulary, text)
+    }
+
+    /// The text of tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::decode`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
+        self.tokens.decode(&self.vocabulary, tokens)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use atbptt_models::{ModelError, SeriesBatch};
+use atbptt_models::{ModelError, SeriesBatch, TokenBatch};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 /// Which steps of which sequences stand in a window of parallel streams.
@@ -119,6 +119,29 @@ impl WindowLayout {
                 batch.with_present(counted.unsqueeze_dim::<3>(2).repeat_dim(2, out))
             }
             None => Ok(batch),
+        }
+    }
+
+    /// Ids of inputs and targets, row-major `[batch, time]`, one per [place](Self::places), as a window of tokens on `device`:
+    /// with the resets, and without a loss where a step does not count.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Shape`] unless there is an id per place; [`ModelError::Token`] for one that does not fit 32 bits.
+    pub fn token_batch(
+        &self,
+        inputs: &[i64],
+        targets: &[i64],
+        device: &Device,
+    ) -> Result<TokenBatch, ModelError> {
+        let batch = TokenBatch::from_host(inputs, targets, self.batch(), self.time, device)?;
+        let batch = match self.reset(device) {
+            Some(reset) => batch.with_reset(reset)?,
+            None => batch,
+        };
+        match self.is_full() {
+            true => Ok(batch),
+            false => batch.with_present(self.counted()),
         }
     }
 

@@ -38,6 +38,7 @@ mod fault;
 #[cfg(feature = "plot")]
 mod figure;
 mod folder;
+mod forecast;
 mod lines;
 mod metrics;
 mod stop;
@@ -83,6 +84,7 @@ pub use atbptt_core::policy::PolicyConfig;
 pub use data_path::DataPath;
 pub use fault::RunFault;
 pub use folder::{EarlierRun, RunFolder};
+pub use forecast::{Forecast, ForecastRows};
 pub use lines::{Display, EpochLines, LossName, number};
 pub use summary::{RunEnd, RunResult, RunSummary};
 pub use trained::{AboutModel, TrainedModel};
@@ -100,6 +102,8 @@ pub struct Run<M: RecurrentModel> {
     epochs: usize,
     checkpoint_every: u64,
     on_non_finite: OnNonFinite,
+    new_learning_rate: bool,
+    more_data: bool,
     identity: Identity,
     settings: Option<serde_json::Result<String>>,
     title: String,
@@ -138,6 +142,8 @@ impl<M: RecurrentModel> Run<M> {
             epochs: 1,
             checkpoint_every: 200,
             on_non_finite: OnNonFinite::default(),
+            new_learning_rate: false,
+            more_data: false,
             identity: Identity::new(),
             settings: None,
             title: "Training run".into(),
@@ -178,6 +184,20 @@ impl<M: RecurrentModel> Run<M> {
     /// What to do about values that are not finite; by default, stop.
     pub fn on_non_finite(mut self, choice: OnNonFinite) -> Self {
         self.on_non_finite = choice;
+        self
+    }
+
+    /// Lets a run that goes on take another learning rate or schedule, and lists it; see
+    /// [`AdaptiveTbptt::with_new_learning_rate`].
+    pub fn with_new_learning_rate(mut self) -> Self {
+        self.new_learning_rate = true;
+        self
+    }
+
+    /// Lets a run that goes on have more training data than it had, and lists it; see [`AdaptiveTbptt::with_more_data`]. A hash of
+    /// the data is then given by [`may_change`](Self::may_change).
+    pub fn with_more_data(mut self) -> Self {
+        self.more_data = true;
         self
     }
 
@@ -374,7 +394,7 @@ impl<M: RecurrentModel> Run<M> {
         let learning_rate: ModuleLrScheduler = learning_rate.into();
         let checkpoints = CheckpointConfig::new(folder.path())
             .every(self.checkpoint_every)
-            .with_identity(self.identify(folder, &learning_rate)?)
+            .with_identity(self.identify(folder)?)
             .with_settings(settings.clone());
         let signals = Stop::listen(self.signals, &self.interrupter)?;
         let dashboard = self.display == Display::Dashboard && std::io::stdout().is_terminal();
@@ -390,6 +410,12 @@ impl<M: RecurrentModel> Run<M> {
             .on_non_finite(self.on_non_finite);
         if let Some(measures) = self.all_measures() {
             strategy = strategy.with_measures(measures);
+        }
+        if self.new_learning_rate {
+            strategy = strategy.with_new_learning_rate();
+        }
+        if self.more_data {
+            strategy = strategy.with_more_data();
         }
         let handle = strategy.handle();
         strategy = strategy.with_observer(Arc::new(Watch {
@@ -509,11 +535,7 @@ impl<M: RecurrentModel> Run<M> {
     }
 
     /// What the run is made of, as far as the strategy does not know it.
-    fn identify(
-        &self,
-        folder: &RunFolder,
-        learning_rate: &ModuleLrScheduler,
-    ) -> Result<Identity, TrainError> {
+    fn identify(&self, folder: &RunFolder) -> Result<Identity, TrainError> {
         let policy = serde_json::to_value(&self.policy).map_err(cannot_serialize)?;
         let mut identity = self.identity.clone();
         let mut settings: Vec<(String, &serde_json::Value)> = policy
@@ -534,9 +556,7 @@ impl<M: RecurrentModel> Run<M> {
                 None => identity = identity.must_match(name, value),
             }
         }
-        let first = learning_rate.clone().step().base();
         Ok(identity
-            .must_match("learning rate", first)
             .may_change("checkpoint every", self.checkpoint_every)
             .may_change("on non-finite", format!("{:?}", self.on_non_finite))
             .may_change("run folder", absolute(folder.path()).display()))

@@ -7,25 +7,32 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "tokenizers")]
+use std::sync::Arc;
 
 use atbptt_models::{
-    LanguageModel, LanguageModelConfig, NamedTensors, RecurrentLayer, RecurrentModel,
+    LanguageModel, LanguageModelConfig, NamedTensors, RecurrentLayer, RecurrentModel, SeriesModel,
+    SeriesModelConfig,
 };
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{cannot, fault};
-use super::{Run, RunFault, RunFolder, json};
+use super::{Forecast, Run, RunFault, RunFolder, json};
 use crate::TrainError;
 use crate::checkpoint::Checkpoint;
-use crate::data::{Corpus, TokenUnit, Vocabulary, beginning};
+use crate::data::{Corpus, Normalisation, TextTokens, TokenUnit, Vocabulary, beginning};
 
 const FOLDER: &str = "model";
 const ABOUT: &str = "about.json";
 const WEIGHTS: &str = "weights.safetensors";
 const LANGUAGE_MODEL: &str = "language_model.json";
 const VOCABULARY: &str = "vocabulary.json";
+/// The file of a tokeniser of Hugging Face's.
+const TOKENIZER: &str = "tokenizer.json";
+const SERIES_MODEL: &str = "series_model.json";
+const NORMALISATION: &str = "normalisation.json";
 /// Version of the folder's format.
 const FORMAT: u32 = 1;
 
@@ -52,6 +59,13 @@ struct LanguageModelFile {
     /// How texts were cut into tokens; a tokeniser of one's own has none.
     unit: Option<TokenUnit>,
     config: LanguageModelConfig,
+}
+
+/// Kind and sizes of a model of series.
+#[derive(Serialize, Deserialize)]
+struct SeriesModelFile {
+    layer: String,
+    config: SeriesModelConfig,
 }
 
 /// The trained model of a run.
@@ -145,24 +159,45 @@ impl TrainedModel {
         self.file(VOCABULARY)
     }
 
-    /// Kind of a language model's layers: `LSTM`, `GRU` or another [`RecurrentLayer::NAME`].
+    /// Kind of the layers of a language model or a model of series: `LSTM`, `GRU` or another [`RecurrentLayer::NAME`].
     ///
     /// # Errors
     ///
     /// As [`file`](Self::file).
     pub fn layer(&self) -> Result<String, TrainError> {
+        if self.folder.join(SERIES_MODEL).is_file() {
+            let SeriesModelFile { layer, .. } = self.file(SERIES_MODEL)?;
+            return Ok(layer);
+        }
         let LanguageModelFile { layer, .. } = self.file(LANGUAGE_MODEL)?;
         Ok(layer)
     }
 
-    /// How texts were cut into the tokens of a language model; `None` for a tokeniser of the program's own.
+    /// How texts are cut into the tokens of a language model.
     ///
     /// # Errors
     ///
-    /// As [`file`](Self::file).
-    pub fn unit(&self) -> Result<Option<TokenUnit>, TrainError> {
+    /// As [`file`](Self::file); [`TrainError::Run`] where a tokeniser of the program's own did, other than one of a
+    /// `tokenizer.json` (feature `tokenizers`).
+    pub fn tokens(&self) -> Result<TextTokens, TrainError> {
         let LanguageModelFile { unit, .. } = self.file(LANGUAGE_MODEL)?;
-        Ok(unit)
+        if let Some(unit) = unit {
+            return Ok(TextTokens::of_unit(unit, self.vocabulary()?));
+        }
+        let path = self.folder.join(TOKENIZER);
+        #[cfg(feature = "tokenizers")]
+        if path.is_file() {
+            let tokenizer = crate::data::HuggingFaceTokenizer::from_file(&path)?;
+            return Ok(TextTokens::of_tokenizer(Arc::new(tokenizer))?);
+        }
+        let reason = match path.is_file() {
+            true => "it takes the feature `tokenizers` to read it; build with it",
+            false => {
+                "the model's texts were cut into tokens by a tokeniser of its program's own; use a program that has it"
+            }
+        };
+        let reason = reason.into();
+        Err(fault(&path, RunFault::Unreadable { reason }))
     }
 
     /// The language model of a run that was told of it by [`Run::with_language_model`].
@@ -176,16 +211,34 @@ impl TrainedModel {
     ) -> Result<LanguageModel<L>, TrainError> {
         let path = self.folder.join(LANGUAGE_MODEL);
         let LanguageModelFile { layer, config, .. } = read(&path)?;
-        if layer != L::NAME {
-            let reason = format!(
-                "its layers are of kind {}, and {} is asked for; ask for the kind it was trained with",
-                beginning(&layer),
-                L::NAME
-            );
-            return Err(fault(&path, RunFault::Unreadable { reason }));
-        }
+        check_layer::<L>(&path, &layer)?;
         self.load(config.init(device)?)
     }
+
+    /// The model of series of a run that was told of it by [`Run::with_series_model`], ready to forecast in the units of its data.
+    ///
+    /// # Errors
+    ///
+    /// As [`language_model`](Self::language_model).
+    pub fn forecast<L: RecurrentLayer>(&self, device: &Device) -> Result<Forecast<L>, TrainError> {
+        let path = self.folder.join(SERIES_MODEL);
+        let SeriesModelFile { layer, config } = read(&path)?;
+        check_layer::<L>(&path, &layer)?;
+        let model = self.load(config.init(device)?)?;
+        Forecast::new(model, self.file(NORMALISATION)?)
+    }
+}
+
+fn check_layer<L: RecurrentLayer>(path: &Path, layer: &str) -> Result<(), TrainError> {
+    if layer == L::NAME {
+        return Ok(());
+    }
+    let reason = format!(
+        "its layers are of kind {}, and {} is asked for; ask for the kind it was trained with",
+        beginning(layer),
+        L::NAME
+    );
+    Err(fault(path, RunFault::Unreadable { reason }))
 }
 
 /// Reads a file of JSON.
@@ -245,7 +298,7 @@ impl<M: RecurrentModel> Run<M> {
 }
 
 impl<L: RecurrentLayer> Run<LanguageModel<L>> {
-    /// Keeps the configuration, and the vocabulary of the corpus, with the trained model, so that [`TrainedModel`] needs
+    /// Keeps the configuration, and the vocabulary and tokeniser of the corpus, with the trained model, so that [`TrainedModel`] needs
     /// nothing else to use it.
     pub fn with_language_model(self, config: &LanguageModelConfig, corpus: &Corpus) -> Self {
         let file = LanguageModelFile {
@@ -253,7 +306,29 @@ impl<L: RecurrentLayer> Run<LanguageModel<L>> {
             unit: corpus.unit(),
             config: config.clone(),
         };
-        self.with_model_file(LANGUAGE_MODEL, &file)
-            .with_model_file(VOCABULARY, corpus.vocabulary())
+        let mut run = self
+            .with_model_file(LANGUAGE_MODEL, &file)
+            .with_model_file(VOCABULARY, corpus.vocabulary());
+        if let Some(text) = corpus.tokenizer().and_then(|tokenizer| tokenizer.file()) {
+            run.model_files.push((TOKENIZER.into(), Ok(text.into())));
+        }
+        run
+    }
+}
+
+impl<L: RecurrentLayer> Run<SeriesModel<L>> {
+    /// Keeps the configuration, and what brings the data into the model's units, with the trained model, so that
+    /// [`TrainedModel::forecast`] needs nothing else to use it.
+    pub fn with_series_model(
+        self,
+        config: &SeriesModelConfig,
+        normalisation: &Normalisation,
+    ) -> Self {
+        let file = SeriesModelFile {
+            layer: L::NAME.into(),
+            config: config.clone(),
+        };
+        self.with_model_file(SERIES_MODEL, &file)
+            .with_model_file(NORMALISATION, normalisation)
     }
 }

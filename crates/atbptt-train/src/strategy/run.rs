@@ -63,6 +63,8 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     plateau: f64,
     capture: Capture<M>,
     identity: Identity,
+    /// What this epoch reads.
+    reading: Option<Source<M>>,
     /// The newest checkpoint that was written or resumed from, and the step it stands at.
     last_checkpoint: Option<PathBuf>,
     saved_at: u64,
@@ -105,6 +107,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             plateau: 1.0,
             capture: Capture::new(),
             identity: Identity::new(),
+            reading: None,
             last_checkpoint: None,
             saved_at: 0,
             before_validation: None,
@@ -153,6 +156,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         let mut epoch = self.begin(&train, starting_epoch)?;
         while epoch <= self.parts.num_epochs && !self.stopped_early {
             let ordered = train.in_epoch(epoch).unwrap_or_else(|| train.clone());
+            self.reading = Some(ordered.clone());
             self.train_epoch(epoch, &ordered)?;
             if self.interrupted(epoch)? {
                 break;

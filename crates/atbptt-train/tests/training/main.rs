@@ -7,6 +7,7 @@ mod common;
 
 mod baselines;
 mod devices;
+mod more_data;
 mod non_finite;
 mod own_models;
 mod restart;

@@ -20,6 +20,7 @@ use atbptt_train::{
 use burn::module::Module;
 use burn::nn;
 use burn::optim::SgdConfig;
+use burn::store::ModuleRecord;
 use burn::tensor::{Device, Int, Tensor, TensorData, TensorReadError, activation::log_softmax};
 use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 use burn::train::metric::{
@@ -395,6 +396,25 @@ fn a_forgotten_training_strategy_ends_with_an_error() {
         weights(&result.model),
         weights(&wave_model(Habits::default()))
     );
+}
+
+/// Burn's checkpointer writes the wrapped model; what it wrote loads into the plain one, by that one's own paths.
+#[test]
+fn burns_own_checkpoints_load_into_the_users_model_by_its_own_paths() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let training = training(Waves::default(), Waves::default(), folder.path())
+        .num_epochs(1)
+        .with_default_checkpointers();
+    let (result, handle) = launch(training, strategy(5), Habits::default());
+    handle.finish(&result).unwrap();
+    let trained = bits(&result.model);
+    drop(result);
+    let record = ModuleRecord::load(folder.path().join("checkpoint/model-1.bpk")).unwrap();
+    let plain = wave_model(Habits::default());
+    assert_ne!(bits(&plain), trained);
+    let loaded = plain.try_load_record(record).unwrap();
+    assert_eq!(bits(&loaded), trained);
 }
 
 /// Burn's epoch values of some metrics, by name and split.

@@ -16,8 +16,8 @@ use burn::train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 use super::{Run, Source};
 use crate::TrainError;
 use crate::checkpoint::{
-    Carried, Checkpoint, CheckpointConfig, CheckpointFault, Identity, LoopState, WindowRow,
-    guarded, name_of, prune, remove_temporary,
+    Carried, Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity, LoopState,
+    READ_LAST, ReadSteps, STEPS, WindowRow, guarded, name_of, prune, remove_temporary,
 };
 use crate::learner::TbpttOutput;
 use crate::observer::Resumed;
@@ -67,7 +67,13 @@ impl<M: RecurrentModel> Run<'_, M> {
 
     /// Goes on from `saved`; returns the epoch to train next.
     fn resume(&mut self, saved: &Checkpoint, train: &Source<M>) -> Result<usize, TrainError> {
-        let (refused, changes) = saved.identity().differences(&self.identity);
+        let (mut refused, changes) = saved.identity().differences(&self.identity);
+        // More steps may have come, but none can have gone.
+        let fewer = |change: &&Difference| {
+            let steps = |steps: &Option<String>| steps.as_ref()?.parse::<usize>().ok();
+            change.name == STEPS && steps(&change.now) < steps(&change.saved)
+        };
+        refused.extend(changes.iter().find(fewer).cloned());
         if !refused.is_empty() {
             return Err(saved.fault(CheckpointFault::OtherRun {
                 differences: refused,
@@ -125,6 +131,7 @@ impl<M: RecurrentModel> Run<'_, M> {
                 reason: "a window lies behind the end of the stream".into(),
             }));
         }
+        self.check_what_was_read(saved, train)?;
         // Refuses what does not fit before anything is changed.
         saved.load(self.learner.model())?;
         let faulty = |fault| saved.fault(fault);
@@ -180,6 +187,8 @@ impl<M: RecurrentModel> Run<'_, M> {
                 })
             }
         };
+        self.reading = (state.cursor.next_loss > 0)
+            .then(|| train.in_epoch(state.epoch).unwrap_or_else(|| train.clone()));
         lock(&self.strategy.shared.policy).restore(state.policy.clone())?;
         *lock(&self.strategy.shared.reports) = state.reports.clone();
         self.step = state.step;
@@ -193,6 +202,54 @@ impl<M: RecurrentModel> Run<'_, M> {
             true => state.epoch + 1,
             false => state.epoch,
         })
+    }
+
+    /// Refuses to go on within an epoch where the steps before the checkpoint's place are not those that were read, or where there
+    /// are more steps than before and nobody can tell.
+    fn check_what_was_read(&self, saved: &Checkpoint, train: &Source<M>) -> Result<(), TrainError> {
+        let state = &saved.state;
+        if state.cursor.next_loss == 0 {
+            return Ok(());
+        }
+        let ordered = train.in_epoch(state.epoch);
+        let source = ordered.as_ref().unwrap_or(train);
+        let (was, now) = match &state.read {
+            Some(read) => (
+                Some(read.fingerprint.clone()),
+                source.fingerprint(read.steps.clone()),
+            ),
+            None => (None, None),
+        };
+        let (steps, before) = (
+            Some(train.common_steps().to_string()),
+            saved.identity().get(STEPS),
+        );
+        let same = match was.is_some() && now.is_some() {
+            true => was == now,
+            // The whole may be compared by the program's own means.
+            false => before == steps.as_ref(),
+        };
+        if same {
+            return Ok(());
+        }
+        let short = |hash: Option<String>| hash.map(|hash| hash.chars().take(12).collect());
+        Err(saved.fault(CheckpointFault::OtherRun {
+            differences: vec![Difference {
+                name: READ_LAST.into(),
+                saved: short(was),
+                now: short(now),
+            }],
+        }))
+    }
+
+    /// The last steps that were read of this epoch.
+    fn read_last(&self) -> Option<ReadSteps> {
+        const AT_MOST: usize = 64;
+        let end = self.cursor.next_loss;
+        let steps = end.saturating_sub(AT_MOST)..end;
+        let source = self.reading.as_ref().filter(|_| end > 0)?;
+        let fingerprint = source.fingerprint(steps.clone())?;
+        Some(ReadSteps { steps, fingerprint })
     }
 
     /// Tells Burn's metrics of the windows that an earlier process trained in this epoch: their values for the epoch, and the
@@ -261,6 +318,7 @@ impl<M: RecurrentModel> Run<'_, M> {
             updates: self.updates,
             shrink: self.shrink,
             identity: self.identity.clone(),
+            read: self.read_last(),
         };
         let carried = self.state.as_deref().map(Carried::new).transpose()?;
         let checkpoint = Checkpoint::new(
@@ -334,12 +392,15 @@ impl<M: RecurrentModel> Run<'_, M> {
             true => identity.may_change("learning rate", rate),
             false => identity.must_match("learning rate", rate),
         };
+        identity = match self.strategy.more_data {
+            true => identity.may_change(STEPS, train.common_steps()),
+            false => identity.must_match(STEPS, train.common_steps()),
+        };
         let policy = lock(&self.strategy.shared.policy);
         identity = identity
             .must_match("policy", policy.save().policy())
             .must_match("largest K", policy.k_max())
             .must_match("sequences", train.sequences())
-            .must_match("steps per sequence", train.common_steps())
             .must_match(
                 "windows per step",
                 self.parts.grad_accumulation.unwrap_or(1),
