@@ -699,7 +699,7 @@ fn wrong_options_and_files_are_one_line_errors() {
             vec!["--losses", "5", "--style", "chunked"],
             "--losses belongs to strided windows",
         ),
-        (&copy, vec!["--clip", "-1"], "above zero"),
+        (&copy, vec!["--clip=-1"], "above zero"),
         (
             &copy,
             vec!["--gradient-size", "sum"],
