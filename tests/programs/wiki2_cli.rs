@@ -163,7 +163,7 @@ fn wrong_options_and_texts_are_one_line_errors() {
             vec!["--builtin", "--k-min", "50", "--k-max", "20"],
             "k_min <= k0 <= k_max",
         ),
-        (vec!["--builtin", "--window", "1"], "1 steps"),
+        (vec!["--builtin", "--window", "1"], "at least 2"),
         (vec!["--builtin", "--window", "99999"], "shorter window"),
         (vec!["--builtin", "--layers", "0"], "at least 1"),
         (vec!["--builtin", "--dropout", "1"], "[0, 1)"),
