@@ -48,7 +48,7 @@ fn config() -> TbpttConfig {
 struct Losses(Mutex<Vec<f64>>);
 
 impl TrainingObserver for Losses {
-    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, running_loss: f64) {
+    fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, running_loss: f64) {
         self.0.lock().unwrap().push(running_loss);
     }
 }

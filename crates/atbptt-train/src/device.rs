@@ -30,7 +30,7 @@ const BACKENDS: [(&str, bool); 8] = [
 pub enum DeviceError {
     /// No backend has this name.
     #[error(
-        "BURN_DEVICE must name a backend, got `{name}`; compiled in: {}; unset it to use the first of these",
+        "no backend is called `{name}`; compiled in: {}. BURN_DEVICE and `--devices` name one; without them the first is used",
         compiled.join(", ")
     )]
     Unknown {

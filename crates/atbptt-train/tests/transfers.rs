@@ -50,7 +50,7 @@ impl log::Log for Reads {
 struct AfterWindows(Mutex<Vec<usize>>);
 
 impl TrainingObserver for AfterWindows {
-    fn on_window(&self, _epoch: usize, _paid: usize, _total: usize, _running_loss: f64) {
+    fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, _running_loss: f64) {
         self.0.lock().unwrap().push(READS.so_far());
     }
 }

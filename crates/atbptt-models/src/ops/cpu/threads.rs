@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::flush::Flush;
 
-/// Multiplications from which other threads pay for their waking up.
+/// Multiplications from which it is worth waking other threads up.
 pub(crate) const SHARED_WORK: usize = 1 << 21;
 /// Pools kept: one per number of threads asked for, of which there is nearly always one.
 const POOLS: usize = 4;

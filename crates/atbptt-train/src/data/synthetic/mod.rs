@@ -196,7 +196,7 @@ impl SyntheticConfig {
     }
 }
 
-/// What the source itself "paid" for a text: the log-loss of a reader who knows the language perfectly.
+/// The log-loss of a text for a reader who knows the language perfectly.
 ///
 /// The floor is of this very text, not of texts of its length: exact bookkeeping, no sampling error to add.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
