@@ -346,7 +346,16 @@ fn a_run_goes_on_from_another_working_directory_with_data_of_any_name() {
             .current_dir(folder.path())
             .arg("--data")
             .arg(name)
-            .args(["--symbols", "3", "--hidden", "4", "--fixed-k", "3"])
+            .args([
+                "--symbols",
+                "3",
+                "--hidden",
+                "4",
+                "--fixed-k",
+                "3",
+                "--losses",
+                "5",
+            ])
             .args(["--window", "20", "--epochs", "1", "--quiet", "--out"])
             .arg(Path::new("runs").join(name));
         success(&start.output().unwrap());
