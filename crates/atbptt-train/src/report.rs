@@ -28,7 +28,8 @@ pub struct EpochReport {
     pub relative_bias: Option<f64>,
     /// Decay β of the lag profile per step; `None` while unknown.
     pub decay: Option<f64>,
-    /// What the last decision knew of the bias at K, and why K is what it is ([`Decision::explanation`]); `None` before the first.
+    /// What the last decision knew of the bias at K, and why K is what it is
+    /// ([`Decision::explanation`](atbptt_core::policy::Decision::explanation)); `None` before the first.
     pub reason: Option<String>,
     /// Losses counted in training.
     pub tokens: usize,
