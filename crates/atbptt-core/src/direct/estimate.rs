@@ -5,8 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::outcome::DirectOutcome;
+use super::point::Point;
 use super::spread::Spread;
-use super::stored::{Point, Stored, Z, difference};
+use super::stored::{Stored, Z, difference};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 

@@ -42,6 +42,7 @@ mod average;
 mod estimate;
 mod outcome;
 mod pairs;
+mod point;
 mod spread;
 mod statistics;
 mod stored;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::average;
 use super::estimate::DirectEstimate;
 use super::pairs::Products;
-use super::stored::{Moment, Point, Stored, check_window};
+use super::point::{Moment, Point};
+use super::stored::{Stored, check_window};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::point::{Moment, Point};
 use super::spread::Spread;
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
@@ -14,49 +15,6 @@ pub(super) const Z: f64 = 2.0;
 
 /// Standard errors of a difference from which on the bias has changed.
 const CHANGED: f64 = 3.0;
-
-/// A mean of products between probes, and its variance where there are probes enough.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Moment {
-    pub value: f64,
-    pub spread: Option<Spread>,
-}
-
-impl Moment {
-    pub fn error(self) -> Option<f64> {
-        self.spread.map(Spread::error)
-    }
-
-    fn scaled(self, factor: f64) -> Self {
-        Self {
-            value: factor * self.value,
-            spread: self.spread.map(|spread| spread.scaled(factor)),
-        }
-    }
-
-    fn is_valid(self) -> bool {
-        self.value.is_finite() && self.spread.is_none_or(Spread::is_finite)
-    }
-}
-
-/// The squared bias ‖E d‖² of windows at one K.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Point {
-    pub k: usize,
-    pub bias: Moment,
-    /// Covariance of Â with Ĉ.
-    pub with_gradient: Option<Spread>,
-}
-
-impl Point {
-    fn scaled(self, factor: f64) -> Self {
-        Self {
-            k: self.k,
-            bias: self.bias.scaled(factor),
-            with_gradient: self.with_gradient.map(|spread| spread.scaled(factor)),
-        }
-    }
-}
 
 /// [`DirectEstimate`](super::DirectEstimate) as stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

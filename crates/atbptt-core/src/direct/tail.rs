@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::stored::Point;
+use super::point::Point;
 
 /// The dropped part at the window's end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
