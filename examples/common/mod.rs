@@ -4,6 +4,7 @@ pub mod diagnostics;
 pub mod options;
 pub mod rule;
 pub mod start;
+pub mod trained_bias;
 
 use std::process::ExitCode;
 

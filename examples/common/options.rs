@@ -25,7 +25,7 @@ pub enum NonFiniteArg {
 }
 
 /// What a run needs whatever it trains.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Passes over the training data
     #[arg(long, value_name = "N")]

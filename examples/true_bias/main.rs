@@ -14,6 +14,9 @@
 //! 1.5 of the true K(δ); the points as CSV and a figure in the run folder.
 
 #[allow(dead_code)] // Not all programs use all of it.
+#[path = "../rainfall/basin.rs"]
+mod basin;
+#[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code)]

@@ -23,6 +23,21 @@ pub fn example(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The folder of a data set, or `None` after printing why the test is skipped.
+pub fn data(dataset: &str) -> Option<PathBuf> {
+    let root =
+        std::env::var_os("ATBPTT_DATA").map_or_else(|| "../shared/data".into(), PathBuf::from);
+    let folder = root.join(dataset);
+    if !folder.is_dir() {
+        println!(
+            "skipped: no folder {}; set ATBPTT_DATA to run this test",
+            folder.display()
+        );
+        return None;
+    }
+    Some(folder)
+}
+
 /// A program that is about to run on the CPU, without input.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);

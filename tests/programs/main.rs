@@ -8,5 +8,6 @@ mod common;
 mod estimate_cli;
 mod experiments_cli;
 mod first_run;
+mod rainfall_cli;
 mod series_cli;
 mod wiki2_cli;

@@ -6,22 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::programs::{command, example, failure, success};
-
-/// The folder of a data set, or `None` after printing why the test is skipped.
-fn data(dataset: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("ATBPTT_DATA").map_or_else(|| "../shared/data".into(), PathBuf::from);
-    let folder = root.join(dataset);
-    if !folder.is_dir() {
-        println!(
-            "skipped: no folder {}; set ATBPTT_DATA to run this test",
-            folder.display()
-        );
-        return None;
-    }
-    Some(folder)
-}
+use crate::common::programs::{command, data, example, failure, success};
 
 /// A small run.
 fn series(program: &Path, options: &[&str]) -> Command {

@@ -18,7 +18,7 @@
 //!   [`RateSchedule`], [`ProbeConfig`]; [`TbpttHandle`] and [`TrainingObserver`] look into a run;
 //! - [`run`]: a whole run around the strategy: folder, settings, resuming, progress, metrics files, a figure;
 //! - [`probe_direct()`], [`probe()`]: what estimates are made of; [`evaluate()`], [`evaluate_with()`]: exact losses and
-//!   measures of one's own; all also without a training run; [`measured_bias()`]: the true
+//!   measures of one's own ([`ForecastErrors`] for series); all also without a training run; [`measured_bias()`]: the true
 //!   bias of the truncated gradient, to check the estimate against;
 //! - [`device_from_env()`]: the device that `BURN_DEVICE` names, or an error that says what is missing;
 //! - [`metrics`]: perplexity, truncation length, clipped windows, relative bias and decay for Burn's dashboard; `plot` (feature `plot`):
@@ -69,6 +69,7 @@ mod device;
 mod error;
 mod evaluate;
 mod files;
+mod forecast_errors;
 mod learner;
 mod measured;
 mod metric_files;
@@ -102,6 +103,7 @@ pub use device::{
 };
 pub use error::TrainError;
 pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
+pub use forecast_errors::ForecastErrors;
 pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
 pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
 pub use metric_files::MetricFiles;

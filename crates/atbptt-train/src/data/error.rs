@@ -263,6 +263,19 @@ pub enum DataError {
         /// Which target.
         column: usize,
     },
+    /// Predictions and measurements are not of the same steps.
+    #[error(
+        "{predicted} predicted and {measured} measured values are not the same number of whole rows of {columns}; compare the \
+         same steps and columns"
+    )]
+    NotComparable {
+        /// Number of predicted values.
+        predicted: usize,
+        /// Number of measured values.
+        measured: usize,
+        /// Values per step.
+        columns: usize,
+    },
     /// The parts of a split leave nothing.
     #[error(
         "the shares of training and validation must be above 0 and leave something for the test, got {train} and {valid}; 0.7 \

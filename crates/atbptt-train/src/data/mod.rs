@@ -54,6 +54,7 @@ pub mod stream;
 pub mod synthetic;
 mod table;
 mod table_error;
+mod table_lines;
 mod table_options;
 mod table_reader;
 mod text;

@@ -210,6 +210,16 @@ impl SeriesSet {
     ///
     /// [`DataError::EmptyBatch`] for zero pieces.
     pub fn cut(&self, pieces: usize) -> Result<Self, DataError> {
+        self.cut_with_context(pieces, 0)
+    }
+
+    /// As [`cut`](Self::cut), and every piece is preceded by up to `context` steps whose targets do not count: the state, which
+    /// starts afresh there, has settled when the piece begins.
+    ///
+    /// # Errors
+    ///
+    /// As [`cut`](Self::cut).
+    pub fn cut_with_context(&self, pieces: usize, context: usize) -> Result<Self, DataError> {
         if pieces == 0 {
             return Err(DataError::EmptyBatch);
         }
@@ -221,7 +231,7 @@ impl SeriesSet {
             for part in 0..parts {
                 // Lengths differ by one at most.
                 let at = |part: usize| part * (steps / parts) + part.min(steps % parts);
-                cut.push(series.part(at(part)..at(part + 1), 0));
+                cut.push(series.part(at(part)..at(part + 1), context));
             }
         }
         Self::new(cut)

@@ -165,6 +165,21 @@ fn long_series_are_cut_into_pieces_of_nearly_the_same_length() {
 }
 
 #[test]
+fn pieces_may_begin_with_steps_that_only_warm_the_state_up() {
+    let set = numbered(&[10, 3]);
+    let cut = set.cut_with_context(4, 2).unwrap();
+    let steps: Vec<usize> = cut.series().iter().map(Series::steps).collect();
+    // There is nothing before the first pieces.
+    assert_eq!(steps, [4, 5, 5, 3]);
+    assert_eq!(cut.series()[1].inputs(), [2.0, 3.0, 4.0, 5.0, 6.0]);
+    let counted = |set: &SeriesSet| -> Vec<f32> {
+        let targets = set.series().iter().flat_map(Series::targets).copied();
+        targets.filter(|target| !target.is_nan()).collect()
+    };
+    assert_eq!(counted(&cut), counted(&set));
+}
+
+#[test]
 fn series_that_do_not_fit_are_refused() {
     let shape = |inputs: usize, d_input, targets: usize, d_target| {
         Series::new(vec![0.0; inputs], d_input, vec![0.0; targets], d_target)

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// How a CSV file is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableOptions {
-    /// Between columns: `,`, `;`, a tabulator or any other ASCII character.
+    /// Between columns: `,`, `;`, a tabulator or any other ASCII character. A blank stands for any number of blanks and tabulators, as
+    /// in columns that are lined up; those before the first column do not count.
     pub delimiter: char,
     /// Whether decimals are written `3,14`.
     pub decimal_comma: bool,
@@ -16,6 +17,9 @@ pub struct TableOptions {
     /// Rows left out at the end, such as a line of zeros that closes a recording.
     #[serde(default)]
     pub drop_last: usize,
+    /// Lines left out at the beginning, before the header: what a file says of itself.
+    #[serde(default)]
+    pub skip_first: usize,
 }
 
 impl Default for TableOptions {
@@ -27,6 +31,7 @@ impl Default for TableOptions {
             header: true,
             missing: ["NA", "NaN", "null", "?"].map(str::to_owned).into(),
             drop_last: 0,
+            skip_first: 0,
         }
     }
 }
@@ -59,6 +64,12 @@ impl TableOptions {
     /// Rows left out at the end.
     pub fn with_drop_last(mut self, rows: usize) -> Self {
         self.drop_last = rows;
+        self
+    }
+
+    /// Lines left out at the beginning, before the header.
+    pub fn with_skip_first(mut self, lines: usize) -> Self {
+        self.skip_first = lines;
         self
     }
 }

@@ -6,11 +6,12 @@ use csv::{ByteRecord, ReaderBuilder};
 
 use super::error::beginning;
 use super::table_error::{TableError, short};
+use super::table_lines::Lines;
 use super::table_options::TableOptions;
 
 /// A file on its way into a table.
 pub(super) struct Reading<'a, R> {
-    reader: csv::Reader<R>,
+    reader: csv::Reader<Lines<R>>,
     record: ByteRecord,
     origin: &'a str,
     options: &'a TableOptions,
@@ -45,10 +46,11 @@ impl<'a, R: Read> Reading<'a, R> {
                 "another than the comma where decimals have one; files with decimal commas mostly have `;`",
             ));
         }
+        let blanks = delimiter == b' ';
         let reader = ReaderBuilder::new()
-            .delimiter(delimiter)
+            .delimiter(if blanks { b'\t' } else { delimiter })
             .has_headers(false)
-            .from_reader(reader);
+            .from_reader(Lines::new(reader, options.skip_first, blanks));
         Ok(Self {
             reader,
             record: ByteRecord::new(),
@@ -143,12 +145,13 @@ impl<'a, R: Read> Reading<'a, R> {
             [one] => one.as_str(),
             _ => "",
         };
-        let other = [';', '\t', ',']
+        let other = [';', '\t', ',', ' ']
             .into_iter()
             .find(|other| *other != self.options.delimiter && of_one.contains(*other));
         match other {
             Some(';') => "; is `;` the delimiter?",
             Some('\t') => "; is a tabulator the delimiter?",
+            Some(' ') => "; are columns lined up by blanks? Then a blank is the delimiter",
             Some(_) => "; is `,` the delimiter?",
             None if !self.options.header => "; without a header, columns are called 1, 2, …",
             None => "",

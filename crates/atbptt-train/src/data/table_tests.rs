@@ -57,6 +57,33 @@ fn delimiter_decimal_comma_and_header_are_options() {
 }
 
 #[test]
+fn columns_lined_up_by_blanks_are_read_below_lines_about_the_file() {
+    let options = TableOptions::default()
+        .with_delimiter(' ')
+        .with_skip_first(2);
+    let text = "45.06 degrees\n318\nYear  flow(mm)\n1980\t  1.50\n  1981   x\n";
+    let found = read(text, &["flow(mm)"], &options).unwrap_err().to_string();
+    assert!(
+        found.contains("row 2 (line 5), column \"flow(mm)\": \"x\""),
+        "{found}"
+    );
+    let table = read(&text.replace('x', "-2e1"), &["flow(mm)", "Year"], &options).unwrap();
+    assert_eq!(
+        (
+            table.rows(),
+            table.value(0, 0),
+            table.value(1, 0),
+            table.value(1, 1)
+        ),
+        (2, Some(1.5), Some(-20.0), Some(1981.0))
+    );
+    let found = plain("Year  flow\n1980  1.5\n", &["flow"])
+        .unwrap_err()
+        .to_string();
+    assert!(found.contains("a blank is the delimiter"), "{found}");
+}
+
+#[test]
 fn missing_values_are_refused_carried_forward_or_masked_by_rule() {
     let table = plain("a,b\n1,\n na ,5\n3,NaN\n", &["a", "b"]).unwrap();
     let series = |inputs, targets| table.series(&["a"], &["b"], 0, inputs, targets);

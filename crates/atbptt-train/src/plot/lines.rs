@@ -42,6 +42,8 @@ pub struct Line {
     pub dashed: bool,
     /// An interval around the line: (x, lower end, upper end), by x. Values that are not finite are cut off at the frame.
     pub band: Vec<(f64, f64, f64)>,
+    /// Whether y counts from zero, as a flow does: the axis of the panel is linear then, and zero is on it.
+    pub zero: bool,
 }
 
 impl Line {
@@ -65,6 +67,12 @@ impl Line {
         self.band = band;
         self
     }
+
+    /// The same line in a panel whose y axis is linear and has zero on it.
+    pub fn with_zero(mut self) -> Self {
+        self.zero = true;
+        self
+    }
 }
 
 /// One coordinate system.
@@ -79,7 +87,7 @@ pub struct LinesPanel {
 }
 
 /// Draws `panels` below each other, with one legend for all; y is logarithmic where all its values are positive and the largest is
-/// thirty times the smallest.
+/// thirty times the smallest, unless a line counts [from zero](Line::with_zero).
 ///
 /// # Errors
 ///
@@ -153,7 +161,7 @@ pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotErro
                 height: FRAME,
                 x: x_scale(points()),
                 x_name: Some(&panel.x),
-                y: Scale::automatic(points().map(|point| point.1).collect::<Vec<_>>()),
+                y: y_scale(panel),
                 legend: Vec::new(),
             };
             let chart = Chart::new(area, around)?;
@@ -172,6 +180,14 @@ pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotErro
         Ok(())
     })?;
     Ok(sheet)
+}
+
+/// Over all values; with zero on it where a line counts from zero.
+pub(super) fn y_scale(panel: &LinesPanel) -> Option<Scale> {
+    let zero = panel.lines.iter().any(|line| line.zero).then_some(0.0);
+    let points = panel.lines.iter().flat_map(|line| &line.points);
+    let values = points.map(|point| point.1).chain(zero);
+    Scale::automatic(values.collect::<Vec<_>>())
 }
 
 /// From the smallest to the largest x, with a little air; whole ticks where all x are whole.

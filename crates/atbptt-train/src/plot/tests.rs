@@ -237,6 +237,19 @@ fn lines_figures_survive_any_numbers() {
 }
 
 #[test]
+fn a_panel_whose_line_counts_from_zero_has_a_linear_axis_with_zero_on_it() {
+    let flow = Line::new("flow", vec![(1.0, 0.1), (2.0, 40.0)]);
+    let panel = |line| LinesPanel {
+        lines: vec![line],
+        ..LinesPanel::default()
+    };
+    let holds_zero = |line| lines::y_scale(&panel(line)).unwrap().holds(0.0);
+    assert!(holds_zero(flow.clone().with_zero()));
+    // Without it, the axis is logarithmic.
+    assert!(!holds_zero(flow));
+}
+
+#[test]
 fn a_lines_figure_needs_a_panel() {
     let error = lines_figure("x.png", "t", &[]).unwrap_err();
     assert!(matches!(error, PlotError::Empty { what: "panel" }));
