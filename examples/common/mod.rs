@@ -1,6 +1,7 @@
 //! What the experiment programs share: command-line options, the settings they stand for, the end of a run.
 
 pub mod diagnostics;
+pub mod history;
 pub mod options;
 pub mod rule;
 pub mod start;

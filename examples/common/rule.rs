@@ -1,5 +1,7 @@
 //! Options for the rule that chooses K and for the windows it is about, and what they make of the settings.
 
+use std::path::PathBuf;
+
 use atbptt::core::policy::{
     AdaptiveKConfig, ArtbpConfig, Estimator, FixedKConfig, MonitorConfig, PolicyConfig,
     RandomLengthConfig,
@@ -9,6 +11,7 @@ use atbptt::train::{Clip, ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Args, ValueEnum};
 
 use super::Result;
+use super::history::replay;
 
 /// Which rule chooses K. At most one of them; without one, K adapts.
 #[derive(Args, Debug, Default)]
@@ -20,6 +23,10 @@ pub struct PolicyArgs {
     /// Fixed K; the bias is still measured
     #[arg(long, value_name = "STEPS", group = "policy")]
     pub fixed_k: Option<usize>,
+
+    /// The K that an earlier run took, window by window: a control that tells when K adapts from how it adapts
+    #[arg(long, value_name = "RUN", group = "policy")]
+    pub replay_k: Option<PathBuf>,
 
     /// Plain chunks of K steps, BPTT(K; K)
     #[arg(long, value_name = "STEPS", group = "policy")]
@@ -137,13 +144,14 @@ impl PolicyArgs {
     /// Whether K will adapt in a new run.
     pub fn is_adaptive(&self) -> bool {
         let others = [self.fixed_k, self.chunked_k, self.random_k, self.artbp_k];
-        others.iter().all(Option::is_none)
+        others.iter().all(Option::is_none) && self.replay_k.is_none()
     }
 
     /// The rule that was asked for, else the one `before`; its bias watched as before where nothing else is asked for.
     pub fn rule(&self, before: &PolicyConfig, seed: u64) -> Result<PolicyConfig> {
         let watched = monitor(before)?;
         let mut rule: PolicyConfig = match (self.delta, before) {
+            _ if let Some(run) = &self.replay_k => replay(run)?.into(),
             (Some(delta), PolicyConfig::Adaptive(before)) => {
                 let mut same = before.clone();
                 same.delta = delta;
@@ -293,6 +301,7 @@ pub fn rule_in_words(rule: &PolicyConfig, scheme: Scheme) -> String {
             format!("plain chunks of {}", steps(rule.k))
         }
         (PolicyConfig::Fixed(rule), _) => format!("fixed at {}", steps(rule.k)),
+        (PolicyConfig::Scheduled(_), _) => "as an earlier run took it".into(),
         (PolicyConfig::RandomLength(rule), _) => {
             format!("random lengths around {}", steps(rule.base))
         }

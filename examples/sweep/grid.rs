@@ -1,90 +1,17 @@
 //! The runs of a sweep: which are done, which are left, and their processes.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atbptt::train::Checkpoint;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Policy, Spec};
-
-/// Where a process learns how many threads it may use.
-const THREADS: &str = "RAYON_NUM_THREADS";
-
-/// One training run.
-#[derive(Clone, Debug)]
-pub struct Run {
-    pub policy: Policy,
-    pub seed: u64,
-    pub folder: PathBuf,
-}
-
-/// All runs, the first seed of every policy before the second of any.
-pub fn runs(spec: &Spec, out: &Path) -> Vec<Run> {
-    let of_seed = |&seed: &u64| {
-        spec.policies.iter().map(move |&policy| Run {
-            policy,
-            seed,
-            folder: out.join(format!("{}-seed{seed}", policy.key().replace(' ', "-"))),
-        })
-    };
-    spec.seeds.iter().flat_map(of_seed).collect()
-}
-
-impl Run {
-    /// A run writes `result.json` last.
-    pub fn is_done(&self) -> bool {
-        self.folder.join("result.json").is_file()
-    }
-
-    fn name(&self) -> String {
-        format!("{}, seed {}", self.policy, self.seed)
-    }
-
-    /// Beside the folder. (`with_extension` would take the `.9-seed1` of `adaptive-0.9-seed1` for one.)
-    fn log(&self) -> PathBuf {
-        let mut path = self.folder.clone().into_os_string();
-        path.push(".log");
-        path.into()
-    }
-
-    /// Starts the run, or goes on with it where it was interrupted.
-    fn start(&self, program: &Path, spec: &Spec, threads: usize) -> io::Result<Child> {
-        let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(program);
-        match Checkpoint::list(&self.folder).is_empty() {
-            false => command.arg("--resume").arg(&self.folder),
-            true => command
-                .args(&spec.arguments)
-                .args(self.policy.arguments())
-                .args(["--seed", &self.seed.to_string()])
-                .arg("--out")
-                .arg(&self.folder),
-        };
-        if std::env::var_os(THREADS).is_none() {
-            command.env(THREADS, threads.to_string());
-        }
-        // Away from the terminal's signals: the sweep passes on what it gets, from whom ever.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-    }
-
-    /// Epochs finished, as the run's metrics tell.
-    fn epochs(&self) -> usize {
-        fs::read_to_string(self.folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
-    }
-}
+use super::run::Run;
+use super::spec::Spec;
 
 /// What the runs of a folder were started with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -144,13 +71,16 @@ fn started(spec: &Spec) -> Started {
 pub struct Outcome {
     /// Names and logs of the runs that failed.
     pub failed: Vec<String>,
+    /// Their folders.
+    pub failed_folders: Vec<PathBuf>,
     pub interrupted: bool,
 }
 
 /// Runs what is not done yet, `jobs` processes at a time. `signals` counts those that asked for an end: each is passed on to
-/// the runs, which write a checkpoint and end on the first and end at once on the second.
+/// the runs, which write a checkpoint and end on the first and end at once on the second. `what` is said of the runs.
 pub fn execute(
     spec: &Spec,
+    what: &str,
     program: &Path,
     runs: &[Run],
     jobs: usize,
@@ -165,7 +95,7 @@ pub fn execute(
     };
     let total = bars.add(ProgressBar::new(runs.len() as u64));
     total.set_style(style("{msg} [{bar:30}] {pos}/{len} runs, {elapsed}").progress_chars("=> "));
-    total.set_message(spec.title.clone());
+    total.set_message(format!("{}, {what}", spec.title));
     total.set_position((runs.len() - left.len()) as u64);
 
     let mut active: Vec<(&Run, Child, ProgressBar)> = Vec::new();
@@ -188,12 +118,16 @@ pub fn execute(
                     bar.set_style(style("  {spinner} {msg}"));
                     active.push((run, child, bar));
                 }
-                Err(error) => outcome.failed.push(format!(
-                    "{} cannot be started: {error} ({}, {})",
-                    run.name(),
-                    program.display(),
-                    run.log().display()
-                )),
+                Err(error) => {
+                    outcome.failed.push(format!(
+                        "{} cannot be started: {error} ({}, {})",
+                        run.name(),
+                        program.display(),
+                        run.log().display()
+                    ));
+                    run.mark_failed(&error.to_string());
+                    outcome.failed_folders.push(run.folder.clone());
+                }
             }
         }
         let mut still = Vec::new();
@@ -216,6 +150,8 @@ pub fn execute(
                 outcome
                     .failed
                     .push(format!("{} {ended}: {why} ({})", run.name(), log.display()));
+                run.mark_failed(&why);
+                outcome.failed_folders.push(run.folder.clone());
             }
         }
         active = still;

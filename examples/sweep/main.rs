@@ -7,14 +7,22 @@
 //! ```
 //!
 //! Expected: a Markdown table with mean and standard deviation per policy at the best validation epoch, beside the paper's
-//! numbers, and a figure. Started again, it goes on where it stopped: finished runs are not repeated.
+//! numbers, and a figure. With `[tuning]`, every policy first gets its step size (or another number), chosen on validation data
+//! and on a seed of its own; with `[comparison]`, paired differences from one policy, with intervals. Started again, it goes on
+//! where it stopped: finished runs are not repeated.
 
 #[allow(dead_code)] // The sweep reads what the other programs write.
 #[path = "../common/mod.rs"]
 mod common;
+mod comparison;
+mod cost;
 mod grid;
+mod plan;
+mod policy;
 mod report;
+mod run;
 mod spec;
+mod statistics;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +33,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Parser;
 
 use crate::common::{Result, exit_code};
+use crate::plan::Choice;
+use crate::run::Run;
 use crate::spec::Spec;
 
 /// Run a grid of truncation policies and seeds, and compare them in a table and a figure.
@@ -70,9 +80,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let out = cli.out.clone().unwrap_or_else(|| {
         Path::new("runs").join(cli.file.file_stem().unwrap_or("sweep".as_ref()))
     });
-    let runs = grid::runs(&spec, &out);
     grid::check_started(&spec, &out)?;
-    let mut outcome = grid::Outcome::default();
+    let mut failed = Vec::new();
+    let mut interrupted = false;
     if !cli.report {
         let program = program(cli, &spec)?;
         fs::create_dir_all(&out)
@@ -83,28 +93,82 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         ctrlc::set_handler(move || {
             count.fetch_add(1, Ordering::Relaxed);
         })?;
-        outcome = grid::execute(&spec, &program, &runs, jobs, &signals);
-        for failure in &outcome.failed {
-            eprintln!("failed: {failure}");
+        for stage in Stage::ALL {
+            let mut runs = stage.runs(&spec, &out)?;
+            // Once is enough.
+            runs.retain(|run| !failed.contains(&run.folder));
+            let outcome = grid::execute(&spec, stage.name(), &program, &runs, jobs, &signals);
+            for failure in &outcome.failed {
+                eprintln!("failed: {failure}");
+            }
+            failed.extend(outcome.failed_folders);
+            if outcome.interrupted {
+                interrupted = true;
+                break;
+            }
         }
     }
-    let finished = report::collect(&runs, cli.report)?;
+    let choices: Vec<Option<Choice>> = spec
+        .policies
+        .iter()
+        .map(|&policy| plan::choice(&spec, &out, policy))
+        .collect::<std::result::Result<_, _>>()?;
+    let runs = Stage::Followers.runs(&spec, &out)?;
+    let finished = report::collect(&spec, &runs, cli.report)?;
     if !finished.is_empty() {
-        show(cli, &spec, &out, &finished, finished.len() == runs.len())?;
-    } else if outcome.failed.is_empty() && !outcome.interrupted {
+        let whole = finished.len() == spec.policies.len() * spec.seeds.len();
+        show(cli, &spec, &out, &finished, &choices, whole)?;
+    } else if failed.is_empty() && !interrupted {
         return Err(format!("{} holds no results yet", out.display()).into());
     }
-    if outcome.interrupted {
+    if interrupted {
         println!("interrupted; the same command goes on");
         return Ok(ExitCode::from(130));
     }
-    match outcome.failed.len() {
+    // A step that is too large for a policy is found by trying it.
+    let lost = failed
+        .iter()
+        .filter(|folder| runs.iter().any(|run| run.folder == **folder));
+    let lost = match spec.tuning {
+        Some(_) if !runs.is_empty() => lost.count(),
+        _ => failed.len(),
+    };
+    match lost {
         0 => Ok(ExitCode::SUCCESS),
-        failed => Err(format!(
-            "{failed} of {} runs failed, see above; the same command tries them again",
-            runs.len()
+        lost => Err(format!(
+            "{lost} of {} runs failed, see above; the same command tries them again",
+            runs.len().max(lost)
         )
         .into()),
+    }
+}
+
+/// What runs after what.
+#[derive(Clone, Copy)]
+enum Stage {
+    Tuning,
+    Leaders,
+    /// All runs that are compared.
+    Followers,
+}
+
+impl Stage {
+    const ALL: [Self; 3] = [Self::Tuning, Self::Leaders, Self::Followers];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tuning => "tuning",
+            Self::Leaders => "runs",
+            Self::Followers => "all runs",
+        }
+    }
+
+    fn runs(self, spec: &Spec, out: &Path) -> Result<Vec<Run>> {
+        Ok(match self {
+            Self::Tuning => plan::tuning_runs(spec, out),
+            Self::Leaders => plan::compared_runs(spec, out, true)?,
+            Self::Followers => plan::compared_runs(spec, out, false)?,
+        })
     }
 }
 
@@ -114,10 +178,17 @@ fn show(
     spec: &Spec,
     out: &Path,
     finished: &[report::Finished],
+    choices: &[Option<Choice>],
     complete: bool,
 ) -> Result<()> {
     report::check_measures(spec, finished)?;
-    let table = report::table(spec, finished);
+    let mut table = report::table(spec, finished, choices);
+    if let Some(compared) = &spec.comparison {
+        table += &format!("\n{}", comparison::table(spec, compared, finished));
+    }
+    if let Some(search) = comparison::search(spec, out, choices)? {
+        table += &format!("\n{search}");
+    }
     let (table_path, figure_path) = (out.join("table.md"), out.join("figure.png"));
     fs::write(&table_path, &table)
         .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;

@@ -8,46 +8,76 @@ use atbptt::train::EpochReport;
 use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt::train::run::RunSummary;
 
-use crate::grid::Run;
-use crate::spec::{Metric, Policy, Spec};
+use super::common::history::History;
+use super::cost::steps_until;
+use super::plan::Choice;
+use super::policy::Policy;
+use super::run::Run;
+use super::spec::{Metric, Spec};
+use super::statistics::mean_and_sd;
 
 /// What is there of a run.
 pub struct Finished {
     pub policy: Policy,
+    pub seed: u64,
     pub reports: Vec<EpochReport>,
     pub complete: bool,
+    /// Steps per sequence until the end of each epoch, once the run is complete.
+    pub steps: Option<Vec<f64>>,
+}
+
+impl Finished {
+    /// The run's first metric at its best epoch, in the table's units.
+    pub fn score(&self, spec: &Spec) -> Option<f64> {
+        let metric = &spec.metrics[0];
+        let summary = RunSummary::of(&self.reports)?;
+        Some(summary.measures.get(&metric.name)? * metric.scale)
+    }
+
+    /// Steps per sequence of the whole run.
+    pub fn all_steps(&self) -> Option<f64> {
+        self.steps.as_ref()?.last().copied()
+    }
+}
+
+/// The reports in a run's folder; none where it has written none yet.
+pub fn read_reports(run: &Path) -> Result<Vec<EpochReport>, String> {
+    let path = run.join("metrics.jsonl");
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Ok(Vec::new());
+    };
+    let read = |(nth, line)| {
+        serde_json::from_str(line).map_err(|error| {
+            let (path, run) = (path.display(), run.display());
+            format!(
+                "{path}, line {}: {error}; remove {run} to run it again",
+                nth + 1
+            )
+        })
+    };
+    text.lines().enumerate().map(read).collect()
 }
 
 /// Reads the metrics of all runs that have any; unfinished ones count when `partial`.
-pub fn collect(runs: &[Run], partial: bool) -> Result<Vec<Finished>, String> {
+pub fn collect(spec: &Spec, runs: &[Run], partial: bool) -> Result<Vec<Finished>, String> {
     let mut all = Vec::new();
     for run in runs {
-        let path = run.folder.join("metrics.jsonl");
         let complete = run.is_done();
-        let Ok(text) = fs::read_to_string(&path) else {
-            continue;
-        };
         if !(complete || partial) {
             continue;
         }
-        let read = |(nth, line)| {
-            serde_json::from_str(line).map_err(|error| {
-                let (path, run) = (path.display(), run.folder.display());
-                format!(
-                    "{path}, line {}: {error}; remove {run} to run it again",
-                    nth + 1
-                )
-            })
-        };
-        let reports: Vec<EpochReport> = text
-            .lines()
-            .enumerate()
-            .map(read)
-            .collect::<Result<_, _>>()?;
+        let reports = read_reports(&run.folder)?;
+        if reports.is_empty() {
+            continue;
+        }
+        let history = complete.then(|| History::read(&run.folder).ok()).flatten();
+        let steps = history.map(|history| steps_until(&reports, &history, spec.validation_steps));
         all.push(Finished {
             policy: run.policy,
+            seed: run.seed,
             reports,
             complete,
+            steps: steps.transpose()?,
         });
     }
     Ok(all)
@@ -71,28 +101,28 @@ pub fn check_measures(spec: &Spec, finished: &[Finished]) -> Result<(), String> 
     }
 }
 
-/// Mean and, of two values or more, sample standard deviation.
-pub fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let sd = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
-    (mean, sd)
-}
-
-/// The Markdown table: per policy and metric, mean (standard deviation) at the best validation epoch, the paper's beside.
-pub fn table(spec: &Spec, finished: &[Finished]) -> String {
+/// The Markdown table: per policy and metric, mean (standard deviation) at the best validation epoch, the paper's beside. Where
+/// policies are compared, with what was chosen for them, the bias and what they cost.
+pub fn table(spec: &Spec, finished: &[Finished], choices: &[Option<Choice>]) -> String {
     let mut head = vec!["policy".to_owned(), "runs".into()];
+    if let Some(tuning) = &spec.tuning {
+        head.push(tuning.option.trim_start_matches('-').to_owned());
+    }
     for metric in &spec.metrics {
         head.push(metric.title.clone());
         if !metric.paper.is_empty() {
             head.push("paper".into());
         }
     }
-    head.extend(["best epoch", "mean K", "seconds"].map(String::from));
+    head.extend(["best epoch", "mean K"].map(String::from));
+    if spec.comparison.is_some() {
+        head.extend(["bias at K", "steps, thousand"].map(String::from));
+    }
+    head.push("seconds".into());
     let mut lines = vec![row(&head), row(&vec!["---".to_owned(); head.len()])];
     let mut unfinished = false;
-    for &policy in &spec.policies {
+    let mut edge = false;
+    for (&policy, choice) in spec.policies.iter().zip(choices) {
         let of_policy: Vec<&Finished> =
             finished.iter().filter(|run| run.policy == policy).collect();
         let results: Vec<RunSummary> = of_policy
@@ -112,6 +142,12 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
                 ),
             },
         ];
+        if spec.tuning.is_some() {
+            let at_edge = choice.is_some_and(|choice| choice.at_edge);
+            edge |= at_edge;
+            let mark = if at_edge { "†" } else { "" };
+            cells.push(choice.map_or("–".into(), |choice| format!("{}{mark}", choice.value)));
+        }
         for metric in &spec.metrics {
             let values: Vec<f64> = results
                 .iter()
@@ -146,6 +182,17 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
             true => "–".into(),
             false => format!("{:.1}", mean_and_sd(&ks).0),
         });
+        if spec.comparison.is_some() {
+            let reports = of_policy.iter().flat_map(|run| &run.reports);
+            cells.push(median(
+                reports.filter_map(|report| report.relative_bias).collect(),
+            ));
+            let steps: Vec<f64> = of_policy.iter().filter_map(|run| run.all_steps()).collect();
+            cells.push(match steps.is_empty() {
+                true => "–".into(),
+                false => format!("{:.0}", mean_and_sd(&steps).0 / 1000.0),
+            });
+        }
         cells.push(average(&|result| result.seconds, 0));
         lines.push(row(&cells));
     }
@@ -153,10 +200,27 @@ pub fn table(spec: &Spec, finished: &[Finished]) -> String {
         lines.push(String::new());
         lines.push("\\* with runs that are not finished, at their best epoch so far.".into());
     }
+    if edge {
+        lines.push(String::new());
+        lines.push("† the smallest or largest value that was tried.".into());
+    }
     lines.join("\n") + "\n"
 }
 
-fn row(cells: &[String]) -> String {
+/// The median of estimated biases, with two significant digits.
+fn median(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    match values.get(values.len() / 2) {
+        None => "–".into(),
+        Some(value) if *value < 1e-4 => "< 0.0001".into(),
+        Some(value) => {
+            let digits = (1.0 - value.log10().floor()).clamp(0.0, 5.0) as usize;
+            format!("{value:.digits$}")
+        }
+    }
+}
+
+pub(crate) fn row(cells: &[String]) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
@@ -168,9 +232,11 @@ fn number(metric: &Metric, mean: f64, sd: Option<f64>) -> String {
     }
 }
 
-/// Test metric against epochs and seconds, K and relative bias against epochs: one line per policy, the mean over seeds.
+/// Test metric against epochs and cost, K and relative bias against epochs: one line per policy, the mean over seeds. The cost is in
+/// steps where that of every run is known, else in seconds.
 pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), PlotError> {
-    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, seconds: bool| -> Vec<Line> {
+    let counted = finished.iter().all(|run| run.steps.is_some());
+    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, cost: bool| -> Vec<Line> {
         let of_policy = |&policy: &Policy| {
             let runs: Vec<&Finished> = finished.iter().filter(|run| run.policy == policy).collect();
             let epochs = runs.iter().map(|run| run.reports.len()).max().unwrap_or(0);
@@ -181,8 +247,13 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
                     .filter_map(value)
                     .filter(|v| v.is_finite())
                     .collect();
-                let x = match seconds {
-                    true => mean_and_sd(&rows.map(|row| row.elapsed_seconds).collect::<Vec<_>>()).0,
+                let steps = runs.iter().filter_map(|run| run.steps.as_ref()?.get(epoch));
+                let spent: Vec<f64> = match counted {
+                    true => steps.map(|steps| steps / 1000.0).collect(),
+                    false => rows.map(|row| row.elapsed_seconds).collect(),
+                };
+                let x = match cost {
+                    true => mean_and_sd(&spent).0,
                     false => (epoch + 1) as f64,
                 };
                 let y = match known.is_empty() {
@@ -221,7 +292,10 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
         panel(&title, "epoch", lines(&shown, false)),
         panel(
             &title,
-            "seconds of training, probes and validation",
+            match counted {
+                true => "thousand steps per sequence: windows, probes, validation",
+                false => "seconds of training, probes and validation",
+            },
             lines(&shown, true),
         ),
         panel(

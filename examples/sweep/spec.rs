@@ -1,94 +1,12 @@
 //! What a sweep runs: a TOML file, read strictly.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
-/// One rule for K, as the file names it: `fixed 10`, `adaptive 0.5`, `chunked 20`, `random 20`, `artbp 20`.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Policy {
-    Fixed(usize),
-    Adaptive(f64),
-    Chunked(usize),
-    Random(usize),
-    Artbp(usize),
-}
-
-impl TryFrom<String> for Policy {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = |why: &str| {
-            format!(
-                "unknown policy {text:?}: {why}; a policy is `fixed K`, `adaptive δ`, `chunked K`, `random K` or `artbp K`"
-            )
-        };
-        let (kind, value) = text.split_once(' ').ok_or_else(|| wrong("no value"))?;
-        let steps = || {
-            let steps = value.trim().parse().ok().filter(|steps| *steps > 0);
-            steps.ok_or_else(|| wrong("K must be a whole number of steps, at least 1"))
-        };
-        Ok(match kind {
-            "fixed" => Self::Fixed(steps()?),
-            "chunked" => Self::Chunked(steps()?),
-            "random" => Self::Random(steps()?),
-            "artbp" => Self::Artbp(steps()?),
-            "adaptive" => {
-                let delta = value.trim().parse().ok();
-                let delta = delta.filter(|delta| *delta > 0.0 && *delta <= 1.0);
-                Self::Adaptive(delta.ok_or_else(|| wrong("δ must lie in (0, 1]"))?)
-            }
-            _ => return Err(wrong("no such kind")),
-        })
-    }
-}
-
-/// As tables and figures name it.
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed(k) => write!(f, "K = {k}"),
-            Self::Adaptive(delta) => write!(f, "δ = {delta}"),
-            Self::Chunked(k) => write!(f, "chunks of {k}"),
-            Self::Random(k) => write!(f, "random, {k}"),
-            Self::Artbp(k) => write!(f, "ARTBP, {k}"),
-        }
-    }
-}
-
-impl Policy {
-    /// As the file names it.
-    pub fn key(self) -> String {
-        match self {
-            Self::Fixed(k) => format!("fixed {k}"),
-            Self::Adaptive(delta) => format!("adaptive {delta}"),
-            Self::Chunked(k) => format!("chunked {k}"),
-            Self::Random(k) => format!("random {k}"),
-            Self::Artbp(k) => format!("artbp {k}"),
-        }
-    }
-
-    /// Options of the programs.
-    pub fn arguments(self) -> [String; 2] {
-        let (option, value) = match self {
-            Self::Fixed(k) => ("--fixed-k", k.to_string()),
-            Self::Adaptive(delta) => ("--delta", delta.to_string()),
-            Self::Chunked(k) => ("--chunked-k", k.to_string()),
-            Self::Random(k) => ("--random-k", k.to_string()),
-            Self::Artbp(k) => ("--artbp-k", k.to_string()),
-        };
-        [option.into(), value]
-    }
-
-    /// Adaptive runs are drawn solid, all others dashed.
-    pub fn is_adaptive(self) -> bool {
-        matches!(self, Self::Adaptive(_))
-    }
-}
+use super::policy::Policy;
 
 /// A number of the paper's, with the standard deviation where it gives one: `[1.022, 0.006]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -131,6 +49,9 @@ pub struct Metric {
     /// Digits after the point.
     #[serde(default = "three")]
     pub digits: usize,
+    /// Whether more is better, as of an efficiency; else less is, as of an error.
+    #[serde(default)]
+    pub more_is_better: bool,
     /// The paper's numbers, by policy.
     #[serde(default)]
     pub paper: BTreeMap<String, Published>,
@@ -145,6 +66,29 @@ fn one() -> f64 {
 
 fn three() -> usize {
     3
+}
+
+/// A number that every policy gets chosen for it, on validation data: above all the step size.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// The program's option for it, such as `--lr`.
+    pub option: String,
+    /// What is tried, rising.
+    pub values: Vec<f64>,
+    /// Seed of the runs that it is chosen by. None of those that are compared.
+    pub seed: u64,
+}
+
+/// What all other policies are compared with.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// One of the policies.
+    pub baseline: Policy,
+    /// Difference of the first metric up to which two policies count as equally good, in the table's units. Named before the
+    /// runs.
+    pub margin: f64,
 }
 
 /// The whole file.
@@ -162,8 +106,17 @@ pub struct Spec {
     pub policies: Vec<Policy>,
     /// Seeds; the first of every policy runs before the second of any.
     pub seeds: Vec<u64>,
-    /// Columns of the table; the first one is drawn.
+    /// Columns of the table; the first one is drawn and compared.
     pub metrics: Vec<Metric>,
+    /// What is chosen for every policy on validation data first. Policies that go by another one's runs take its choice.
+    #[serde(default)]
+    pub tuning: Option<Tuning>,
+    /// Which policy the others are compared with, seed by seed.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
+    /// Steps per sequence of a pass over the validation data, which count among the steps that a run processes.
+    #[serde(default)]
+    pub validation_steps: usize,
 }
 
 impl Spec {
@@ -207,6 +160,7 @@ impl Spec {
                 ));
             }
         }
+        spec.check_relations(&known)?;
         for metric in &spec.metrics {
             if metric.digits > MAX_DIGITS || !metric.scale.is_finite() {
                 return Err(format!(
@@ -225,6 +179,70 @@ impl Spec {
             }
         }
         Ok(spec)
+    }
+
+    /// Refuses policies without the ones that they go by, and a choice or comparison that cannot be made.
+    fn check_relations(&self, known: &[String]) -> Result<(), String> {
+        for policy in &self.policies {
+            let Some(leader) = policy.leader() else {
+                continue;
+            };
+            if !self.policies.contains(&leader) {
+                return Err(format!(
+                    ": `{}` goes by runs of `{}`, which `policies` does not name; add it",
+                    policy.key(),
+                    leader.key()
+                ));
+            }
+            if self.seeds.len() < 2 {
+                return Err(format!(
+                    ": `{}` goes by a run of another seed, and `seeds` has one; give two or more",
+                    policy.key()
+                ));
+            }
+        }
+        if let Some(tuning) = &self.tuning {
+            let name = tuning.option.strip_prefix("--").unwrap_or_default();
+            let letter = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            // It names folders.
+            if !(name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(letter))
+            {
+                return Err(format!(
+                    ": `tuning.option` must be an option of the program, such as `--lr`, got {:?}",
+                    tuning.option
+                ));
+            }
+            let rising = tuning.values.windows(2).all(|pair| pair[0] < pair[1]);
+            let finite = tuning.values.iter().all(|value| value.is_finite());
+            if tuning.values.is_empty() || !(rising && finite) {
+                return Err(format!(
+                    ": `tuning.values` must be finite and rise, got {:?}",
+                    tuning.values
+                ));
+            }
+            if self.seeds.contains(&tuning.seed) {
+                return Err(format!(
+                    ": `tuning.seed` {} is among the `seeds` that are compared; what was chosen on a seed flatters it, take another",
+                    tuning.seed
+                ));
+            }
+        }
+        if let Some(comparison) = &self.comparison {
+            if !self.policies.contains(&comparison.baseline) {
+                return Err(format!(
+                    ": `comparison.baseline` is `{}`, which the sweep does not run; its policies are {}",
+                    comparison.baseline.key(),
+                    known.join(", ")
+                ));
+            }
+            if !(comparison.margin >= 0.0 && comparison.margin.is_finite()) {
+                return Err(format!(
+                    ": `comparison.margin` must be finite and at least 0, got {}",
+                    comparison.margin
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -306,6 +324,46 @@ title = "test perplexity"
                 "title = \"test perplexity\"",
                 "title = \"t\"\nscale = inf",
                 "a finite scale",
+            ),
+            (
+                "\"fixed 5\", ",
+                "\"fixed 5\", \"replay 0.5\", ",
+                "goes by runs of `adaptive 0.5`, which `policies` does not name",
+            ),
+            (
+                "\"fixed 5\", ",
+                "\"fixed 5\", \"median 0.9\", ",
+                "`seeds` has one; give two or more",
+            ),
+            (
+                "[[metrics]]",
+                "[tuning]\noption = \"--lr\"\nvalues = [1.0, 3.0]\nseed = 1\n[[metrics]]",
+                "is among the `seeds` that are compared",
+            ),
+            (
+                "[[metrics]]",
+                "[tuning]\noption = \"--lr\"\nvalues = [3.0, 1.0]\nseed = 2\n[[metrics]]",
+                "must be finite and rise, got [3.0, 1.0]",
+            ),
+            (
+                "[[metrics]]",
+                "[tuning]\noption = \"lr\"\nvalues = [1.0]\nseed = 2\n[[metrics]]",
+                "such as `--lr`, got \"lr\"",
+            ),
+            (
+                "[[metrics]]",
+                "[tuning]\noption = \"--../x\"\nvalues = [1.0]\nseed = 2\n[[metrics]]",
+                "such as `--lr`, got \"--../x\"",
+            ),
+            (
+                "[[metrics]]",
+                "[comparison]\nbaseline = \"fixed 6\"\nmargin = 0.1\n[[metrics]]",
+                "`comparison.baseline` is `fixed 6`, which the sweep does not run",
+            ),
+            (
+                "[[metrics]]",
+                "[comparison]\nbaseline = \"fixed 5\"\nmargin = nan\n[[metrics]]",
+                "`comparison.margin` must be finite",
             ),
         ];
         for (from, to, expected) in cases {

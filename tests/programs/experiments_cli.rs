@@ -604,6 +604,117 @@ paper = {{ "fixed 4" = [1.25, 0.5], "adaptive 0.9" = [1.5] }}
     );
 }
 
+/// A step size of its own for every policy, the controls that go by the adaptive runs, and every policy beside the adaptive one.
+#[test]
+fn a_sweep_tunes_and_compares_policies() {
+    let (Some(sweep), Some(_)) = (example("sweep"), example("copy")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("tiny.toml"), folder.path().join("out"));
+    let arguments: Vec<String> = TINY
+        .iter()
+        .map(|argument| format!("{argument:?}"))
+        .collect();
+    let text = format!(
+        r#"
+title = "tiny"
+program = "copy"
+arguments = [{}, "--k0", "4", "--k-max", "20", "--epochs", "2", "--quiet"]
+policies = ["context 1", "adaptive 0.5", "replay 0.5", "median 0.5"]
+seeds = [1, 2]
+validation_steps = 50
+[tuning]
+option = "--lr"
+values = [0.001, 0.5, 1e30]
+seed = 9
+[comparison]
+baseline = "adaptive 0.5"
+margin = 0.001
+[[metrics]]
+name = "test_perplexity"
+title = "test perplexity"
+"#,
+        arguments.join(", ")
+    );
+    fs::write(&file, text).unwrap();
+    let run = |extra: &[&str]| {
+        let mut run = command(&sweep);
+        run.arg(&file).arg("--out").arg(&out).args(extra);
+        success(&run.output().unwrap())
+    };
+    let shown = run(&[]);
+    let row = |name: &str| {
+        let start = format!("| {name} | 2 | 0.5 | ");
+        let line = shown.lines().find(|line| line.starts_with(&start));
+        line.unwrap_or_else(|| panic!("{name} in {shown}"))
+            .to_owned()
+    };
+    assert!(row("K = 2 (context 1)").contains(" | 2.0 | "), "{shown}");
+    for part in [
+        "test perplexity less that of δ = 0.5, paired by seed",
+        "| policy | pairs | difference | p | than δ = 0.5 |",
+        "validation on seed 9 chooses K = 2 (context 1) with lr 0.5: 3 runs",
+    ] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    // The replay has the K of the other seed's run, window by window, and the median is that run's.
+    let of = |name: &str| out.join(name);
+    let adaptive = json(of("adaptive-0.5-lr0.5-seed2").join("controller.json"));
+    let replay = json(of("replay-0.5-lr0.5-seed1").join("config.json"));
+    let mut changes = vec![(0, 4)];
+    for decision in adaptive.as_array().unwrap() {
+        let at = decision["position"]["update"].as_u64().unwrap();
+        let k = decision["k"].as_u64().unwrap();
+        match changes.last() {
+            Some(&(_, before)) if before == k => {}
+            _ => changes.push((at, k)),
+        }
+    }
+    let replayed = &replay["plan"]["policy"];
+    assert_eq!(replayed["policy"], "scheduled");
+    assert_eq!(replayed["changes"], serde_json::to_value(&changes).unwrap());
+    let metrics = fs::read_to_string(of("replay-0.5-lr0.5-seed1").join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["k"].as_u64(), changes.last().map(|&(_, k)| k));
+    let median = json(of("median-0.5-lr0.5-seed1").join("config.json"));
+    assert_eq!(median["plan"]["policy"]["policy"], "fixed");
+    // Nothing is run again, and steps that were too large are no choice.
+    assert_eq!(run(&["--report"]), shown);
+    // Fewer steps than the shortest windows need: 2 epochs of 10 windows of 21 steps, and 50 of validation.
+    let context: Vec<String> = row("K = 2 (context 1)")
+        .split(" | ")
+        .map(str::to_owned)
+        .collect();
+    let thousands: f64 = context[7].parse().unwrap();
+    assert!((1.0..10.0).contains(&thousands), "{context:?}");
+}
+
+#[test]
+fn a_run_without_a_controller_cannot_be_replayed() {
+    let Some(copy) = example("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = |options: &[&str], out: &Path| {
+        let mut start = command(&copy);
+        start.args(TINY).args(["--quiet", "--epochs", "1"]);
+        start.args(options).arg("--out").arg(out).output().unwrap()
+    };
+    success(&start(&["--fixed-k", "4"], &run));
+    let (other, missing) = (folder.path().join("other"), folder.path().join("missing"));
+    let error = failure(&start(&["--replay-k", run.to_str().unwrap()], &other));
+    assert!(
+        error.contains("did not adapt; name a run with --delta"),
+        "{error}"
+    );
+    let error = failure(&start(&["--replay-k", missing.to_str().unwrap()], &other));
+    assert!(
+        error.contains("name the folder of a finished run"),
+        "{error}"
+    );
+    assert!(!other.exists());
+}
+
 #[test]
 fn the_help_tells_the_defaults_of_each_program() {
     let told: [(&str, &[&str]); 5] = [

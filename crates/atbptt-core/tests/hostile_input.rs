@@ -259,6 +259,8 @@ proptest! {
         let adaptive = AdaptiveKConfig::new(delta).with_k0(k0).with_k_min(k_min).with_k_max(k_max).with_monitor(monitor);
         goes_on(adaptive.init(), &measured);
         goes_on(FixedKConfig::new(k0).with_monitor(Some(monitor)).init(), &measured);
+        let scheduled = ScheduledKConfig::new(vec![(0, k0), (1, k_min), (k_max as u64, 7)]);
+        goes_on(scheduled.with_monitor(Some(monitor)).init(), &measured);
         let random = RandomLengthConfig::new(k0).with_spread(spread).with_whole(whole);
         goes_on(random.init(), &measured);
         let random = random.with_shortest(k_min).with_longest(k_max).with_monitor(Some(monitor));
@@ -283,6 +285,10 @@ fn settings_that_are_misspelt_or_incomplete_are_refused() {
         ),
         (r#"{"policy": "fixed", "K": 3}"#, "unknown field `K`"),
         (r#"{"policy": "fixed", "k": -3}"#, "invalid value"),
+        (
+            r#"{"policy": "scheduled", "changes": [[0]]}"#,
+            "invalid length 1",
+        ),
         (r#"{"policy": "artbp", "mean": 3}"#, "unknown field `mean`"),
         (
             r#"{"policy": "random_length", "base": "9"}"#,

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdaptiveKConfig, ArtbpConfig, FixedKConfig, MonitorConfig, RandomLengthConfig, TruncationPolicy,
+    AdaptiveKConfig, ArtbpConfig, FixedKConfig, MonitorConfig, RandomLengthConfig,
+    ScheduledKConfig, TruncationPolicy,
 };
 use crate::EstimateError;
 
@@ -26,6 +27,8 @@ pub enum PolicyConfig {
     Adaptive(AdaptiveKConfig),
     /// One truncation length for the whole run.
     Fixed(FixedKConfig),
+    /// Lengths given in advance, window by window.
+    Scheduled(ScheduledKConfig),
     /// A random length for every window, as AWD-LSTM trains.
     RandomLength(RandomLengthConfig),
     /// Unbiased random truncation.
@@ -41,6 +44,7 @@ impl PolicyConfig {
         Ok(match self {
             Self::Adaptive(config) => Box::new(config.init()?),
             Self::Fixed(config) => Box::new(config.init()?),
+            Self::Scheduled(config) => Box::new(config.init()?),
             Self::RandomLength(config) => Box::new(config.init()?),
             Self::Artbp(config) => Box::new(config.init()?),
         })
@@ -51,6 +55,7 @@ impl PolicyConfig {
         match self {
             Self::Adaptive(config) => config.with_monitor(monitor).into(),
             Self::Fixed(config) => config.with_monitor(Some(monitor)).into(),
+            Self::Scheduled(config) => config.with_monitor(Some(monitor)).into(),
             Self::RandomLength(config) => config.with_monitor(Some(monitor)).into(),
             Self::Artbp(config) => config.with_monitor(Some(monitor)).into(),
         }
@@ -70,6 +75,7 @@ macro_rules! from_config {
 from_config!(
     Adaptive(AdaptiveKConfig),
     Fixed(FixedKConfig),
+    Scheduled(ScheduledKConfig),
     RandomLength(RandomLengthConfig),
     Artbp(ArtbpConfig)
 );

@@ -31,7 +31,7 @@ pub enum Reason {
     WindowTooShort,
     /// No probe was usable; K is kept.
     Unusable,
-    /// The policy never changes K.
+    /// The policy does not go by the estimate: K is fixed, or given in advance.
     Fixed,
     /// Every window's K is drawn at random around this one.
     Random,

@@ -22,6 +22,13 @@ pub enum PolicyState {
         /// What was seen of the bias.
         monitor: MonitorState,
     },
+    /// Of a [`ScheduledK`](super::ScheduledK).
+    Scheduled {
+        /// Windows so far.
+        windows: u64,
+        /// What was seen of the bias.
+        monitor: MonitorState,
+    },
     /// Of a [`RandomLength`](super::RandomLength).
     RandomLength {
         /// Lengths drawn so far.
@@ -53,6 +60,7 @@ impl PolicyState {
         match self {
             Self::Adaptive { .. } => "adaptive",
             Self::Fixed { .. } => "fixed",
+            Self::Scheduled { .. } => "scheduled",
             Self::RandomLength { .. } => "random_length",
             Self::Artbp { .. } => "artbp",
             Self::Custom { name, .. } => name,

@@ -481,3 +481,44 @@ proptest! {
         prop_assert!(bias(EXACT, k) <= bias(Scheme::Chunked, k) * slack);
     }
 }
+
+/// The lengths that the controller took, window by window, and none of its probes.
+#[test]
+fn a_replay_takes_the_lengths_of_the_run_it_replays() {
+    let mut adaptive = config(0.5).init().unwrap();
+    let mut taken = Vec::new();
+    for window in 0..40_u64 {
+        // Probes before windows 10, 20 and 30.
+        if window > 0 && window % 10 == 0 {
+            let beta = [0.9, 0.5, 0.8][window as usize / 10 - 1];
+            let measured = norms(vec![probe(beta)], EXACT);
+            adaptive.update(at(window as usize / 10, window), measured);
+        }
+        taken.push(adaptive.next_window().k);
+    }
+    assert_eq!([taken[9], taken[10], taken[20], taken[30]], [15, 7, 3, 4]);
+    let config = ScheduledKConfig::replay(15, adaptive.monitor().history());
+    assert_eq!(config.changes, [(0, 15), (10, 7), (20, 3), (30, 4)]);
+    let mut replay = config.init().unwrap();
+    let replayed: Vec<usize> = (0..40).map(|_| replay.next_window().k).collect();
+    assert_eq!(replayed, taken);
+    assert_eq!((replay.k(), replay.k_max()), (4, 15));
+    assert_eq!(replay.monitor().probes_due(at(9, 900)), None);
+}
+
+#[test]
+fn lengths_given_in_advance_must_begin_at_the_first_window_and_rise() {
+    let refused = |changes: &[(u64, usize)]| {
+        let error = ScheduledKConfig::new(changes.to_vec()).init().unwrap_err();
+        error.to_string()
+    };
+    assert!(refused(&[]).contains("truncation lengths given in advance must be at least 1, got 0"));
+    assert!(refused(&[(1, 5)]).contains("must be 0 for the first change"));
+    assert!(
+        refused(&[(0, 5), (4, 3), (4, 2)])
+            .contains("later than the one before for all others, got 4")
+    );
+    assert!(refused(&[(0, 5), (4, 0)]).contains("the truncation length must be at least 1, got 0"));
+    let once = ScheduledKConfig::new(vec![(0, 5)]);
+    assert_eq!(once.init().unwrap().next_window().k, 5);
+}

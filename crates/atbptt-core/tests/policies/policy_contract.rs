@@ -109,7 +109,7 @@ fn keeps_the_contract(config: impl Into<PolicyConfig>, scheme: Scheme) {
         assert_eq!(
             refused,
             EstimateError::ForeignState {
-                expected: ["adaptive", "fixed", "random_length", "artbp"]
+                expected: ["adaptive", "fixed", "scheduled", "random_length", "artbp"]
                     .into_iter()
                     .find(|name| *name == before.policy())
                     .unwrap(),
@@ -149,6 +149,12 @@ fn fixed_keeps_the_contract() {
 }
 
 #[test]
+fn lengths_given_in_advance_keep_the_contract() {
+    let config = ScheduledKConfig::new(vec![(0, 8), (3, 2), (9, 30), (12, 5)]);
+    keeps_the_contract(config.with_monitor(monitor()), SCHEMES[0]);
+}
+
+#[test]
 fn random_lengths_keep_the_contract() {
     let config = RandomLengthConfig::new(12).with_seed(3);
     keeps_the_contract(config.with_monitor(monitor()), SCHEMES[2]);
@@ -162,9 +168,10 @@ fn artbp_keeps_the_contract() {
 
 #[test]
 fn a_state_fits_one_kind_of_policy_only() {
-    let configs: [PolicyConfig; 4] = [
+    let configs: [PolicyConfig; 5] = [
         adaptive().into(),
         FixedKConfig::new(8).into(),
+        ScheduledKConfig::new(vec![(0, 8)]).into(),
         RandomLengthConfig::new(12).into(),
         ArtbpConfig::new(7).into(),
     ];
