@@ -154,11 +154,13 @@ impl Plan {
             StepScaling::None => "none",
             StepScaling::SqrtK => "sqrt",
             StepScaling::LinearK => "linear",
+            _ => "another",
         };
         let clip = match training.clip {
             Clip::None => "0".into(),
             Clip::Norm(norm) => norm.to_string(),
             Clip::PerK(norm) => format!("{norm}/K"),
+            _ => "another".into(),
         };
         let (estimate, norms) = match monitor.estimator {
             Estimator::Norms(norms) | Estimator::Paper(norms) => ("norms", norms),
@@ -171,6 +173,7 @@ impl Plan {
             GradientSize::NormOfMeanStateSum => "mean-states",
             GradientSize::DebiasedNormOfMeanSum => "debiased",
             GradientSize::DebiasedNormOfMeanStateSum => "debiased-states",
+            _ => "another",
         };
         let rest = [
             ("style", style.into()),

@@ -270,7 +270,7 @@ fn estimator(
     let tail = match tau {
         Tau::Lag(lag) => norms.lags().saturating_sub(lag),
         Tau::Fraction(share) => ((1.0 - share) * norms.lags() as f64) as usize,
-        Tau::Lepski => norms.lags(),
+        _ => norms.lags(),
     };
     if matches!(fit, DecayFit::Quantile(_)) && tail > QUANTILE_TAIL {
         return Err(format!(
@@ -288,6 +288,7 @@ fn fit_in_words(fit: DecayFit) -> String {
         DecayFit::LeastSquares(FitLags::Tail) => "least squares over the lags from τ on".into(),
         DecayFit::Max => "largest slope from τ on".into(),
         DecayFit::Quantile(quantile) => format!("{quantile} quantile of the slopes"),
+        other => format!("{other:?}"),
     }
 }
 

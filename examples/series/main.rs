@@ -163,6 +163,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let loss = match task.loss {
         SeriesLoss::SquaredError => "Mean squared error (normalised)",
         SeriesLoss::GaussianNll => "Negative log-likelihood (nats)",
+        _ => "Loss",
     };
     let run = start
         .settings

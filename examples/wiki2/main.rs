@@ -135,10 +135,9 @@ fn introduce(
             task.scaled.join(", ")
         );
     }
-    if let Some(entropy) = corpus.source_entropy(Split::Valid) {
+    if let Some(floor) = corpus.perplexity_floor(Split::Valid) {
         println!(
-            "floor:   no model can reach a validation perplexity below {:.1} on this text",
-            entropy.perplexity()
+            "floor:   no model can reach a validation perplexity below {floor:.1} on this text"
         );
     }
     println!();

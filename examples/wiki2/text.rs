@@ -90,6 +90,7 @@ impl Reading {
             TokenUnit::Words => "words",
             TokenUnit::Characters => "characters",
             TokenUnit::Bytes => "bytes",
+            _ => "tokens",
         }
     }
 }

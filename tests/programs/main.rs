@@ -9,5 +9,7 @@ mod estimate_cli;
 mod experiments_cli;
 mod first_run;
 mod rainfall_cli;
+mod runs_cli;
 mod series_cli;
+mod sweeps_cli;
 mod wiki2_cli;

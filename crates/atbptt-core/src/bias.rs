@@ -271,13 +271,6 @@ impl BiasEstimate {
         self.log_relative_bias(k).exp()
     }
 
-    /// E(k) for `k = 0..=W+1`.
-    pub fn absolute_bias_curve(&self) -> Vec<f64> {
-        (0..=self.profile.lags())
-            .map(|k| self.absolute_bias(k))
-            .collect()
-    }
-
     /// δ(k) for `k = 0..=W+1`.
     pub fn relative_bias_curve(&self) -> Vec<f64> {
         (0..=self.profile.lags())

@@ -24,6 +24,7 @@ pub enum FitLags {
 
 /// Estimator of log β (Aicher et al. 2019, "estimating β").
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum DecayFit {
     /// Least-squares slope of log φ over the lag. Lags that vanished (log φ < −50) take no part; with fewer than two
     /// left the slope is 0, "no decay seen".
@@ -46,18 +47,18 @@ impl Default for DecayFit {
 
 /// A fitted geometric decay: a straight line through the log profile.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DecayLine {
+pub(crate) struct DecayLine {
     /// Slope: log β.
-    pub log_beta: f64,
+    pub(crate) log_beta: f64,
     /// A lag on the line, not necessarily a whole one.
-    pub lag: f64,
+    pub(crate) lag: f64,
     /// log φ̃ there.
-    pub log_phi: f64,
+    pub(crate) log_phi: f64,
 }
 
 impl DecayLine {
     /// log φ̃ at a lag.
-    pub fn log_phi_at(&self, lag: usize) -> f64 {
+    pub(crate) fn log_phi_at(&self, lag: usize) -> f64 {
         self.log_phi + (lag as f64 - self.lag) * self.log_beta
     }
 }
@@ -93,7 +94,7 @@ impl DecayFit {
     ///
     /// # Errors
     /// As [`DecayFit::log_beta`].
-    pub fn line(self, log_phi: &[f64], tau: usize) -> Result<DecayLine, EstimateError> {
+    pub(crate) fn line(self, log_phi: &[f64], tau: usize) -> Result<DecayLine, EstimateError> {
         self.validate()?;
         let window = log_phi.len().saturating_sub(1);
         if tau >= window {

@@ -18,6 +18,7 @@ const SEED: u64 = 0x4B5F;
 
 /// K with an interval that covers it at some level of confidence.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct KInterval {
     /// K(δ) of all sequences as a real number (see [`crate::BiasEstimate::crossing`]), in steps.
     pub estimate: f64,

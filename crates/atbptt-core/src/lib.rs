@@ -17,7 +17,7 @@
 //!
 //! The mathematics is plain `f64` on small vectors, knows no model and builds without Burn (`default-features = false`).
 //! `device`, behind the default feature `burn`, is the one place where device tensors become numbers. Nothing panics on data:
-//! what is no set of norms is an [`EstimateError`], what has no answer is a [`Reason`].
+//! input that is not a set of norms is an [`EstimateError`], and a question without an answer has a [`Reason`].
 //!
 //! "METHOD §1" and the like cite the sections of `docs/METHOD.md` in the repository, which has all equations in one place.
 //!
@@ -85,10 +85,10 @@ pub use error::EstimateError;
 pub use interval::{KInterval, k_interval};
 pub use norms::LagNorms;
 pub use policy::{
-    AdaptiveK, AdaptiveKConfig, Artbp, ArtbpConfig, Decision, Estimate, Estimator, FixedK,
-    FixedKConfig, Measurement, Monitor, MonitorConfig, NextWindow, PolicyConfig, PolicyState,
-    Position, ProbeRequest, RandomLength, RandomLengthConfig, Reason, Schedule, Truncation,
-    TruncationPolicy, UpdateEvery, WhenNoiseLimited,
+    AdaptiveK, AdaptiveKConfig, ArtbpConfig, Decision, Estimate, Estimator, FixedK, FixedKConfig,
+    Measurement, Monitor, MonitorConfig, NextWindow, PolicyConfig, PolicyState, Position,
+    ProbeRequest, RandomLengthConfig, Reason, Schedule, Truncation, TruncationPolicy, UpdateEvery,
+    WhenNoiseLimited,
 };
 pub use profile::{Averaging, LagProfile};
 pub use scheme::Scheme;

@@ -19,6 +19,7 @@ pub const LOG_VANISHED: f64 = -50.0;
 
 /// How the norms of the sequences become one number per lag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Averaging {
     /// log of the mean norm: φ_k as the bias bound needs it.
     #[default]

@@ -67,6 +67,7 @@ impl DirectPlan {
 
 /// Which weights a direct estimate is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CountedWeights {
     /// Those that [`RecurrentModel::counted_parameters`] names.
     #[default]
@@ -256,6 +257,7 @@ impl PieceGradients {
     }
 
     /// The gradients, parameter by parameter, in visiting order.
+    #[doc(hidden)]
     pub fn parameters(&self) -> &[ParameterPieces] {
         &self.parameters
     }

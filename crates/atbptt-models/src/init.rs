@@ -8,6 +8,7 @@ use crate::ModelError;
 
 /// Initial distribution of a recurrent model's weight matrices. Biases start at zero.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub enum WeightInit {
     /// Uniform in ±√(3 / larger dimension), as in the experiments of Aicher et al. (2019).
     #[default]

@@ -82,9 +82,9 @@ mod stack_model;
 mod state;
 pub use batch::{SequenceBatch, TokenBatch};
 pub use check::{BrokenRule, ModelCheck, check_model, check_pieces};
-pub use direct::{
-    CountedWeights, DirectPlan, ParameterPieces, PieceGradients, direct_statistics, piece_gradients,
-};
+#[doc(hidden)]
+pub use direct::ParameterPieces;
+pub use direct::{CountedWeights, DirectPlan, PieceGradients, direct_statistics, piece_gradients};
 pub use error::ModelError;
 pub use inference::TextState;
 pub use init::WeightInit;

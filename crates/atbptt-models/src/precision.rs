@@ -11,6 +11,7 @@ use crate::ModelError;
 /// Type of a training window's arithmetic and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// 32 bits everywhere.
     #[default]

@@ -4,12 +4,16 @@
 //! of the last step's loss at every earlier state ([`RecurrentModel::state_gradients`]). Both have default bodies made
 //! of the two methods a user writes; models of this crate override them with faster ones.
 
+mod bodies;
+
 use burn::module::{Module, ModuleDisplay, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor};
 
+use self::bodies::compensated_window_stepwise;
+pub(crate) use self::bodies::{state_gradients_stepwise, window_in_pieces};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
-use crate::probe::{self, StateGradients};
+use crate::probe::StateGradients;
 use crate::state::RecurrentState;
 
 /// A model that reads a window step after step and has a loss.
@@ -91,7 +95,7 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
         batch: &Self::Batch,
         state: Option<Self::State>,
     ) -> Result<StateGradients, ModelError> {
-        probe::state_gradients_stepwise(self, batch, state)
+        state_gradients_stepwise(self, batch, state)
     }
 
     /// The parameters whose gradient's bias is measured: those of the recurrence. Name what truncation can bias and a probe can
@@ -287,96 +291,6 @@ pub fn frozen<M: Module>(model: &M) -> M {
     }
     model.visit(&mut Make);
     model.clone().no_grad()
-}
-
-/// The default window: pieces between the plan's marks, each run by [`RecurrentModel::forward`].
-pub(crate) fn window_in_pieces<M: RecurrentModel>(
-    model: &M,
-    batch: &M::Batch,
-    state: Option<M::State>,
-    plan: WindowPlan,
-) -> Result<WindowLoss<M::State>, ModelError> {
-    let steps = batch.steps();
-    check_plan(plan, steps)?;
-    let mut marks = vec![plan.warm_up, plan.loss_from, plan.carry, steps];
-    marks.sort_unstable();
-    marks.dedup();
-
-    let mut carried = (plan.carry == 0).then(|| state.clone().map(M::State::detach));
-    let mut state = state;
-    let mut loss: Option<StepLoss> = None;
-    let mut from = 0;
-    for to in marks.into_iter().filter(|&mark| mark > 0) {
-        let piece = batch.slice(from..to);
-        let (features, after) = match to <= plan.warm_up {
-            true => frozen(model).forward(&piece, state)?,
-            false => model.forward(&piece, state)?,
-        };
-        if from >= plan.loss_from {
-            let part = model.loss(features, &piece)?;
-            loss = Some(match loss {
-                Some(sum) => sum.plus(part),
-                None => part,
-            });
-        }
-        let after = match to <= plan.warm_up {
-            true => after.detach(),
-            false => after,
-        };
-        if to == plan.carry {
-            carried = Some(Some(after.clone().detach()));
-        }
-        state = Some(after);
-        from = to;
-    }
-    match (loss, carried) {
-        (Some(loss), Some(state)) => Ok(WindowLoss { loss, state }),
-        _ => Err(ModelError::Empty {
-            what: "window",
-            missing: "steps that carry a loss",
-        }),
-    }
-}
-
-/// The default window with compensation: steps, and between them a factor on the gradient alone.
-fn compensated_window_stepwise<M: RecurrentModel>(
-    model: &M,
-    batch: &M::Batch,
-    mut state: Option<M::State>,
-    factors: &[f64],
-) -> Result<WindowLoss<M::State>, ModelError> {
-    let mut loss: Option<StepLoss> = None;
-    for step in 0..batch.steps() {
-        let piece = batch.slice(step..step + 1);
-        let (features, after) = model.forward(&piece, state)?;
-        let part = model.loss(features, &piece)?;
-        loss = Some(match loss {
-            Some(sum) => sum.plus(part),
-            None => part,
-        });
-        state = Some(match factors.get(step) {
-            Some(&factor) if step + 1 < batch.steps() => {
-                after.map_parts(&mut |part| scale_gradient(part, factor))
-            }
-            _ => after,
-        });
-    }
-    match (loss, state) {
-        (Some(loss), Some(state)) => Ok(WindowLoss {
-            loss,
-            state: Some(state.detach()),
-        }),
-        _ => Err(ModelError::Empty {
-            what: "window",
-            missing: "time steps",
-        }),
-    }
-}
-
-/// The same values, to the bit; their gradient times `factor`.
-fn scale_gradient(values: Tensor<2>, factor: f64) -> Tensor<2> {
-    let fixed = values.clone().detach();
-    fixed.clone() + (values - fixed) * factor
 }
 
 /// Refuses a plan that does not lie within the window.

@@ -20,6 +20,7 @@ use crate::{ModelError, WeightInit};
 
 /// What a target costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum SeriesLoss {
     /// (y − μ)²; the mean loss is the mean squared error.
     #[default]
@@ -134,6 +135,7 @@ pub struct SeriesModel<L: RecurrentLayer> {
 
 /// What a model says about the targets of a window.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SeriesPrediction {
     /// μ, `[batch, time, out]`.
     pub mean: Tensor<3>,

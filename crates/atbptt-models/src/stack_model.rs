@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Tensor};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
 use crate::layer::RecurrentLayer;
-use crate::probe::{self, StateGradients, autodiff_device};
+use crate::probe::{StateGradients, autodiff_device};
 use crate::recurrent::{self, RecurrentModel, WindowLoss, WindowPlan};
 use crate::stack::{Stack, UnrollOptions, Unrolled};
 use crate::state::RecurrentState;
@@ -201,7 +201,7 @@ pub trait StackModel: RecurrentModel<State = Vec<LayerState<Self>>> {
         if let Some(start) = self.stack_start() {
             // Where a sequence begins within the window, the layers do not run as one operation.
             let state = state.unwrap_or_else(|| repeated(start, batch.sequences()));
-            return probe::state_gradients_stepwise(self, batch, Some(state));
+            return recurrent::state_gradients_stepwise(self, batch, Some(state));
         }
         let Some(last) = steps.checked_sub(1) else {
             return Err(ModelError::Empty {

@@ -9,29 +9,29 @@ use serde::{Deserialize, Serialize};
 
 /// Where training stands in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     /// Step that the carried state stands before.
-    pub start: usize,
+    pub(crate) start: usize,
     /// First step whose loss has not been counted.
-    pub next_loss: usize,
+    pub(crate) next_loss: usize,
 }
 
 /// A window of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowSpan {
+pub(crate) struct WindowSpan {
     /// First step of the stream.
-    pub start: usize,
+    pub(crate) start: usize,
     /// Number of steps.
-    pub len: usize,
+    pub(crate) len: usize,
     /// What happens at which step, counted from `start`.
-    pub plan: WindowPlan,
+    pub(crate) plan: WindowPlan,
     /// Where the stream stands afterwards.
-    pub next: Cursor,
+    pub(crate) next: Cursor,
 }
 
 impl WindowSpan {
     /// Number of steps that carry a loss.
-    pub fn loss_steps(&self) -> usize {
+    pub(crate) fn loss_steps(&self) -> usize {
         self.len.saturating_sub(self.plan.loss_from)
     }
 }
@@ -44,7 +44,7 @@ impl Cursor {
     /// between windows, the rules stay: no gradient reaches further back than [`Scheme::window`] (a longer context, left
     /// over from a longer K, runs without gradient), and every loss reaches back K steps or more, as far as the carried state
     /// allows: right after K has grown, the context is as long as the last window left it.
-    pub fn window(
+    pub(crate) fn window(
         self,
         scheme: Scheme,
         k: usize,
@@ -216,7 +216,42 @@ mod tests {
         ]
     }
 
+    fn span_fits(span: &WindowSpan, cursor: Cursor, steps: usize) -> bool {
+        let plan = span.plan;
+        plan.warm_up <= plan.loss_from
+            && plan.loss_from < span.len
+            && plan.carry <= span.len
+            && span.start + span.len <= steps
+            && span.next.start <= span.next.next_loss
+            && span.next.next_loss > cursor.next_loss
+            && span.loss_steps() >= 1
+    }
+
+    fn length() -> impl Strategy<Value = usize> {
+        prop_oneof![0usize..40, Just(usize::MAX), any::<usize>()]
+    }
+
     proptest! {
+        /// A checkpoint's cursor may be forged.
+        #[test]
+        fn prop_any_cursor_gives_a_window_inside_the_stream_or_none(
+            (start, next_loss) in (length(), length()),
+            (k, next_k, steps) in (length(), length(), length()),
+            losses in prop_oneof![length().prop_map(Some), Just(None)],
+            chunked in any::<bool>(),
+        ) {
+            let scheme = match losses {
+                Some(losses) => Scheme::Strided { losses },
+                None if chunked => Scheme::Chunked,
+                None => Scheme::Overlapping,
+            };
+            let cursor = Cursor { start, next_loss };
+            match cursor.window(scheme, k, next_k, steps) {
+                Some(span) => prop_assert!(span_fits(&span, cursor, steps), "{:?}", span),
+                None => prop_assert!(next_loss >= steps),
+            }
+        }
+
         /// Every step's loss is counted once, whatever K does, and no state is carried backwards.
         #[test]
         fn prop_every_loss_is_counted_once(

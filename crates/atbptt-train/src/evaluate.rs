@@ -5,8 +5,16 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::TrainError;
 use crate::device::check_device;
-use crate::metrics::SummedLoss;
 use crate::source::SequenceSource;
+
+/// A summed loss and the number of terms in it.
+#[derive(Clone, Copy, Debug)]
+pub struct SummedLoss {
+    /// Sum, in nats.
+    pub sum: f64,
+    /// Number of terms.
+    pub count: usize,
+}
 
 /// A chunk of a source: as long as asked for, unless the source ends or a sequence in it does.
 pub(crate) fn next_chunk<B>(
@@ -73,6 +81,7 @@ pub fn evaluate<M: RecurrentModel>(
 
 /// A chunk of a source, as [`evaluate_with`] shows it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct EvaluatedChunk<'a, B> {
     /// First step of the source.
     pub start: usize,

@@ -76,6 +76,7 @@ mod metric_files;
 pub mod metrics;
 mod observer;
 mod optimizer;
+mod output;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
@@ -96,19 +97,19 @@ mod workers;
 
 pub use atbptt_core::Scheme;
 pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
-pub use cursor::{Cursor, WindowSpan};
 pub use device::{
     DEVICE_VARIABLE, DeviceError, NamedDevice, check_device, compiled_backends, device_by_name,
     device_from_env, devices_by_names,
 };
 pub use error::TrainError;
-pub use evaluate::{EvaluatedChunk, evaluate, evaluate_with};
+pub use evaluate::{EvaluatedChunk, SummedLoss, evaluate, evaluate_with};
 pub use forecast_errors::ForecastErrors;
-pub use learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
+pub use learner::{Tbptt, TbpttInput};
 pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
 pub use metric_files::MetricFiles;
 pub use observer::{Resumed, TrainingObserver};
 pub use optimizer::FusedSgd;
+pub use output::{StepReport, TbpttOutput};
 pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};
 pub use renderer::QuietRenderer;
 pub use report::EpochReport;
@@ -120,4 +121,6 @@ pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 pub use stream_loader::StreamLoader;
 pub use tensorboard::TensorBoardFiles;
-pub use workers::{Task, WorkerReport, shards};
+#[doc(hidden)]
+pub use workers::Task;
+pub use workers::{WorkerReport, shards};

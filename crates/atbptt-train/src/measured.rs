@@ -24,6 +24,7 @@ const MAX_GROUPS: usize = 16;
 
 /// The measured bias at one K.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MeasuredBias {
     /// K, in steps.
     pub k: usize,
@@ -35,6 +36,7 @@ pub struct MeasuredBias {
 
 /// A relative bias with its error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BiasReading {
     /// √(Â/Ĉ), 0 where Â ≤ 0; NaN where Ĉ ≤ 0: a gradient that does not stand out of the noise.
     pub bias: f64,

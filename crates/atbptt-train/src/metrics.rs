@@ -1,97 +1,40 @@
 //! Metrics for Burn's event processor: perplexity, truncation length, share of clipped windows, relative bias, decay, tokens
 //! per second; errors of predicted numbers; [`PredictionMetric`] for one of your own.
 //!
-//! All read the output of [`Tbptt`](crate::Tbptt); register them with `SupervisedTraining::metric_train_numeric` and
-//! `metric_valid_numeric`.
+//! All read the output of [`Tbptt`](crate::Tbptt): its [`StepReport`], or, those of predictions, its `Option<Predictions>`.
+//! Register them with `SupervisedTraining::metric_train_numeric` and `metric_valid_numeric`.
 
 mod own;
 
 use std::sync::Arc;
 
+use atbptt_models::Predictions;
 use burn::tensor::{Tensor, TensorReadError};
 use burn::train::metric::{
     Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
     SerializedEntry, format_float,
 };
 
-pub use own::{PredictionMetric, PredictionsInput};
+pub use own::PredictionMetric;
 
-/// A summed loss and the number of terms in it.
-#[derive(Clone, Copy, Debug)]
-pub struct SummedLoss {
-    /// Sum, in nats.
-    pub sum: f64,
-    /// Number of terms.
-    pub count: usize,
-}
+use crate::output::StepReport;
 
-/// The truncation length in use.
-#[derive(Clone, Copy, Debug)]
-pub struct TruncationInput {
-    /// In steps.
-    pub k: usize,
-}
-
-/// The last bias estimate.
-#[derive(Clone, Copy, Debug)]
-pub struct EstimateInput {
-    /// At the K in use; `None` while unknown or unbounded.
-    pub relative_bias: Option<f64>,
-    /// β per step; `None` while unknown.
-    pub decay: Option<f64>,
-}
-
-/// Whether a window's gradient was clipped.
-#[derive(Clone, Copy, Debug)]
-pub struct ClipInput {
-    /// Whether it was longer than allowed.
-    pub clipped: bool,
-}
-
-/// Tokens and the time they took.
-#[derive(Clone, Copy, Debug)]
-pub struct ThroughputInput {
-    /// Losses counted.
-    pub tokens: usize,
-    /// In seconds.
-    pub seconds: f64,
-}
-
-/// Errors of predicted numbers: what [`RmseMetric`] and [`MaeMetric`] read.
-#[derive(Clone, Debug)]
-pub struct ErrorInput {
-    errors: Option<Tensor<2>>,
-}
-
-impl ErrorInput {
-    /// Of `values` that should have been `targets`, both `[rows, values]`; a target that is NaN is missing.
-    pub fn new(values: Tensor<2>, targets: Tensor<2>) -> Self {
-        Self {
-            errors: Some(values - targets),
-        }
-    }
-
-    /// Of nothing: the metrics pass over it.
-    pub fn none() -> Self {
-        Self { errors: None }
-    }
-
-    /// The sum of `term` over all errors, and their number.
-    fn sum(
-        &self,
-        term: impl FnOnce(Tensor<2>) -> Tensor<2>,
-    ) -> Result<Option<(f64, f64)>, TensorReadError> {
-        let Some(errors) = &self.errors else {
-            return Ok(None);
-        };
-        let missing = errors.clone().is_nan();
-        let [rows, width] = errors.dims();
-        let unknown = missing.clone().int().sum().try_into_scalar::<i64>()?;
-        let errors = errors.clone().mask_fill(missing, 0.0);
-        let sum = term(errors).sum().try_into_scalar::<f64>()?;
-        let known = (rows * width) as f64 - unknown as f64;
-        Ok((known > 0.0).then_some((sum, known)))
-    }
+/// The sum of `term` over the errors of predicted numbers, and how many there are; a target that is NaN is missing.
+fn errors(
+    predictions: &Option<Predictions>,
+    term: impl FnOnce(Tensor<2>) -> Tensor<2>,
+) -> Result<Option<(f64, f64)>, TensorReadError> {
+    let Some(Predictions::Values { values, targets }) = predictions else {
+        return Ok(None);
+    };
+    let errors = values.clone() - targets.clone();
+    let missing = errors.clone().is_nan();
+    let [rows, width] = errors.dims();
+    let unknown = missing.clone().int().sum().try_into_scalar::<i64>()?;
+    let sum = term(errors.mask_fill(missing, 0.0)).sum();
+    let known = (rows * width) as f64 - unknown as f64;
+    let sum = sum.try_into_scalar::<f64>()?;
+    Ok((known > 0.0).then_some((sum, known)))
 }
 
 /// A ratio of two sums over an epoch, mapped to the value shown: one mechanism for all metrics here.
@@ -238,51 +181,51 @@ macro_rules! ratio_metric {
 
 ratio_metric! {
     /// Perplexity, exp(Σ loss / Σ tokens): exact over an epoch, however the windows were cut.
-    PerplexityMetric, "Perplexity", None, false, SummedLoss,
-    |loss| Some((loss.sum, loss.count as f64)), |mean| mean.exp()
+    PerplexityMetric, "Perplexity", None, false, StepReport,
+    |report| Some((report.loss_sum, report.count as f64)), |mean| mean.exp()
 }
 
 ratio_metric! {
     /// Truncation length K in use, in steps.
-    TruncationMetric, "Truncation length", Some("steps"), true, TruncationInput,
-    |input| Some((input.k as f64, 1.0)), |mean| mean
+    TruncationMetric, "Truncation length", Some("steps"), true, StepReport,
+    |report| Some((report.k as f64, 1.0)), |mean| mean
 }
 
 ratio_metric! {
     /// Share of windows whose gradient was longer than the clip allows, in `[0, 1]`. Near one, the length of an update is set by
     /// clip and step size alone.
-    ClippedShareMetric, "Clipped windows", None, false, ClipInput,
-    |input| Some((f64::from(u8::from(input.clipped)), 1.0)), |mean| mean
+    ClippedShareMetric, "Clipped windows", None, false, StepReport,
+    |report| Some((f64::from(u8::from(report.clipped)), 1.0)), |mean| mean
 }
 
 ratio_metric! {
     /// Relative gradient bias δ̂(K) estimated at the K in use.
-    RelativeBiasMetric, "Relative bias", None, false, EstimateInput,
-    |input| input.relative_bias.map(|bias| (bias, 1.0)), |mean| mean
+    RelativeBiasMetric, "Relative bias", None, false, StepReport,
+    |report| report.relative_bias.map(|bias| (bias, 1.0)), |mean| mean
 }
 
 ratio_metric! {
     /// Decay β of the lag profile per step: below one, gradients fade.
-    DecayRateMetric, "Decay rate", Some("per step"), false, EstimateInput,
-    |input| input.decay.map(|decay| (decay, 1.0)), |mean| mean
+    DecayRateMetric, "Decay rate", Some("per step"), false, StepReport,
+    |report| report.decay.map(|decay| (decay, 1.0)), |mean| mean
 }
 
 ratio_metric! {
     /// Loss tokens per second, probes not counted.
-    TokensPerSecondMetric, "Tokens per second", Some("tokens/s"), true, ThroughputInput,
-    |input| (input.seconds > 0.0).then_some((input.tokens as f64, input.seconds)), |mean| mean
+    TokensPerSecondMetric, "Tokens per second", Some("tokens/s"), true, StepReport,
+    |report| (report.seconds > 0.0).then_some((report.count as f64, report.seconds)), |mean| mean
 }
 
 ratio_metric! {
     /// Root mean squared error of predicted numbers, in their units, over all values of an epoch together.
-    RmseMetric, "RMSE", None, false, ErrorInput,
-    |input| input.sum(|errors| errors.square())?, |mean| mean.sqrt()
+    RmseMetric, "RMSE", None, false, Option<Predictions>,
+    |predictions| errors(predictions, |errors| errors.square())?, |mean| mean.sqrt()
 }
 
 ratio_metric! {
     /// Mean absolute error of predicted numbers, in their units, over all values of an epoch together.
-    MaeMetric, "MAE", None, false, ErrorInput,
-    |input| input.sum(|errors| errors.abs())?, |mean| mean
+    MaeMetric, "MAE", None, false, Option<Predictions>,
+    |predictions| errors(predictions, |errors| errors.abs())?, |mean| mean
 }
 
 #[cfg(test)]
@@ -304,9 +247,10 @@ mod tests {
         let mut metric = PerplexityMetric::new();
         let ln2 = std::f64::consts::LN_2;
         for (count, loss) in [(10, ln2), (30, 3.0 * ln2)] {
-            let item = SummedLoss {
-                sum: loss * count as f64,
+            let item = StepReport {
+                loss_sum: loss * count as f64,
                 count,
+                ..StepReport::default()
             };
             metric.update(&item, &metadata()).unwrap();
         }
@@ -319,15 +263,12 @@ mod tests {
     #[test]
     fn an_unknown_bias_is_not_available_and_not_zero() {
         let mut metric = RelativeBiasMetric::new();
-        let unknown = EstimateInput {
-            relative_bias: None,
-            decay: None,
-        };
+        let unknown = StepReport::default();
         let entry = metric.update(&unknown, &metadata()).unwrap();
         assert!(entry.is_not_available() && metric.value().is_none());
-        let known = EstimateInput {
+        let known = StepReport {
             relative_bias: Some(0.25),
-            decay: None,
+            ..StepReport::default()
         };
         metric.update(&known, &metadata()).unwrap();
         assert_eq!(metric.final_value().current(), 0.25);
@@ -338,9 +279,10 @@ mod tests {
     fn throughput_is_tokens_over_seconds() {
         let mut metric = TokensPerSecondMetric::new();
         for seconds in [1.0, 3.0] {
-            let item = ThroughputInput {
-                tokens: 100,
+            let item = StepReport {
+                count: 100,
                 seconds,
+                ..StepReport::default()
             };
             metric.update(&item, &metadata()).unwrap();
         }

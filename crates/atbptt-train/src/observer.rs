@@ -1,4 +1,4 @@
-//! Who is told what happens while training runs.
+//! Observers: programs that want to know what happens while training runs.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use crate::workers::WorkerReport;
 
 /// Where a resumed run continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Resumed {
     /// The checkpoint.
     pub path: PathBuf,
@@ -21,7 +22,7 @@ pub struct Resumed {
     pub changes: Vec<Difference>,
 }
 
-/// Is told what happens while training runs. All methods do nothing by default.
+/// Receives what happens while training runs. All methods do nothing by default.
 pub trait TrainingObserver: Send + Sync {
     /// The run continues from a checkpoint.
     fn on_resume(&self, _resumed: &Resumed) {}

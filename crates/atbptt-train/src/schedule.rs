@@ -36,6 +36,7 @@ pub struct RateSchedule {
 
 /// How a learning rate falls with the position in the data, from a factor of 1 to the schedule's floor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum RateShape {
     /// It does not.
     #[default]

@@ -17,6 +17,7 @@ use crate::TrainError;
 /// smaller and a longer step is safe. Strided windows have as many losses whatever K is, and want [`StepScaling::None`].
 /// Where a random policy draws K, its typical length counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum StepScaling {
     /// The scheduler's learning rate as it is.
     #[default]
@@ -40,6 +41,7 @@ impl StepScaling {
 
 /// Clipping of the gradient's global L2 norm, window by window, before the optimiser sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Clip {
     /// No clipping.
     #[default]

@@ -5,6 +5,8 @@
 //! scheme and K ask for with the carried state, backward pass, clipping; then an update, or one for several windows.
 
 mod capture;
+mod config;
+mod handle;
 mod run;
 
 use std::any::Any;
@@ -12,170 +14,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atbptt_core::policy::{
-    Decision, Estimate, PolicyState, Position, ProbeRequest, TruncationPolicy,
-};
+use atbptt_core::policy::TruncationPolicy;
 use atbptt_models::RecurrentModel;
 use burn::data::dataset::DatasetError;
 use burn::train::{
     Learner, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
     TrainingComponents, TrainingError, TrainingStrategy, ValidLoader,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::checkpoint::{Checkpoint, CheckpointConfig};
 use crate::device::{NamedDevice, check_alike};
 use crate::learner::Tbptt;
 use crate::observer::{Resumed, TrainingObserver};
-use crate::probe::ProbeConfig;
 use crate::report::EpochReport;
-use crate::schedule::RateSchedule;
-use crate::step::{Clip, StepScaling};
 use crate::workers::WorkerReport;
-use atbptt_core::Scheme;
 
-/// Settings of the training loop, apart from the policy for K.
-///
-/// By default K is the reach of the gradient and nothing else: windows with a fixed number of losses, a step size and a clip
-/// that do not depend on K. [`TbpttConfig::paper`] has the settings of Aicher et al. 2019, where all of these move with K.
-///
-/// The mean over the losses of a window is what an update descends. The last window of an epoch, where it has fewer losses than
-/// the others, takes its share of a step. With Burn's `grads_accumulation` the gradients of several windows make one update:
-/// their sum, each with its own factor on the step size.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TbpttConfig {
-    /// How windows follow each other, and with that how many losses an update has.
-    pub scheme: Scheme,
-    /// How the step size grows with K; for strided windows, not at all.
-    pub step_scaling: StepScaling,
-    /// Clipping of the global gradient norm.
-    pub clip: Clip,
-    /// How the step size changes with the position in the data and with the validation loss; not at all by default.
-    #[serde(default)]
-    pub schedule: RateSchedule,
-    /// Length of a probe.
-    pub probe: ProbeConfig,
-    /// Seed of probe windows and dropout. Together with the number of windows before it fixes every draw of the run.
-    pub seed: u64,
-    /// Steps of a validation chunk: memory and speed, not the result.
-    pub eval_chunk: usize,
-}
-
-impl Default for TbpttConfig {
-    /// Strided windows of [`Scheme::DEFAULT_LOSSES`] losses, the scheduler's step size as it is, clip 1, W = 400 with a burn-in
-    /// of 40.
-    fn default() -> Self {
-        Self {
-            scheme: Scheme::default(),
-            step_scaling: StepScaling::None,
-            clip: Clip::Norm(1.0),
-            schedule: RateSchedule::default(),
-            probe: ProbeConfig::new(400),
-            seed: 0,
-            eval_chunk: 100,
-        }
-    }
-}
-
-impl TbpttConfig {
-    /// The settings of Aicher et al. 2019 for Penn Treebank: BPTT(2K−1; K), step size times √K, clip 1/K, W = 400 with a burn-in
-    /// of 40. The other tasks differ in W and, WikiText-2, in [`StepScaling::LinearK`].
-    pub fn paper() -> Self {
-        Self {
-            scheme: Scheme::Overlapping,
-            step_scaling: StepScaling::SqrtK,
-            clip: Clip::PerK(1.0),
-            ..Self::default()
-        }
-    }
-
-    /// Strided windows of `losses` losses per update, in steps.
-    pub fn with_losses(mut self, losses: usize) -> Self {
-        self.scheme = Scheme::Strided { losses };
-        self
-    }
-
-    /// Refuses settings outside their range, and those that do not go with `policy`. A strategy checks the same.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError::Config`].
-    pub fn check(&self, policy: &dyn TruncationPolicy) -> Result<(), TrainError> {
-        self.clip.validate()?;
-        self.schedule.validate()?;
-        if self.scheme == (Scheme::Strided { losses: 0 }) {
-            return Err(TrainError::Config {
-                field: "losses",
-                rule: "at least 1 step per update",
-                got: "0".into(),
-                remedy: "20 is a good choice; few losses make noisy updates that look less far",
-            });
-        }
-        self.probe.check(usize::MAX)?;
-        if self.eval_chunk == 0 {
-            return Err(TrainError::Config {
-                field: "eval_chunk",
-                rule: "at least 1 step",
-                got: "0".into(),
-                remedy: "100 is a good choice",
-            });
-        }
-        if policy.needs_chunks() && self.scheme != Scheme::Chunked {
-            return Err(TrainError::Config {
-                field: "scheme",
-                rule: "`Scheme::Chunked` for this policy, whose windows lie end to end",
-                got: format!("{:?}", self.scheme),
-                remedy: "choose that scheme or another policy",
-            });
-        }
-        Ok(())
-    }
-
-    /// Refuses a training source of `steps` steps per sequence that is too short for the policy's longest K, for the losses of
-    /// one strided window or for a probe. Training checks the same before it starts.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError::StreamTooShort`], [`TrainError::StrideTooLong`], [`TrainError::ProbeTooLong`].
-    pub fn check_stream(
-        &self,
-        policy: &dyn TruncationPolicy,
-        steps: usize,
-    ) -> Result<(), TrainError> {
-        let k_max = policy.k_max();
-        if k_max > steps {
-            return Err(TrainError::StreamTooShort { k_max, steps });
-        }
-        let losses = self.scheme.losses(k_max);
-        if losses > steps {
-            return Err(TrainError::StrideTooLong { losses, steps });
-        }
-        let at_the_end = Position {
-            epoch: usize::MAX,
-            update: u64::MAX,
-        };
-        match policy.monitor().probes_due(at_the_end) {
-            None => Ok(()),
-            Some(ProbeRequest::Direct { .. }) => self.probe.check_direct(self.scheme, steps),
-            Some(_) => self.probe.check(steps),
-        }
-    }
-}
-
-/// What a run does about a loss, a gradient or a weight that is not finite. None of them ever reaches the weights: the window's
-/// step is not taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnNonFinite {
-    /// Stop with [`TrainError::NonFinite`].
-    #[default]
-    Stop,
-    /// Leave the window out, count it ([`EpochReport::skipped`]) and go on. Right when single windows are to blame.
-    Skip,
-    /// Go back to the last checkpoint and go on with half the step size, ten times at most from one checkpoint
-    /// ([`EpochReport::restored`]). Right when the step size is to blame. Without checkpoints, stop.
-    Restore,
-}
+pub use self::config::{OnNonFinite, TbpttConfig};
+pub use self::handle::TbpttHandle;
 
 /// Truncated backpropagation through time with a policy for the truncation length.
 ///
@@ -243,12 +99,6 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A view of a run, during and after it.
-#[derive(Clone)]
-pub struct TbpttHandle {
-    shared: Arc<Shared>,
-}
-
 impl AdaptiveTbptt {
     /// A strategy with a policy: [`AdaptiveK`](atbptt_core::AdaptiveK) for adaptive truncation,
     /// [`FixedK`](atbptt_core::FixedK) for a fixed length, a boxed one for what
@@ -307,7 +157,7 @@ impl AdaptiveTbptt {
         self
     }
 
-    /// Lets a resumed run go on with another learning rate: the learner's scheduler and the [`RateSchedule`] given now, as if they
+    /// Lets a resumed run go on with another learning rate: the learner's scheduler and the [`RateSchedule`](crate::RateSchedule) given now, as if they
     /// had been there from the start, each at the place that the run has reached. Without this, a learning rate or schedule that
     /// differs from the checkpoint's is refused; with it, it is listed ([`TbpttHandle::resumed`]).
     pub fn with_new_learning_rate(mut self) -> Self {
@@ -424,65 +274,6 @@ impl AdaptiveTbptt {
     /// The strategy as `SupervisedTraining::with_training_strategy` takes it.
     pub fn into_strategy<M: RecurrentModel>(self) -> TrainingStrategy<Tbptt<M>> {
         TrainingStrategy::Custom(Arc::new(self))
-    }
-}
-
-impl TbpttHandle {
-    /// Epochs finished so far, with those of the run that was resumed.
-    pub fn reports(&self) -> Vec<EpochReport> {
-        lock(&self.shared.reports).clone()
-    }
-
-    /// All decisions about K so far, oldest first.
-    pub fn history(&self) -> Vec<Decision> {
-        lock(&self.shared.policy).monitor().history().to_vec()
-    }
-
-    /// The last usable estimate.
-    pub fn last_estimate(&self) -> Option<Estimate> {
-        lock(&self.shared.policy).monitor().last_estimate().cloned()
-    }
-
-    /// The policy's state.
-    pub fn policy_state(&self) -> PolicyState {
-        lock(&self.shared.policy).save()
-    }
-
-    /// Where the run went on, if it was resumed.
-    pub fn resumed(&self) -> Option<Resumed> {
-        lock(&self.shared.resumed).clone()
-    }
-
-    /// On several devices, what each trains on and how long it has worked; else empty.
-    pub fn workers(&self) -> Vec<WorkerReport> {
-        lock(&self.shared.workers).clone()
-    }
-
-    /// Whether the run was interrupted before its end; its place is saved.
-    pub fn interrupted(&self) -> bool {
-        *lock(&self.shared.interrupted)
-    }
-
-    /// The error that stopped the run, taken once.
-    pub fn take_error(&self) -> Option<TrainError> {
-        lock(&self.shared.error).take()
-    }
-
-    /// Turns the end of a run into a result: the error of the training loop, else the one Burn met.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError`] when the run was stopped by one.
-    pub fn finish<M>(&self, result: &burn::train::LearningResult<M>) -> Result<(), TrainError> {
-        if let Some(error) = self.take_error() {
-            return Err(error);
-        }
-        match &result.error {
-            Some(error) => Err(TrainError::Training {
-                reason: error.to_string(),
-            }),
-            None => Ok(()),
-        }
     }
 }
 

@@ -14,9 +14,9 @@ use atbptt_models::{
 use atbptt_train::data::{Corpus, CorpusOptions, DataError, MemoryTokens, Split, TokenStream};
 use atbptt_train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, Clip, Cursor, FusedSgd, ProbeConfig, Scheme, SequenceSource,
-    StepScaling, StreamLoader, Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, WindowSpan,
-    measured_bias, probe, probe_direct,
+    AdaptiveTbptt, Checkpoint, Clip, FusedSgd, ProbeConfig, Scheme, SequenceSource, StepScaling,
+    StreamLoader, Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, measured_bias, probe,
+    probe_direct,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -281,17 +281,6 @@ fn length() -> impl Strategy<Value = usize> {
     prop_oneof![0usize..40, Just(usize::MAX), any::<usize>()]
 }
 
-fn span_fits(span: &WindowSpan, cursor: Cursor, steps: usize) -> bool {
-    let plan = span.plan;
-    plan.warm_up <= plan.loss_from
-        && plan.loss_from < span.len
-        && plan.carry <= span.len
-        && span.start + span.len <= steps
-        && span.next.start <= span.next.next_loss
-        && span.next.next_loss > cursor.next_loss
-        && span.loss_steps() >= 1
-}
-
 proptest! {
     #[test]
     fn prop_any_settings_of_the_loop_are_checked_before_a_run(
@@ -325,26 +314,6 @@ proptest! {
                 prop_assert_eq!(config.check_stream(&policy, steps).is_ok(), fits);
             }
             Err(error) => prop_assert!(!sound && matches!(error, TrainError::Config { .. }), "{}", error),
-        }
-    }
-
-    /// The fields of a cursor are open, and a checkpoint's may be forged.
-    #[test]
-    fn prop_any_cursor_gives_a_window_inside_the_stream_or_none(
-        (start, next_loss) in (length(), length()),
-        (k, next_k, steps) in (length(), length(), length()),
-        losses in prop_oneof![length().prop_map(Some), Just(None)],
-        chunked in any::<bool>(),
-    ) {
-        let scheme = match losses {
-            Some(losses) => Scheme::Strided { losses },
-            None if chunked => Scheme::Chunked,
-            None => Scheme::Overlapping,
-        };
-        let cursor = Cursor { start, next_loss };
-        match cursor.window(scheme, k, next_k, steps) {
-            Some(span) => prop_assert!(span_fits(&span, cursor, steps), "{:?}", span),
-            None => prop_assert!(next_loss >= steps),
         }
     }
 

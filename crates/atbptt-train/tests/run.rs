@@ -343,7 +343,7 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
     let away = parent.path().join("away");
     std::fs::rename(path.join("model"), &away).unwrap();
     let trained = TrainedModel::open(&away).unwrap();
-    assert_eq!(trained.about().epoch, best.best_epoch);
+    assert_eq!(trained.epoch(), best.best_epoch);
     assert_eq!(trained.vocabulary().unwrap(), *corpus.vocabulary());
     let tokens = trained.tokens().unwrap();
     let word = corpus.vocabulary().word(3).unwrap();

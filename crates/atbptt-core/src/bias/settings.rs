@@ -10,6 +10,7 @@ use crate::{EstimateError, LagNorms, logs};
 
 /// What the bias is compared with: the size G(j) of the gradient that `j` kept lags give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum GradientSize {
     /// Σ_{k<j} φ_k, as in the language experiments of Aicher et al. 2019 (but for lag 0). Every probe has it. It overstates
     /// the gradient where the lags or sequences cancel, so δ(K) comes out lower.
@@ -34,6 +35,7 @@ pub enum GradientSize {
 
 /// The lag from which on the profile is taken as geometric.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Tau {
     /// Chosen from the data by Lepski's rule: the earliest lag, on a geometric grid, whose least-squares slope to the end of
     /// the window lies within two standard errors of that from every later lag, with ten lags after it at least. The

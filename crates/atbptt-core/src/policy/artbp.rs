@@ -36,7 +36,10 @@ const MAX_LONGEST: usize = 1 << 24;
 /// Largest exponent α: beyond, c_i is 1/L₀ to the last digit, and products with L₀ may overflow.
 const MAX_ALPHA: f64 = 1e9;
 
-/// Settings of an [`Artbp`].
+/// Settings of ARTBP: it cuts at random, and compensates.
+///
+/// Windows lie end to end, and their mean loss is weighed by their length (through [`NextWindow::step_scale`]), so that steps
+/// of gradient descent sum to the gradient of the whole sequence. Clipping undoes the unbiasedness where it bites.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 #[non_exhaustive]
@@ -113,7 +116,7 @@ impl ArtbpConfig {
     ///
     /// # Errors
     /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`], or a setting of the monitor.
-    pub fn init(&self) -> Result<Artbp, EstimateError> {
+    pub fn init(&self) -> Result<impl TruncationPolicy + Clone + PartialEq + use<>, EstimateError> {
         let (mean, longest) = (self.mean_length, self.longest);
         if !(1 <= mean && mean <= longest) {
             return Err(EstimateError::Lengths {
@@ -153,12 +156,9 @@ impl ArtbpConfig {
     }
 }
 
-/// Cuts at random, and compensates.
-///
-/// Windows lie end to end, and their mean loss is weighed by their length (through [`NextWindow::step_scale`]), so that steps
-/// of gradient descent sum to the gradient of the whole sequence. Clipping undoes the unbiasedness where it bites.
+/// The policy of an [`ArtbpConfig`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Artbp {
+pub(super) struct Artbp {
     config: ArtbpConfig,
     /// 1/(1 − c_i), i = 1, 2, …
     factors: Vec<f64>,

@@ -38,11 +38,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether the answer is "as long as possible" for want of a K that meets the tolerance.
-    pub fn is_saturated(self) -> bool {
-        matches!(self, Self::NoDecay | Self::OutOfReach)
-    }
-
     /// Whether noise hid the gradient.
     pub fn is_noise_limited(self) -> bool {
         matches!(self, Self::NoiseLimitedBackToK0 | Self::NoiseLimitedKept)

@@ -1,9 +1,9 @@
 //! Which truncation length the next window gets.
 //!
 //! Last stage of the flow: a policy's [`Monitor`] says when probes are due, the policy takes what they measured and answers
-//! with K and the reason. [`AdaptiveK`] holds the relative bias at a tolerance; [`FixedK`] is the baseline, [`ScheduledK`]
-//! takes lengths given in advance, [`RandomLength`] and [`Artbp`] are the published alternatives. [`PolicyConfig`] is any of them as a
-//! value.
+//! with K and the reason. [`AdaptiveK`] holds the relative bias at a tolerance; [`FixedK`] is the baseline; the policy of
+//! [`ScheduledKConfig`] takes lengths given in advance; the published alternatives are those of [`RandomLengthConfig`] and
+//! [`ArtbpConfig`]. [`PolicyConfig`] is any of them as a value.
 //!
 //! `k`, `K`: kept steps; `delta` (δ): tolerated relative bias; `W`: probe window, in steps. An *update* of the weights is one
 //! step of the optimiser.
@@ -34,15 +34,15 @@ mod scheduled;
 mod state;
 
 pub use adaptive::{AdaptiveK, AdaptiveKConfig, WhenNoiseLimited};
-pub use artbp::{Artbp, ArtbpConfig, Truncation};
+pub use artbp::{ArtbpConfig, Truncation};
 pub use config::PolicyConfig;
 pub use decision::{Decision, Reason};
 pub use estimate::{Estimate, Estimator, Measurement, ProbeRequest};
 pub use fixed::{FixedK, FixedKConfig};
 pub use monitor::{Monitor, MonitorConfig, MonitorState};
-pub use random_length::{RandomLength, RandomLengthConfig};
+pub use random_length::RandomLengthConfig;
 pub use schedule::{Position, Schedule, UpdateEvery};
-pub use scheduled::{ScheduledK, ScheduledKConfig};
+pub use scheduled::ScheduledKConfig;
 pub use state::PolicyState;
 
 use std::fmt;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::EstimateError;
 
-/// Settings of a [`RandomLength`].
+/// Settings of a policy that draws a new length for every window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 #[non_exhaustive]
@@ -101,7 +101,7 @@ impl RandomLengthConfig {
     ///
     /// # Errors
     /// [`EstimateError::Lengths`], [`EstimateError::OutOfRange`], or a setting of the monitor.
-    pub fn init(&self) -> Result<RandomLength, EstimateError> {
+    pub fn init(&self) -> Result<impl TruncationPolicy + Clone + PartialEq + use<>, EstimateError> {
         let Self {
             base,
             shortest,
@@ -140,9 +140,9 @@ impl RandomLengthConfig {
     }
 }
 
-/// A new random length for every window.
+/// The policy of a [`RandomLengthConfig`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct RandomLength {
+pub(super) struct RandomLength {
     config: RandomLengthConfig,
     monitor: Monitor,
     /// Lengths drawn so far.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::EstimateError;
 
-/// Settings of a [`ScheduledK`].
+/// Settings of a policy whose lengths are given in advance, window by window.
 ///
 /// ```
 /// use atbptt_core::policy::{ScheduledKConfig, TruncationPolicy};
@@ -64,7 +64,7 @@ impl ScheduledKConfig {
     /// # Errors
     /// [`EstimateError::Zero`] for a K of 0, [`EstimateError::OutOfRange`] where the changes do not begin at window 0 and rise from
     /// there, or a setting of the monitor out of range.
-    pub fn init(&self) -> Result<ScheduledK, EstimateError> {
+    pub fn init(&self) -> Result<impl TruncationPolicy + Clone + PartialEq + use<>, EstimateError> {
         let wrong = |value: u64| EstimateError::OutOfRange {
             what: "the window of a change of K",
             rule: "0 for the first change, and later than the one before for all others",
@@ -98,7 +98,7 @@ impl ScheduledKConfig {
 
 /// K given in advance, window by window.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ScheduledK {
+pub(super) struct ScheduledK {
     changes: Vec<(u64, usize)>,
     k_max: usize,
     monitor: Monitor,

@@ -22,21 +22,21 @@ pub enum PolicyState {
         /// What was seen of the bias.
         monitor: MonitorState,
     },
-    /// Of a [`ScheduledK`](super::ScheduledK).
+    /// Of the policy of a [`ScheduledKConfig`](super::ScheduledKConfig).
     Scheduled {
         /// Windows so far.
         windows: u64,
         /// What was seen of the bias.
         monitor: MonitorState,
     },
-    /// Of a [`RandomLength`](super::RandomLength).
+    /// Of the policy of a [`RandomLengthConfig`](super::RandomLengthConfig).
     RandomLength {
         /// Lengths drawn so far.
         draws: u64,
         /// What was seen of the bias at the base length.
         monitor: MonitorState,
     },
-    /// Of an [`Artbp`](super::Artbp).
+    /// Of the policy of an [`ArtbpConfig`](super::ArtbpConfig).
     Artbp {
         /// Lengths drawn so far.
         draws: u64,

@@ -88,6 +88,7 @@ pub mod internals {
 }
 
 pub use cell::Cell;
+#[doc(hidden)]
 pub use draws::{BatchPart, SharedDraws, seed_device};
 pub(crate) use tensor::hidden_part;
 pub use tensor::{

@@ -30,7 +30,7 @@ pub fn all_devices() -> Vec<(&'static str, Device)> {
 
 /// Runs `check` with the loop over time on the host and, where a CubeCL backend is compiled in, on the device.
 pub fn with_each_time_loop(check: impl Fn()) {
-    #[cfg(feature = "wgpu")]
+    #[cfg(all(feature = "wgpu", feature = "_internals"))]
     {
         use atbptt_models::ops::internals::{TimeLoop, set_time_loop};
         // The setting is the process's.
@@ -42,7 +42,7 @@ pub fn with_each_time_loop(check: impl Fn()) {
         check();
         set_time_loop(TimeLoop::Auto);
     }
-    #[cfg(not(feature = "wgpu"))]
+    #[cfg(not(all(feature = "wgpu", feature = "_internals")))]
     check();
 }
 

@@ -38,6 +38,7 @@ pub struct Identity {
 
 /// A value that differs between a checkpoint and the run that resumes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Difference {
     /// What differs.
     pub name: String,
@@ -60,7 +61,7 @@ impl fmt::Display for Difference {
 }
 
 impl Identity {
-    /// Nothing yet.
+    /// An empty identity.
     pub fn new() -> Self {
         Self::default()
     }

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::CheckpointFault;
 use crate::TrainError;
-use crate::learner::StepReport;
+use crate::output::StepReport;
 
 /// A window of the epoch so far, as metrics read it: what Burn's metrics are told again when a run is resumed.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,7 +5,7 @@ use std::fs;
 use atbptt_core::{FixedK, TruncationPolicy};
 
 use super::*;
-use crate::learner::StepReport;
+use crate::output::StepReport;
 
 fn checkpoint(step: u64) -> Checkpoint {
     let report = StepReport {

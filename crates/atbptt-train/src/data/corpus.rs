@@ -8,70 +8,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 use super::builder::Builder;
 use super::corpus_options::CorpusOptions;
+use super::corpus_source::{Source, folder_source};
 use super::kept::Kept;
+use super::store::Preceded;
+use super::synthetic::SourceEntropy;
 use super::text::io_error;
 use super::tokenizer::Tokens;
 use super::vocabulary::hex;
-use super::{
-    DataError, Preceded, SourceEntropy, Split, SyntheticConfig, TokenStore, TokenUnit, Tokenizer,
-    Vocabulary,
-};
-
-/// A published text that is recognised by its token counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Dataset {
-    /// Penn Treebank in Mikolov's preprocessing.
-    PennTreebank,
-    /// WikiText-2, word level.
-    WikiText2,
-}
-
-impl Dataset {
-    const ALL: [Dataset; 2] = [Dataset::PennTreebank, Dataset::WikiText2];
-
-    /// The name people use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Dataset::PennTreebank => "Penn Treebank",
-            Dataset::WikiText2 => "WikiText-2",
-        }
-    }
-
-    /// Published tokens of train, valid and test, `<eos>` included.
-    pub const fn tokens(self) -> [usize; 3] {
-        match self {
-            Dataset::PennTreebank => [929_589, 73_760, 82_430],
-            Dataset::WikiText2 => [2_088_628, 217_646, 245_569],
-        }
-    }
-}
-
-/// Where a corpus came from.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Source {
-    /// Text files.
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// The published text that its valid and test splits are, if known.
-        dataset: Option<Dataset>,
-    },
-    /// Texts that were not read from a folder.
-    Readers,
-    /// The built-in language: not real text.
-    Synthetic {
-        /// Its settings.
-        config: SyntheticConfig,
-        /// Entropy of the source on train, valid and test.
-        entropy: [SourceEntropy; 3],
-    },
-}
+use super::{DataError, Split, SyntheticConfig, TokenStore, TokenUnit, Tokenizer, Vocabulary};
 
 /// Three splits of one text, their vocabulary and where they came from.
 ///
@@ -324,13 +272,13 @@ impl Corpus {
         split.of(&self.splits).len()
     }
 
-    /// Where the text came from.
-    pub fn source(&self) -> &Source {
-        &self.source
+    /// The perplexity that no model can beat on a split, where it is known (the built-in corpus): that of a reader who knows the
+    /// language perfectly, on this very text.
+    pub fn perplexity_floor(&self, split: Split) -> Option<f64> {
+        self.source_entropy(split).map(SourceEntropy::perplexity)
     }
 
-    /// Entropy of the source on a split, where it is known (the built-in corpus): what no model can beat.
-    pub fn source_entropy(&self, split: Split) -> Option<&SourceEntropy> {
+    pub(super) fn source_entropy(&self, split: Split) -> Option<&SourceEntropy> {
         match &self.source {
             Source::Synthetic { entropy, .. } => Some(split.of(entropy)),
             Source::Folder { .. } | Source::Readers => None,
@@ -384,19 +332,6 @@ impl Corpus {
                 )
             }
         }
-    }
-}
-
-/// A folder, with the published text that its sizes give away.
-fn folder_source(folder: &Path, splits: &[Arc<dyn TokenStore>; 3]) -> Source {
-    let [_, valid, test] = Split::ALL.map(|split| split.of(splits).len());
-    // Their tokens are words.
-    let dataset = Dataset::ALL
-        .into_iter()
-        .find(|known| known.tokens()[1..] == [valid, test]);
-    Source::Folder {
-        path: folder.to_owned(),
-        dataset,
     }
 }
 

@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::super::VocabularyRule;
 use super::*;
+use crate::data::corpus_source::Dataset;
 use crate::data::real_data;
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -56,7 +57,7 @@ fn a_cut_wikitext_2_says_that_perplexity_is_not_comparable() {
     );
     assert_eq!(corpus.vocabulary().len(), 32_582);
     assert!(matches!(
-        corpus.source(),
+        corpus.source,
         Source::Folder {
             dataset: Some(Dataset::WikiText2),
             ..
@@ -198,7 +199,7 @@ fn the_built_in_corpus_says_that_it_is_not_real_text() {
         "{said}"
     );
     assert!(said.ends_with("NOT real text"), "{said}");
-    assert!(corpus.source_entropy(Split::Test).is_some());
+    assert!(corpus.perplexity_floor(Split::Test).is_some());
 }
 
 /// The generated lines, written as files, come back as the same corpus: one reader serves both.

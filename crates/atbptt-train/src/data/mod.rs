@@ -37,6 +37,7 @@
 mod builder;
 pub mod corpus;
 mod corpus_options;
+mod corpus_source;
 mod dataset_source;
 mod documents;
 #[cfg(feature = "download")]
@@ -64,7 +65,7 @@ mod tokenizer;
 pub mod vocabulary;
 mod window_layout;
 
-pub use corpus::{Corpus, Dataset, Source};
+pub use corpus::Corpus;
 pub use corpus_options::CorpusOptions;
 pub use dataset_source::{DatasetSequences, DatasetSource};
 pub use documents::{DocumentSource, Documents};
@@ -78,9 +79,9 @@ pub use normalisation::{Normalisation, Scale};
 pub use packed::{PackedSource, SequenceSet};
 pub use series::{Series, SeriesSet, SeriesSource};
 pub use split::Split;
-pub use store::{MemoryTokens, Preceded, TokenStore};
+pub use store::{MemoryTokens, TokenStore};
 pub use stream::{TokenStream, Window};
-pub use synthetic::{SourceEntropy, SyntheticConfig, SyntheticText};
+pub use synthetic::SyntheticConfig;
 pub use table::Table;
 pub use table_error::TableError;
 pub use table_options::{Missing, TableOptions};

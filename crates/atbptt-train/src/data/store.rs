@@ -70,14 +70,14 @@ impl TokenStore for MemoryTokens {
 ///
 /// Evaluation starts a split from `<eos>`: then its first word, too, follows something, and is predicted.
 #[derive(Clone, Debug)]
-pub struct Preceded {
+pub(super) struct Preceded {
     first: u32,
     tokens: Arc<dyn TokenStore>,
 }
 
 impl Preceded {
     /// `tokens`, with `first` before them.
-    pub fn new(first: u32, tokens: Arc<dyn TokenStore>) -> Self {
+    pub(super) fn new(first: u32, tokens: Arc<dyn TokenStore>) -> Self {
         Self { first, tokens }
     }
 }

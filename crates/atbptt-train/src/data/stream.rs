@@ -59,18 +59,6 @@ impl Window {
         self.valid.iter().sum()
     }
 
-    /// Whether every step counts, so that no mask is needed.
-    pub fn is_full(&self) -> bool {
-        self.valid.iter().all(|&valid| valid == self.time)
-    }
-
-    /// 1 where a target counts and 0 where it does not, `[batch, time]`.
-    pub fn mask(&self) -> Vec<f32> {
-        let row =
-            |&valid: &usize| (0..self.time).map(move |step| if step < valid { 1.0 } else { 0.0 });
-        self.valid.iter().flat_map(row).collect()
-    }
-
     /// A hash of all that is in it.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new();
@@ -207,26 +195,6 @@ impl TokenStream {
                 steps: shortest,
             }),
         }
-    }
-
-    /// All windows of `len` steps one after the other, the last one shorter when `len` does not divide the steps.
-    ///
-    /// Together they hold every target of the stream once.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::EmptyWindow`]; every item may fail as [`window`](Self::window).
-    pub fn chunks(
-        &self,
-        len: usize,
-    ) -> Result<impl Iterator<Item = Result<Window, DataError>> + '_, DataError> {
-        if len == 0 {
-            return Err(DataError::EmptyWindow);
-        }
-        let steps = self.steps();
-        Ok((0..steps)
-            .step_by(len)
-            .map(move |start| self.window(start, len.min(steps - start))))
     }
 
     fn read(&self, starts: impl Iterator<Item = usize>, time: usize) -> Result<Window, DataError> {

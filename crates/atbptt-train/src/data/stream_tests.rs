@@ -19,7 +19,7 @@ fn training_layout_trims_the_remainder() {
     let window = stream.window(1, 3).unwrap();
     assert_eq!(window.inputs, [1, 2, 3, 6, 7, 8]);
     assert_eq!(window.targets, [2, 3, 4, 7, 8, 9]);
-    assert!(window.is_full());
+    assert_eq!(window.valid, [3, 3]);
 }
 
 /// 11 tokens have 10 targets; 3 sequences take 4, 3 and 3 of them: 1-4 | 5-7 | 8-10.
@@ -34,7 +34,6 @@ fn exact_layout_masks_the_last_step_of_shorter_sequences() {
         (window.valid.as_slice(), window.count()),
         ([2, 1, 1].as_slice(), 4)
     );
-    assert_eq!(window.mask(), [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
 }
 
 #[test]
@@ -71,10 +70,6 @@ fn batches_and_windows_that_do_not_fit_are_errors() {
         ));
         let stream = build(counting(10), 2).unwrap();
         assert!(matches!(stream.window(0, 0), Err(DataError::EmptyWindow)));
-        assert!(matches!(
-            stream.chunks(0).err(),
-            Some(DataError::EmptyWindow)
-        ));
         assert!(matches!(stream.full_starts(0), Err(DataError::EmptyWindow)));
         for (start, len) in [(0, 6), (5, 1), (usize::MAX, 1), (1, usize::MAX)] {
             let found = stream.window(start, len);
@@ -98,6 +93,15 @@ fn batches_and_windows_that_do_not_fit_are_errors() {
     assert!(TokenStream::exact(counting(10), 10).is_err());
 }
 
+/// The windows of `len` steps one after the other, the last one shorter.
+fn all_windows(stream: &TokenStream, len: usize) -> Vec<Window> {
+    let steps = stream.steps();
+    (0..steps)
+        .step_by(len)
+        .map(|start| stream.window(start, len.min(steps - start)).unwrap())
+        .collect()
+}
+
 proptest! {
     #[test]
     fn prop_exact_counts_every_token_but_the_first_once(
@@ -106,8 +110,7 @@ proptest! {
         prop_assume!(batch < tokens);
         let stream = TokenStream::exact(counting(tokens), batch).unwrap();
         let mut seen = Vec::new();
-        for window in stream.chunks(len).unwrap() {
-            let window = window.unwrap();
+        for window in all_windows(&stream, len) {
             for (b, &valid) in window.valid.iter().enumerate() {
                 for t in 0..valid {
                     let target = window.targets[b * window.time + t];
@@ -128,9 +131,8 @@ proptest! {
         prop_assume!(batch * 2 <= tokens);
         let stream = TokenStream::for_training(counting(tokens), batch).unwrap();
         let mut rows = vec![Vec::new(); batch];
-        for window in stream.chunks(len).unwrap() {
-            let window = window.unwrap();
-            prop_assert!(window.is_full());
+        for window in all_windows(&stream, len) {
+            prop_assert!(window.valid.iter().all(|&valid| valid == window.time));
             for (row, part) in rows.iter_mut().zip(window.inputs.chunks(window.time)) {
                 row.extend_from_slice(part);
             }

@@ -76,6 +76,7 @@ impl TableOptions {
 
 /// What to do about a missing value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Missing {
     /// End with an error that names row and column.
     #[default]

@@ -7,6 +7,7 @@ use super::{DataError, Vocabulary};
 
 /// What one token of a text is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum TokenUnit {
     /// What white space separates, and `<eos>` for the end of every line.
     #[default]

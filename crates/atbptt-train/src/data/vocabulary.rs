@@ -18,6 +18,7 @@ pub const UNKNOWN: &str = "<unk>";
 
 /// Which splits may add words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum VocabularyRule {
     /// Train, valid and test, in this order: published perplexities on PTB and WikiText-2 count this way.
     #[default]

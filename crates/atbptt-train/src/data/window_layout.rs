@@ -53,7 +53,7 @@ impl WindowLayout {
     }
 
     /// Whether every step counts.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let real = |row: &Row| -> usize { row.segments.iter().map(|(_, steps)| steps.len()).sum() };
         self.rows.iter().all(|row| self.time == real(row))
     }

@@ -12,19 +12,13 @@ use burn::train::metric::{
 
 use super::Ratio;
 
-/// What the loss of a window compared; `None` where the model does not say.
-#[derive(Clone, Debug)]
-pub struct PredictionsInput {
-    /// Rows of predictions and targets.
-    pub predictions: Option<Predictions>,
-}
-
 type Measure = dyn Fn(&Predictions) -> Result<Option<(f64, usize)>, TensorReadError> + Send + Sync;
 
 /// The mean over an epoch of something that a closure measures of a model's predictions.
 ///
 /// The closure gives the sum over a window's rows and their number, or `None` where there is nothing to measure. For a metric that
-/// is no mean, implement Burn's `Metric` with [`PredictionsInput`] as its input.
+/// is no mean, implement Burn's `Metric` with `Option<Predictions>` as its input: what
+/// the loss of a window compared, `None` where the model does not say.
 ///
 /// ```
 /// use atbptt_models::Predictions;
@@ -95,7 +89,7 @@ impl PredictionMetric {
 }
 
 impl Metric for PredictionMetric {
-    type Input = PredictionsInput;
+    type Input = Option<Predictions>;
 
     fn name(&self) -> MetricName {
         self.name.clone()
@@ -111,10 +105,10 @@ impl Metric for PredictionMetric {
 
     fn update(
         &mut self,
-        input: &PredictionsInput,
+        predictions: &Option<Predictions>,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        let measured = input.predictions.as_ref().map(|all| (self.measure)(all));
+        let measured = predictions.as_ref().map(|all| (self.measure)(all));
         match measured.transpose()?.flatten() {
             Some((sum, rows)) if rows > 0 => self.ratio.add(sum, rows as f64),
             _ => self.ratio.skip(),
@@ -174,15 +168,12 @@ mod tests {
         let device = Device::flex();
         let window = |rows: usize, value: f32| {
             let values = Tensor::<2>::full([rows, 1], value, &device);
-            PredictionsInput {
-                predictions: Some(Predictions::Values {
-                    targets: values.clone(),
-                    values,
-                }),
-            }
+            Some(Predictions::Values {
+                targets: values.clone(),
+                values,
+            })
         };
-        let none = PredictionsInput { predictions: None };
-        assert!(metric.update(&none, &metadata).unwrap().is_not_available());
+        assert!(metric.update(&None, &metadata).unwrap().is_not_available());
         metric.update(&window(2, 1.0), &metadata).unwrap();
         metric.update(&window(6, 3.0), &metadata).unwrap();
         assert_eq!(metric.value().unwrap().current(), 3.0);

@@ -1,30 +1,26 @@
 //! Figures of runs and lag profiles, as PNG files.
 //!
 //! ```text
-//! epochs, estimates ──► training_figure ───┐
+//! reports, decisions ─► training_figure ───┐
 //!                                          ├─► charts on a sheet ──► PNG, 1200 pixels wide
 //! lag profile ────────► lag_profile_figure ┘
 //! ```
 //!
-//! [`report_figure`] puts both on one sheet, [`training_figure_with`] the first and any lines; [`lines_figure`] compares runs, or
-//! anything else made of lines.
-//!
-//! Everything comes in as plain numbers, so that any report can be drawn. The font (DejaVu) is compiled in and no C
+//! A [`Run`](crate::run::Run) draws both on one sheet; [`lines_figure`] compares runs, or anything else made of lines. The font (DejaVu) is compiled in and no C
 //! library is needed: figures look the same everywhere. NaN and infinite values are gaps in a line, never an error; a
 //! figure about nothing is [`PlotError::Empty`].
 //!
 //! ```
-//! use atbptt_train::plot::{EpochRow, training_figure};
+//! use atbptt_train::plot::{Line, LinesPanel, lines_figure};
 //!
-//! let row = |epoch, valid_perplexity, k| EpochRow {
-//!     epoch,
-//!     train_perplexity: 1.1 * valid_perplexity,
-//!     valid_perplexity,
-//!     k,
-//!     relative_bias: f64::NAN, // not estimated: a gap
+//! let perplexity = |name: &str, last| Line::new(name, vec![(1.0, 310.0), (2.0, 180.0), (3.0, last)]);
+//! let panel = LinesPanel {
+//!     title: "Validation perplexity".into(),
+//!     x: "epoch".into(),
+//!     lines: vec![perplexity("K = 20", 150.0), perplexity("adaptive", f64::NAN)], // not there yet: a gap
 //! };
 //! let path = std::env::temp_dir().join("atbptt-doc-figure.png");
-//! training_figure(&path, &[row(1, 310.0, 100.0), row(2, 180.0, 62.0)], &[], Some(0.5))?;
+//! lines_figure(&path, "Two runs", &[panel])?;
 //! # std::fs::remove_file(path).ok();
 //! # Ok::<(), atbptt_train::plot::PlotError>(())
 //! ```
@@ -32,6 +28,7 @@
 mod chart;
 mod lag_profile;
 mod lines;
+mod rows;
 mod scale;
 mod sheet;
 #[cfg(test)]
@@ -42,15 +39,39 @@ use std::path::{Path, PathBuf};
 
 pub use lag_profile::{LagProfileFigure, lag_profile_figure};
 pub use lines::{Line, LinesPanel, lines_figure};
-pub use training::{EpochRow, EstimateRow, training_figure};
+pub(crate) use rows::{EpochRow, EstimateRow, epochs, estimates};
 
-/// [`training_figure`] and, where there is a lag profile, [`lag_profile_figure`] below it, in one file.
+use atbptt_core::Decision;
+
+use crate::report::EpochReport;
+
+/// Draws three panels over the epochs of a run: perplexities, K, and the estimated relative bias with the tolerance `delta`.
+///
+/// With a `history` of decisions, K and bias are drawn as they were at each estimate, the bias with its interval.
+/// [`Run`](crate::run::Run) draws this, and what the last estimate says below it, into the folder of every run.
 ///
 /// # Errors
 ///
-/// As the two.
-pub fn report_figure(
+/// [`PlotError::Empty`] without reports; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
+pub fn training_figure(
     path: impl AsRef<Path>,
+    reports: &[EpochReport],
+    history: &[Decision],
+    delta: Option<f64>,
+) -> Result<(), PlotError> {
+    let estimates = rows::estimates(reports, history);
+    report_figure(
+        path.as_ref(),
+        &rows::epochs(reports),
+        &estimates,
+        delta,
+        None,
+    )
+}
+
+/// The figure of a run and, where there is a lag profile, that below it, in one file.
+pub(crate) fn report_figure(
+    path: &Path,
     rows: &[EpochRow],
     estimates: &[EstimateRow],
     delta: Option<f64>,
@@ -60,16 +81,12 @@ pub fn report_figure(
     if let Some(profile) = profile {
         sheet = sheet.above(lag_profile::draw(profile)?);
     }
-    sheet.save(path.as_ref())
+    sheet.save(path)
 }
 
-/// [`training_figure`] with `panels` of lines, such as the last bias curve, below it, in one file; `title` stands above them.
-///
-/// # Errors
-///
-/// As [`training_figure`] and [`lines_figure`].
-pub fn training_figure_with(
-    path: impl AsRef<Path>,
+/// The figure of a run with `panels` of lines, such as the last bias curve, below it, in one file; `title` stands above them.
+pub(crate) fn training_figure_with(
+    path: &Path,
     rows: &[EpochRow],
     estimates: &[EstimateRow],
     delta: Option<f64>,
@@ -77,7 +94,7 @@ pub fn training_figure_with(
     panels: &[LinesPanel],
 ) -> Result<(), PlotError> {
     let sheet = training::draw(rows, estimates, delta)?;
-    sheet.above(lines::draw(title, panels)?).save(path.as_ref())
+    sheet.above(lines::draw(title, panels)?).save(path)
 }
 
 /// What can go wrong while drawing. Every message names the rule, what was found, and what to do.

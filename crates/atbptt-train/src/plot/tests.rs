@@ -2,6 +2,16 @@ use std::fs;
 
 use super::*;
 
+/// The figure of a run, by its points.
+fn figure_of(
+    path: impl AsRef<Path>,
+    rows: &[EpochRow],
+    estimates: &[EstimateRow],
+    delta: Option<f64>,
+) -> Result<(), PlotError> {
+    report_figure(path.as_ref(), rows, estimates, delta, None)
+}
+
 fn row(epoch: usize, train: f64, valid: f64, k: f64, bias: f64) -> EpochRow {
     EpochRow {
         epoch,
@@ -50,7 +60,7 @@ fn a_training_figure_is_a_png_of_the_stated_size() {
         })
         .collect();
     assert_eq!(
-        drawn(|path| training_figure(path, &rows, &[], Some(0.5))),
+        drawn(|path| figure_of(path, &rows, &[], Some(0.5))),
         (1200, 1020)
     );
 }
@@ -104,7 +114,7 @@ fn training_figures_survive_any_numbers() {
             Some(0.0),
             Some(f64::MAX),
         ] {
-            drawn(|path| training_figure(path, &rows, estimates, delta));
+            drawn(|path| figure_of(path, &rows, estimates, delta));
         }
     }
 }
@@ -186,14 +196,14 @@ fn nothing_to_draw_and_unusable_paths_are_typed_errors() {
     ));
     let rows = [row(1, 2.0, 2.0, 1.0, 0.1)];
     for name in ["figure.jpg", "figure", "png"] {
-        let found = training_figure(folder.path().join(name), &rows, &[], None);
+        let found = figure_of(folder.path().join(name), &rows, &[], None);
         assert!(matches!(found, Err(PlotError::NotPng { .. })), "{found:?}");
     }
     fs::write(folder.path().join("file"), "in the way").unwrap();
-    let found = training_figure(folder.path().join("file/figure.png"), &rows, &[], None);
+    let found = figure_of(folder.path().join("file/figure.png"), &rows, &[], None);
     assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
     fs::create_dir(&png).unwrap();
-    let found = training_figure(&png, &rows, &[], None);
+    let found = figure_of(&png, &rows, &[], None);
     assert!(matches!(found, Err(PlotError::Write { .. })), "{found:?}");
 }
 

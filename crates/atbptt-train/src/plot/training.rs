@@ -1,61 +1,17 @@
 //! The course of a run: perplexity, truncation length and estimated bias over the epochs.
 
-use std::path::Path;
-
 use super::PlotError;
 use super::chart::{
     Around, BLUE, Chart, Entry, GREEN, HEAD, PALE, PURPLE, Point, Stroke, VERMILION, heading,
 };
+use super::rows::{EpochRow, EstimateRow};
 use super::scale::{Scale, number};
 use super::sheet::{Area, Sheet};
 
-/// What one epoch showed. NaN stands for what is not known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EpochRow {
-    /// Epoch, counted as the run counts.
-    pub epoch: usize,
-    /// Perplexity on the train split, as met during training.
-    pub train_perplexity: f64,
-    /// Perplexity on the valid split after the epoch.
-    pub valid_perplexity: f64,
-    /// Truncation length K in the epoch, in steps.
-    pub k: f64,
-    /// Estimated relative bias δ(K) of the gradient.
-    pub relative_bias: f64,
-}
-
-/// What one estimate of the bias said, and the K it led to. NaN stands for what is not known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EstimateRow {
-    /// Epochs done when the estimate was made, with a fraction within an epoch.
-    pub epoch: f64,
-    /// Truncation length K from here on, in steps.
-    pub k: f64,
-    /// Estimated relative bias δ(K) of the gradient.
-    pub relative_bias: f64,
-    /// Lower end of its interval; NaN without one.
-    pub lower: f64,
-    /// Upper end of its interval; NaN without one.
-    pub upper: f64,
-}
-
-/// Draws three panels over the epochs: perplexities, K, and the estimated relative bias with the tolerance `delta`.
+/// Three panels over the epochs: perplexities, K, and the estimated relative bias with the tolerance `delta`.
 ///
 /// With `estimates`, K and bias are drawn as they were at each estimate, the bias with its interval; without, as the rows have
 /// them. Perplexities get a logarithmic scale when they differ thirtyfold.
-///
-/// # Errors
-///
-/// [`PlotError::Empty`] without rows; [`PlotError::NotPng`] and [`PlotError::Write`] for the file.
-pub fn training_figure(
-    path: impl AsRef<Path>,
-    rows: &[EpochRow],
-    estimates: &[EstimateRow],
-    delta: Option<f64>,
-) -> Result<(), PlotError> {
-    draw(rows, estimates, delta)?.save(path.as_ref())
-}
-
 pub(super) fn draw(
     rows: &[EpochRow],
     estimates: &[EstimateRow],

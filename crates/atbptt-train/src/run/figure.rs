@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use atbptt_core::DirectEstimate;
 use atbptt_core::policy::Estimate;
-use atbptt_core::{Decision, DirectEstimate, DirectOutcome};
 
 use super::LossName;
 use crate::plot::{
-    EpochRow, EstimateRow, LagProfileFigure, Line, LinesPanel, PlotError, lines_figure,
+    EstimateRow, LagProfileFigure, Line, LinesPanel, PlotError, epochs, estimates, lines_figure,
     report_figure, training_figure_with,
 };
 use crate::report::EpochReport;
@@ -35,14 +35,7 @@ fn perplexity_figure(
     handle: &TbpttHandle,
     delta: Option<f64>,
 ) -> Result<(), PlotError> {
-    let row = |report: &EpochReport| EpochRow {
-        epoch: report.epoch,
-        train_perplexity: report.train_perplexity,
-        valid_perplexity: report.valid_perplexity.unwrap_or(f64::NAN),
-        k: report.k as f64,
-        relative_bias: report.relative_bias.unwrap_or(f64::NAN),
-    };
-    let rows: Vec<EpochRow> = reports.iter().map(row).collect();
+    let rows = epochs(reports);
     let estimates = estimates(reports, &handle.history());
     let estimate = handle.last_estimate();
     let k = reports.last().map_or(0, |report| report.k);
@@ -199,108 +192,4 @@ fn lengths(estimates: &[EstimateRow], reports: &[EpochReport]) -> Vec<(f64, f64)
         .zip(changes.chain(end))
         .flat_map(|(row, until)| [(row.epoch, row.k), (until.max(row.epoch), row.k)])
         .collect()
-}
-
-/// Every decision that knew more than one number per epoch does: where estimates have an error, or there were several in an
-/// epoch. Otherwise nothing, for the epochs' rows then say the same.
-fn estimates(reports: &[EpochReport], history: &[Decision]) -> Vec<EstimateRow> {
-    let with_error = history
-        .iter()
-        .any(|decision| decision.standard_error.is_some());
-    let (Some(first), true) = (history.first(), with_error || history.len() > reports.len()) else {
-        return Vec::new();
-    };
-    // Windows done after so many epochs.
-    let windows = |epochs: usize| match epochs {
-        0 => Some(0.0),
-        _ => reports.get(epochs - 1).map(|report| report.step as f64),
-    };
-    let row = |decision: &Decision| {
-        let epoch = decision.position.epoch;
-        let within = windows(epoch)
-            .zip(windows(epoch + 1))
-            .map(|(from, to)| (decision.position.update as f64 - from) / (to - from))
-            .filter(|share| (0.0..=1.0).contains(share));
-        // Where noise hides the gradient, there is nothing to compare with.
-        let noise_limited = matches!(decision.outcome, Some(DirectOutcome::NoiseLimited { .. }));
-        let known = |value: Option<f64>| value.filter(|_| !noise_limited).unwrap_or(f64::NAN);
-        let bias = known(decision.relative_bias);
-        // Two standard errors down; the estimate knows its own upper limit.
-        let error = decision.standard_error.unwrap_or(f64::NAN);
-        EstimateRow {
-            epoch: epoch as f64 + within.unwrap_or(0.0),
-            k: decision.k as f64,
-            relative_bias: bias,
-            lower: match bias.is_nan() {
-                true => f64::NAN,
-                false => (bias - 2.0 * error).max(0.0),
-            },
-            upper: known(decision.upper_limit.or(Some(bias + 2.0 * error))),
-        }
-    };
-    // Up to the first decision K was what the first epoch says, if it ended before.
-    let start = (first.position.epoch > 0)
-        .then(|| reports.first())
-        .flatten()
-        .map(|report| EstimateRow {
-            epoch: 0.0,
-            k: report.k as f64,
-            relative_bias: f64::NAN,
-            lower: f64::NAN,
-            upper: f64::NAN,
-        });
-    start.into_iter().chain(history.iter().map(row)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decision(epoch: usize, step: u64, k: usize, error: Option<f64>) -> Decision {
-        serde_json::from_value(serde_json::json!({
-            "k": k,
-            "reason": "ToleranceMet",
-            "position": { "epoch": epoch, "update": step },
-            "relative_bias": 0.25,
-            "standard_error": error,
-            "upper_limit": error.map(|_| 0.5),
-            "probe_ks": [],
-            "saturated": 0,
-            "unusable": 0,
-        }))
-        .unwrap()
-    }
-
-    fn report(epoch: usize, step: u64) -> EpochReport {
-        EpochReport {
-            epoch,
-            step,
-            k: 20,
-            ..EpochReport::default()
-        }
-    }
-
-    /// 100 windows per epoch: window 150 is in the middle of the second. The bias is 0.25 with an error of 0.0625.
-    #[test]
-    fn decisions_within_an_epoch_have_their_place_and_their_interval() {
-        let reports = [report(1, 100), report(2, 200)];
-        let history = [
-            decision(1, 100, 8, Some(0.0625)),
-            decision(1, 150, 9, Some(0.0625)),
-        ];
-        let rows = estimates(&reports, &history);
-        let places: Vec<(f64, f64)> = rows.iter().map(|row| (row.epoch, row.k)).collect();
-        assert_eq!(places, [(0.0, 20.0), (1.0, 8.0), (1.5, 9.0)]);
-        assert!(rows[0].relative_bias.is_nan());
-        assert_eq!((rows[1].lower, rows[1].upper), (0.125, 0.5));
-    }
-
-    #[test]
-    fn without_errors_one_decision_per_epoch_says_no_more_than_the_epochs() {
-        let reports = [report(1, 100), report(2, 200)];
-        assert!(estimates(&reports, &[decision(1, 100, 8, None)]).is_empty());
-        let several = [1, 2, 3].map(|nth| decision(0, nth, 8, None));
-        assert_eq!(estimates(&reports, &several).len(), 3);
-        assert!(estimates(&reports, &[]).is_empty());
-    }
 }

@@ -38,6 +38,7 @@ pub struct Forecast<L: RecurrentLayer> {
 
 /// What a model says of the targets of some rows, in the units of the data.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ForecastRows {
     /// Row-major `[rows, targets]`.
     pub mean: Vec<f32>,

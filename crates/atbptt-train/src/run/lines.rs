@@ -17,7 +17,7 @@ pub enum Display {
     Dashboard,
 }
 
-/// How the loss of a model is told: in lines, figures and Burn's metrics.
+/// What the loss of a model is called in lines, figures and Burn's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossName {

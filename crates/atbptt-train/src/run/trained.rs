@@ -38,18 +38,17 @@ const FORMAT: u32 = 1;
 
 /// What the folder says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct AboutModel {
+struct About {
     /// Version of the folder's format.
-    pub format: u32,
+    format: u32,
     /// Version of this library that wrote it.
-    pub atbptt: String,
+    atbptt: String,
     /// The model's type, as Rust names it.
-    pub model: String,
+    model: String,
     /// Epoch of the weights, the best on validation.
-    pub epoch: usize,
+    epoch: usize,
     /// Its mean validation loss, in nats.
-    pub valid_loss: f64,
+    valid_loss: f64,
 }
 
 /// Kind and sizes of a language model.
@@ -88,7 +87,7 @@ struct SeriesModelFile {
 #[derive(Clone, Debug)]
 pub struct TrainedModel {
     folder: PathBuf,
-    about: AboutModel,
+    about: About,
 }
 
 impl TrainedModel {
@@ -106,7 +105,7 @@ impl TrainedModel {
         if !folder.join(ABOUT).is_file() {
             return Err(fault(path, RunFault::NoModel));
         }
-        let about: AboutModel = read(&folder.join(ABOUT))?;
+        let about: About = read(&folder.join(ABOUT))?;
         if about.format > FORMAT {
             let reason = format!(
                 "version {} of the library wrote it, in format {}; use that version or a newer one",
@@ -118,9 +117,14 @@ impl TrainedModel {
         Ok(Self { folder, about })
     }
 
-    /// What the folder says of itself.
-    pub fn about(&self) -> &AboutModel {
-        &self.about
+    /// Epoch of the weights, the best on validation.
+    pub fn epoch(&self) -> usize {
+        self.about.epoch
+    }
+
+    /// Mean validation loss of that epoch, in nats.
+    pub fn valid_loss(&self) -> f64 {
+        self.about.valid_loss
     }
 
     /// The weights, by the model's own paths.
@@ -200,7 +204,7 @@ impl TrainedModel {
         Err(fault(&path, RunFault::Unreadable { reason }))
     }
 
-    /// The language model of a run that was told of it by [`Run::with_language_model`].
+    /// The language model of a run whose program called [`Run::with_language_model`].
     ///
     /// # Errors
     ///
@@ -215,7 +219,7 @@ impl TrainedModel {
         self.load(config.init(device)?)
     }
 
-    /// The model of series of a run that was told of it by [`Run::with_series_model`], ready to forecast in the units of its data.
+    /// The model of series of a run whose program called [`Run::with_series_model`], ready to forecast in the units of its data.
     ///
     /// # Errors
     ///
@@ -278,7 +282,7 @@ impl<M: RecurrentModel> Run<M> {
         let model = Checkpoint::open(checkpoint)?.model(template.clone())?;
         let home = folder.path().join(FOLDER);
         std::fs::create_dir_all(&home).map_err(cannot("created", &home))?;
-        let about = AboutModel {
+        let about = About {
             format: FORMAT,
             atbptt: env!("CARGO_PKG_VERSION").into(),
             model: std::any::type_name::<M>().into(),

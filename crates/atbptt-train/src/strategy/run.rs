@@ -1,5 +1,7 @@
-//! The loop itself: epochs, windows and probes.
+//! The loop itself: epochs and windows.
 
+mod identity;
+mod probes;
 mod saved;
 mod shared;
 mod trouble;
@@ -9,17 +11,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atbptt_core::policy::{Measurement, Position, ProbeRequest};
-use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
 use atbptt_models::{ModelError, RecurrentModel, StepLoss, check_pieces};
 use burn::data::dataloader::{DataLoader, Progress};
-use burn::module::Module;
+
 use burn::optim::GradientsParams;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::Device;
 use burn::train::{
-    EventProcessorTraining, Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader,
-    TrainingComponents, TrainingItem, ValidLoader,
+    Learner, LearnerEvent, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, ValidLoader,
 };
 
 use self::trouble::NonFinite;
@@ -29,10 +29,12 @@ use crate::TrainError;
 use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::{Cursor, WindowSpan};
 use crate::device::check_device;
-use crate::learner::{StepReport, Tbptt, TbpttInput, TbpttOutput};
-use crate::probe::{probe, probe_direct};
+use crate::learner::{Tbptt, TbpttInput};
+use crate::output::{StepReport, TbpttOutput};
+
 use crate::source::SequenceSource;
-use crate::step::{self, Accumulation, Update};
+use crate::step;
+use crate::step::Accumulation;
 use crate::workers::{Span, Workers};
 
 type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
@@ -430,141 +432,6 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             estimate.and_then(|estimate| finite(estimate.relative_bias(k))),
             estimate.and_then(|estimate| finite(estimate.norms()?.beta())),
         )
-    }
-
-    /// Runs the probes that are due and lets the policy decide.
-    fn run_probes(&mut self, epoch: usize, source: &Source<M>) -> Result<(), TrainError> {
-        let at = Position {
-            epoch: epoch - 1,
-            update: self.updates,
-        };
-        let (due, k) = {
-            let policy = lock(&self.strategy.shared.policy);
-            (policy.monitor().probes_due(at), policy.k())
-        };
-        let Some(due) = due else {
-            return Ok(());
-        };
-        let started = Instant::now();
-        let scheme = self.strategy.config.scheme;
-        let measured = match due {
-            ProbeRequest::Direct { probes } => Measurement::Direct {
-                statistics: self.direct_statistics(probes, k, source)?,
-                scheme,
-                updates_per_epoch: self.updates_per_epoch(k, source.common_steps()),
-            },
-            ProbeRequest::Norms { probes } => Measurement::Norms {
-                probes: self.lag_norms(probes, k, source)?,
-                scheme,
-            },
-            other => {
-                return Err(TrainError::Config {
-                    field: "estimator",
-                    rule: "one whose probes the training strategy can run",
-                    got: format!("{other:?}"),
-                    remedy: "choose `Estimator::Direct` or `Estimator::Norms`",
-                });
-            }
-        };
-        let mut policy = lock(&self.strategy.shared.policy);
-        let decision = policy.update(at, measured);
-        log::info!("{decision}");
-        if let Some(observer) = &self.strategy.observer {
-            observer.on_decision(&decision, policy.monitor().last_estimate());
-        }
-        drop(policy);
-        let seconds = started.elapsed().as_secs_f64();
-        self.sums.probe_seconds += seconds;
-        self.seconds += seconds;
-        self.tell_of_workers();
-        Ok(())
-    }
-
-    /// Updates of the weights in an epoch at truncation length `k`.
-    fn updates_per_epoch(&self, k: usize, steps: usize) -> f64 {
-        let losses = self.strategy.config.scheme.losses(k).max(1);
-        let windows = self.parts.grad_accumulation.unwrap_or(1).max(1);
-        (steps as f64 / losses as f64 / windows as f64).max(1.0)
-    }
-
-    /// Seed of probe `index` before the next update: each has its own, so that any worker may run it.
-    fn probe_seed(&self, index: usize) -> u64 {
-        mix(
-            self.strategy.config.seed,
-            self.step,
-            Draw::Probe(index as u64),
-        )
-    }
-
-    /// What `count` direct probes measured, or why it is of no use.
-    fn direct_statistics(
-        &mut self,
-        count: usize,
-        k: usize,
-        source: &Source<M>,
-    ) -> Result<Result<DirectStatistics, EstimateError>, TrainError> {
-        let config = &self.strategy.config;
-        let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
-        let (probe, scheme) = (config.probe.clone(), config.scheme);
-        let steps = probe.direct_steps(scheme);
-        let probed = match &self.workers {
-            Some(_) => self.share_direct(&seeds, source),
-            None => {
-                let model = self.learner.model().into_inner();
-                probe_direct(&model, source.as_ref(), probe, scheme, &seeds, &self.device)
-            }
-        };
-        let failed = |error: TrainError| error.in_window("probe", steps, source.sequences(), k);
-        match probed.map_err(failed) {
-            Ok(statistics) => Ok(Ok(statistics)),
-            Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
-                log::warn!(
-                    "the probes after {} updates are not usable: {error}",
-                    self.updates
-                );
-                Ok(Err(error))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What `count` probes of lag norms measured, each with a result of its own.
-    fn lag_norms(
-        &mut self,
-        count: usize,
-        k: usize,
-        source: &Source<M>,
-    ) -> Result<Vec<Result<LagNorms, EstimateError>>, TrainError> {
-        let config = &self.strategy.config;
-        let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
-        let all = match &self.workers {
-            Some(_) => self.share_norms(&seeds, source)?,
-            None => {
-                let model = self.learner.model().into_inner();
-                let probe = |&seed: &u64| {
-                    self.device.seed(seed);
-                    let length = config.probe.clone();
-                    probe(&model, source.as_ref(), length, seed, &self.device)
-                };
-                seeds.iter().map(probe).collect()
-            }
-        };
-        let mut probes = Vec::with_capacity(count);
-        for (index, probed) in all.into_iter().enumerate() {
-            let (steps, batch) = (config.probe.steps(), source.sequences());
-            match probed.map_err(|error| error.in_window("probe", steps, batch, k)) {
-                Ok(norms) => probes.push(Ok(norms)),
-                Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
-                    log::warn!(
-                        "probe {index} after {} updates is not usable: {error}",
-                        self.updates
-                    );
-                    probes.push(Err(error));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(probes)
     }
 
     fn train_event(&mut self, event: LearnerEvent<TbpttOutput<M>>) {

@@ -76,12 +76,13 @@ pub fn weights<M: Module>(module: &M) -> Vec<f32> {
 
 /// Reports without their times.
 pub fn timeless(reports: &[EpochReport]) -> Vec<EpochReport> {
-    let timeless = |report: &EpochReport| EpochReport {
-        train_seconds: 0.0,
-        probe_seconds: 0.0,
-        valid_seconds: 0.0,
-        elapsed_seconds: 0.0,
-        ..report.clone()
+    let timeless = |report: &EpochReport| {
+        let mut report = report.clone();
+        report.train_seconds = 0.0;
+        report.probe_seconds = 0.0;
+        report.valid_seconds = 0.0;
+        report.elapsed_seconds = 0.0;
+        report
     };
     reports.iter().map(timeless).collect()
 }

@@ -11,17 +11,15 @@
 //! distance is open at a time.
 //!
 //! Draws are integer arithmetic on PCG64, so the same settings give the same text on every platform. Every word is
-//! drawn with a known probability; their logarithms, summed ([`SourceEntropy`]), give the perplexity of a reader who
-//! knows the language perfectly.
+//! drawn with a known probability; their logarithms, summed, give the perplexity of a reader who knows the language perfectly
+//! ([`Corpus::perplexity_floor`](super::Corpus::perplexity_floor)).
 //!
 //! ```
-//! use atbptt_train::data::{Split, SyntheticConfig};
+//! use atbptt_train::data::{Corpus, Split, SyntheticConfig};
 //!
-//! let mut text = SyntheticConfig::default().with_seed(7).with_tokens(2_000, 500, 500).text(Split::Train)?;
-//! let lines: Vec<String> = text.by_ref().collect();
-//! assert!(!lines[0].is_empty());
-//! let floor = text.into_entropy().perplexity();
-//! assert!(floor > 20.0 && floor < 120.0);
+//! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_seed(7).with_tokens(2_000, 500, 500))?;
+//! let floor = corpus.perplexity_floor(Split::Train);
+//! assert!(floor.is_some_and(|floor| floor > 20.0 && floor < 120.0));
 //! # Ok::<(), atbptt_train::data::DataError>(())
 //! ```
 
@@ -33,9 +31,8 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use text::SyntheticText;
-
 use self::grammar::{CATEGORIES, Grammar};
+use self::text::SyntheticText;
 use super::{DataError, Split};
 
 /// Settings of the built-in language.
@@ -115,7 +112,7 @@ impl SyntheticConfig {
     /// # Errors
     ///
     /// [`DataError::Synthetic`] when a setting is out of its range.
-    pub fn text(&self, split: Split) -> Result<SyntheticText, DataError> {
+    pub(super) fn text(&self, split: Split) -> Result<SyntheticText, DataError> {
         let fillers = self.fillers()?;
         let index = split.index();
         let grammar = Grammar::new(
@@ -199,21 +196,21 @@ impl SyntheticConfig {
 /// The log-loss of a text for a reader who knows the language perfectly.
 ///
 /// The floor is of this very text, not of texts of its length: exact bookkeeping, no sampling error to add.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SourceEntropy {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SourceEntropy {
     /// Sum of −ln p over all tokens, in nats.
-    pub nats: f64,
+    nats: f64,
     /// Number of tokens.
-    pub tokens: usize,
+    tokens: usize,
     /// Classes per distance.
-    pub classes: usize,
+    classes: usize,
     /// `(distance, number of closers)`, in the order of the settings.
-    pub closers: Vec<(usize, usize)>,
+    closers: Vec<(usize, usize)>,
 }
 
 impl SourceEntropy {
     /// Perplexity floor: `exp(nats / tokens)`. On average over texts no model is below it.
-    pub fn perplexity(&self) -> f64 {
+    pub(crate) fn perplexity(&self) -> f64 {
         self.per_token(self.nats)
     }
 
@@ -222,7 +219,8 @@ impl SourceEntropy {
     /// A closer whose opener is out of sight costs `ln classes` more, since the class was drawn uniformly and nothing
     /// in between depends on it. Everything else such a reader may miss (which agreements are open) is not counted, so
     /// this is a lower bound; from the longest distance on it equals [`perplexity`](Self::perplexity).
-    pub fn perplexity_with_memory(&self, steps: usize) -> f64 {
+    #[cfg(test)]
+    fn perplexity_with_memory(&self, steps: usize) -> f64 {
         let unseen: usize = self
             .closers
             .iter()

@@ -13,7 +13,7 @@ use super::grammar::{Grammar, LINE_ENDS_PER_THOUSAND};
 ///
 /// Iterate through [`by_ref`](Iterator::by_ref) to keep it for [`into_entropy`](Self::into_entropy).
 #[derive(Clone, Debug)]
-pub struct SyntheticText {
+pub(crate) struct SyntheticText {
     grammar: Grammar,
     random: Pcg64,
     /// Tokens that are still to come, the final `<eos>` included.
@@ -57,7 +57,7 @@ impl SyntheticText {
     }
 
     /// Entropy of the source on the lines drawn so far.
-    pub fn into_entropy(self) -> SourceEntropy {
+    pub(crate) fn into_entropy(self) -> SourceEntropy {
         self.entropy
     }
 

@@ -11,7 +11,8 @@ use burn::train::{EventProcessorTraining, InferenceStep, LearnerEvent, TrainingI
 use super::{NonFinite, Run, Source};
 use crate::TrainError;
 use crate::evaluate::{keep_first, next_chunk, read_scalar};
-use crate::learner::{StepReport, TbpttInput};
+use crate::learner::TbpttInput;
+use crate::output::StepReport;
 use crate::report::EpochReport;
 use crate::strategy::{OnNonFinite, lock};
 
