@@ -11,6 +11,7 @@ use burn::tensor::{Gradients, Tensor};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
 use crate::recurrent::{RecurrentModel, StepLoss, WindowPlan, frozen};
+use crate::state::RecurrentState;
 
 pub use self::rules::BrokenRule;
 

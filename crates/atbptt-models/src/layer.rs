@@ -40,6 +40,7 @@ pub trait RecurrentLayer: Module + ModuleDisplay + Debug + Sync + 'static {
     const PARTS: usize = Self::CELL.state_parts();
 
     /// A new layer.
+    #[doc(hidden)]
     fn init(config: &LayerConfig, device: &Device) -> Self;
 
     /// The weights, as the sequence operation takes them.

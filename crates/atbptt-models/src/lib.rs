@@ -82,14 +82,12 @@ mod stack_model;
 mod state;
 pub use batch::{SequenceBatch, TokenBatch};
 pub use check::{BrokenRule, ModelCheck, check_model, check_pieces};
-#[doc(hidden)]
-pub use direct::ParameterPieces;
 pub use direct::{CountedWeights, DirectPlan, PieceGradients, direct_statistics, piece_gradients};
 pub use error::ModelError;
 pub use inference::TextState;
 pub use init::WeightInit;
 pub use language_model::{LanguageModel, LanguageModelConfig};
-pub use layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
+pub use layer::{GruLayer, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 pub use named_tensors::NamedTensors;
 pub use precision::Precision;
 pub use probe::StateGradients;
@@ -99,7 +97,16 @@ pub use series_batch::{SeriesBatch, SeriesShape};
 pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
 pub use stack::{
     Gru, GruConfig, Lstm, LstmConfig, MinGru, MinGruConfig, Rnn, RnnConfig, Stack, StackConfig,
-    UnrollOptions, Unrolled,
 };
 pub use stack_model::StackModel;
-pub use state::{LstmState, PackedState, RecurrentState};
+pub use state::{LstmState, RecurrentState};
+
+// What layers and stacks are made of, and tests look at: no part of what a version promises.
+#[doc(hidden)]
+pub use direct::ParameterPieces;
+#[doc(hidden)]
+pub use layer::LayerConfig;
+#[doc(hidden)]
+pub use stack::{UnrollOptions, Unrolled};
+#[doc(hidden)]
+pub use state::PackedState;

@@ -14,6 +14,7 @@ use burn::tensor::{Bool, Device, Tensor};
 use crate::ModelError;
 use crate::layer::{GruLayer, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
 use crate::ops::{self, SequenceOptions};
+use crate::state::{PackedState, RecurrentState};
 
 pub use self::config::{GruConfig, LstmConfig, MinGruConfig, RnnConfig, StackConfig};
 pub(crate) use self::config::{check_size, dropout};
@@ -176,6 +177,7 @@ impl<L: RecurrentLayer> Stack<L> {
     /// # Errors
     ///
     /// [`ModelError::Shape`] or [`ModelError::Empty`] when a shape does not fit.
+    #[doc(hidden)]
     pub fn unroll(
         &self,
         input: Tensor<3>,

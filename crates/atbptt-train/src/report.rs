@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 /// One epoch of training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
 pub struct EpochReport {
     /// Counted from one.
     pub epoch: usize,

@@ -56,7 +56,7 @@ pub(super) fn windows_from(bytes: &[u8]) -> Result<Vec<WindowRow>, CheckpointFau
     let count = |word: [u8; 8]| {
         usize::try_from(u64::from_le_bytes(word))
             .ok()
-            .filter(|&count| (count as u64) < super::MOST)
+            .filter(|&count| (count as u64) < super::state::MOST)
             .ok_or_else(|| CheckpointFault::Malformed {
                 reason: "a window's counter is beyond any run".into(),
             })

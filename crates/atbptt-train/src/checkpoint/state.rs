@@ -66,7 +66,7 @@ pub(crate) struct ReadSteps {
 }
 
 /// Bounds that a counter of any real run stays below, so that adding to it cannot overflow.
-const MOST: u64 = 1 << 48;
+pub(super) const MOST: u64 = 1 << 48;
 
 impl LoopState {
     pub(super) fn check(&self) -> Result<(), CheckpointFault> {

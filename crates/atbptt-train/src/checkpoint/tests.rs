@@ -5,6 +5,7 @@ use std::fs;
 use atbptt_core::{FixedK, TruncationPolicy};
 
 use super::*;
+use crate::cursor::Cursor;
 use crate::output::StepReport;
 
 fn checkpoint(step: u64) -> Checkpoint {

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::builder::Builder;
 use super::corpus_options::CorpusOptions;

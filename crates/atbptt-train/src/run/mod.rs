@@ -55,7 +55,6 @@ use burn::tensor::Device;
 use burn::train::{Interrupter, SupervisedTraining};
 use serde::Serialize;
 
-use self::folder::fault;
 use crate::TrainError;
 use crate::checkpoint::Identity;
 use crate::device::{NamedDevice, check_alike, device_from_env};

@@ -1,7 +1,7 @@
 //! What a run is made of: a checkpoint of another run is refused by it.
 
 use atbptt_models::RecurrentModel;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
 use super::{Run, Source};

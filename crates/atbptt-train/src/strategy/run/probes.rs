@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use atbptt_core::policy::{Measurement, Position, ProbeRequest};
 use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
-use atbptt_models::{ModelError, RecurrentModel};
+use atbptt_models::RecurrentModel;
 
-use super::super::lock;
 use crate::TrainError;
 use crate::probe::{probe, probe_direct};
+use crate::strategy::lock;
 
 use super::{Draw, Run, Source, mix};
 

@@ -4,10 +4,11 @@ use atbptt_models::{RecurrentModel, RecurrentState};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-use super::{Run, Source, Update};
+use super::{Run, Source};
 use crate::TrainError;
 use crate::checkpoint::Checkpoint;
 use crate::cursor::WindowSpan;
+use crate::step::Update;
 use crate::strategy::OnNonFinite;
 
 /// Restarts from one checkpoint before the run gives up: the step size is then a thousandth.

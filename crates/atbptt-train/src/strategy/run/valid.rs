@@ -8,7 +8,8 @@ use burn::data::dataloader::Progress;
 use burn::module::Module;
 use burn::train::{EventProcessorTraining, InferenceStep, LearnerEvent, TrainingItem};
 
-use super::{NonFinite, Run, Source};
+use super::trouble::NonFinite;
+use super::{Run, Source};
 use crate::TrainError;
 use crate::evaluate::{keep_first, next_chunk, read_scalar};
 use crate::learner::TbpttInput;
