@@ -4,16 +4,18 @@
 //! reference bodies.
 //!
 //! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
-//! 2. The recurrence multiplies a few rows with weights packed once per window (`panel`), and the sums meet the
+//! 2. The recurrence multiplies a few rows (`panel`) with weights packed once per window (`packed`), and the sums meet the
 //!    pointwise part of the cell (`lstm`, `gru`, `rnn`, `mingru`; functions in `math`) while they are in registers, as the epilogue of
-//!    the product (`sequence`). `team` shares the steps out over threads.
-//! 3. Backward likewise, as far as there is a gradient (`fade`); the gradients of weights and input are large products after the loop.
+//!    the product (`forward`). `team` shares the steps out over threads.
+//! 3. Backward likewise (`backward`), as far as there is a gradient (`fade`); the gradients of weights and input are large products after the loop.
 //!
 //! Results do not depend on the number of threads: every sum is in one order. Subnormal numbers count as zero in all of it
 //! (`flush`), on every thread (`threads`): this changes nothing at or above the smallest normal number.
 
+mod backward;
 mod fade;
 mod flush;
+mod forward;
 mod gru;
 mod host;
 mod lstm;
@@ -21,11 +23,11 @@ mod math;
 mod mingru;
 mod nll;
 mod one_step;
+mod packed;
 mod panel;
 mod pool;
 mod product;
 mod rnn;
-mod sequence;
 mod shared;
 mod simd;
 pub(crate) mod step;
@@ -153,7 +155,7 @@ use by_type;
 
 pub(crate) fn sequence_forward<B: Host>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
     by_type!(args.input, E => with_window::<E, B, _>(cell, &args, 1, |window| {
-        let (states, gates) = sequence::forward(cell, window);
+        let (states, gates) = forward::forward(cell, window);
         let tensor = |data: Buffer<E>, parts: usize| {
             B::tensor::<E>(data, vec![window.time, window.batch, parts * window.hidden])
         };
@@ -185,12 +187,12 @@ pub(crate) fn sequence_backward<B: Host>(
             gates => Some(Held::<B>::new::<E>(&saved.gates, values * gates)?),
         };
         let grad = Held::<B>::new::<E>(&grad, window.rows() * size)?;
-        let saved = sequence::Saved {
+        let saved = backward::Saved {
             states: states.elements()?,
             gates: elements(&gates)?.unwrap_or_default(),
             grad: grad.elements()?,
         };
-        let out = sequence::backward(cell, window, saved, needs);
+        let out = backward::backward(cell, window, saved, needs);
         let tensor = |data: Option<Buffer<E>>, shape: &[usize]| {
             data.map(|data| B::tensor::<E>(data, shape.to_vec()))
         };

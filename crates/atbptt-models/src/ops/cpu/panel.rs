@@ -1,9 +1,9 @@
 //! The skinny product of a recurrent step: `[B, K] · [K, N]` against weights packed once per window.
 //!
-//! A *panel* is `V` registers of weight columns for all K rows, stored in the order in which the product reads it:
-//! row by row, zeros where the matrix ends. Which columns make a panel is up to the cell: for the forward pass of a
-//! gated cell they are the same hidden units of every gate, so that the gates meet in registers. A tile multiplies a
-//! panel with up to `24 / V` rows of the batch, and hands the sums to [`Epilogue`], which does the pointwise part.
+//! A tile multiplies a panel ([`Packed`]: `V` registers of weight columns for all K rows) with up to `24 / V` rows of the
+//! batch, and hands the sums to [`Epilogue`], which does the pointwise part. Weights seldom fit the second-level cache: while the tiles
+//! of a group of rows pass over one block of a panel, they ask for the next, one line after the other, which is what the
+//! processor's own prefetching expects; and for what the pointwise part will read, which lies scattered.
 //!
 //! Every sum runs over k = 0, 1, … in order, whatever the tile: results do not depend on how rows and panels are
 //! split over threads.
@@ -12,11 +12,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::pool::Buffer;
+use super::packed::Packed;
 use super::simd::Real;
-use super::threads::shared;
 
 /// Accumulators of a tile, in registers: 24 of 32 leave room for a row of the panel and a value of the batch.
 const TILE: usize = 24;
@@ -26,98 +24,21 @@ const ROW_GROUP: usize = 24;
 /// The next block arrives there meanwhile.
 const BLOCK_BYTES: usize = 16 * 1024;
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
 /// Multiplications that an epilogue's functions cost per hidden unit, roughly.
 pub(crate) const EPILOGUE_WORK: usize = 16;
-
-/// Weights in panels of `V` registers.
-pub(crate) struct Packed<E, const V: usize> {
-    data: Buffer<E>,
-    rows: usize,
-    panels: usize,
-}
-
-impl<E: Real, const V: usize> Packed<E, V> {
-    /// `fill(panel, v, out)` writes vector `v` of every row of a panel, at `out[(row · V + v) · lanes..]`.
-    fn pack(rows: usize, panels: usize, fill: impl Fn(usize, usize, &mut [E]) + Sync) -> Self {
-        let width = V * E::native_lanes();
-        let mut data = Buffer::zeros(rows * panels * width);
-        let work = |(panel, chunk): (usize, &mut [E])| {
-            for v in 0..V {
-                fill(panel, v, chunk);
-            }
-        };
-        let chunk = (rows * width).max(1);
-        if shared(data.len() >= 1 << 16) {
-            data.par_chunks_mut(chunk).enumerate().for_each(work);
-        } else {
-            data.chunks_mut(chunk).enumerate().for_each(work);
-        }
-        Self { data, rows, panels }
-    }
-
-    /// Panels of the same hidden units of all `gates`, as many registers of units as `V` has room for; `weight`
-    /// `[rows, gates · units]`. Of no gates there is no weight: the panels are empty, and only count the units.
-    pub(crate) fn gates(weight: &[E], rows: usize, units: usize, gates: usize) -> Self {
-        let lanes = E::native_lanes();
-        let vectors = V / gates.max(1);
-        let panels = units.div_ceil(vectors * lanes);
-        Self::pack(rows, panels, |panel, v, out| {
-            let (vector, gate) = (v / gates, v % gates);
-            let first = (panel * vectors + vector) * lanes;
-            let count = lanes.min(units.saturating_sub(first));
-            for row in 0..rows {
-                let (from, to) = ((row * gates + gate) * units + first, (row * V + v) * lanes);
-                if count > 0 {
-                    out[to..to + count].copy_from_slice(&weight[from..from + count]);
-                }
-            }
-        })
-    }
-
-    /// Panels of successive rows of `weight` `[columns, rows]`: the product is with its transpose.
-    pub(crate) fn transposed(weight: &[E], rows: usize, columns: usize) -> Self {
-        let lanes = E::native_lanes();
-        Self::pack(rows, columns.div_ceil(V * lanes), |panel, v, out| {
-            let first = (panel * V + v) * lanes;
-            let count = lanes.min(columns.saturating_sub(first));
-            // Blocks of rows: a block of reads stays in cache while it is written across.
-            for block in (0..rows).step_by(64) {
-                let end = (block + 64).min(rows);
-                for lane in 0..count {
-                    let line = &weight[(first + lane) * rows..][block..end];
-                    for (row, &value) in (block..end).zip(line) {
-                        out[(row * V + v) * lanes + lane] = value;
-                    }
-                }
-            }
-        })
-    }
-
-    pub(crate) fn panels(&self) -> usize {
-        self.panels
-    }
-
-    /// Multiplications per row of the batch: those of the product or, where there is none, what the epilogue costs.
-    pub(crate) fn work(&self) -> usize {
-        match self.rows {
-            0 => EPILOGUE_WORK * self.panels * V * E::native_lanes(),
-            _ => self.data.len(),
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<E>()
-    }
-
-    fn panel(&self, panel: usize) -> *const E {
-        self.data[panel * self.rows * V * E::native_lanes()..].as_ptr()
-    }
-}
 
 /// The pointwise part of a step.
 pub(crate) trait Epilogue<E: Real, const V: usize>: Sync {
     /// First row of the left factor of `step` and the distance between its rows; `None` where the product is zero.
     fn left(&self, step: usize) -> Option<(*const E, usize)>;
+
+    /// Asks for the memory that [`apply`](Self::apply) will read for one row: the product takes long enough for it to arrive.
+    fn prefetch(&self, step: usize, panel: usize, row: usize, lanes: usize) {
+        let _ = (step, panel, row, lanes);
+    }
 
     /// Takes the sums of the rows from `row` on, for `panel`.
     ///
@@ -153,6 +74,8 @@ pub(crate) struct Run<'a, E: Real, F, const V: usize> {
     pub packed: &'a Packed<E, V>,
     pub step: usize,
     pub panels: Range<usize>,
+    /// Whether these panels are this thread's first of the step.
+    pub fresh: bool,
     pub rows: Range<usize>,
 }
 
@@ -194,8 +117,24 @@ impl<E: Real, F: Epilogue<E, V>, const V: usize> Run<'_, E, F, V> {
             [const { MaybeUninit::uninit() }; ROW_GROUP];
 
         let mut from = 0;
+        let mut asked = rows.start;
         loop {
             let to = (from + block).min(depth);
+            if self.fresh {
+                // What another thread wrote in the step before takes long to come.
+                let begin = if from == 0 { 0 } else { to };
+                for at in (begin..(to + block).min(depth)).step_by(LINE_BYTES / size_of::<E>()) {
+                    for row in rows.clone() {
+                        prefetch(left.wrapping_add(row * stride + at));
+                    }
+                }
+            }
+            // Spread over the blocks, so that the panel's own lines are not kept waiting.
+            let share = rows.start + (rows.len() * to).div_ceil(depth.max(1));
+            while asked < share.min(rows.end) {
+                self.epilogue.prefetch(self.step, panel, asked, lanes);
+                asked += 1;
+            }
             let mut row = rows.start;
             for tile in 0..count {
                 let height = (rows.end - row).div_ceil(count - tile);
@@ -206,14 +145,11 @@ impl<E: Real, F: Epilogue<E, V>, const V: usize> Run<'_, E, F, V> {
                     depth: to - from,
                     kept: kept[row - rows.start..].as_mut_ptr().cast(),
                     begin: from == 0,
-                    ahead: weights.wrapping_add((from + block) * V * lanes),
-                    prefetched: if count > 1 {
-                        // Every tile asks for its share of the next block.
-                        let share = V.div_ceil(count);
-                        [share * tile, share * tile + share - 1].map(|v| v.min(V - 1) * lanes)
-                    } else {
-                        [0, V / 2 * lanes]
-                    },
+                    // Every tile asks for its share of the next block, one line after the other.
+                    ahead: weights.wrapping_add(
+                        (from + block) * V * lanes + tile * (block * V / count) * lanes,
+                    ),
+                    stride_ahead: V * lanes / count,
                 };
                 // SAFETY: rows `row..row + height` exist in the left factor, `kept` has a place for each, and only
                 // this call works on them.
@@ -272,9 +208,12 @@ impl<E: Real, F: Epilogue<E, V>, const V: usize> Run<'_, E, F, V> {
             let mut left = part.left;
             let mut ahead = part.ahead;
             for _ in 0..part.depth {
-                prefetch(ahead.wrapping_add(part.prefetched[0]));
-                prefetch(ahead.wrapping_add(part.prefetched[1]));
-                ahead = ahead.wrapping_add(V * lanes);
+                prefetch(ahead);
+                // A tile's share of a row may be more than a line.
+                if V > 2 {
+                    prefetch(ahead.wrapping_add(lanes));
+                }
+                ahead = ahead.wrapping_add(part.stride_ahead);
                 let mut line = [E::splat(simd, E::ZERO); V];
                 for (v, lane) in line.iter_mut().enumerate() {
                     *lane = E::load_all::<S>(weights.add(v * lanes));
@@ -301,14 +240,27 @@ struct Part<E, L, const V: usize> {
     depth: usize,
     kept: *mut [L; V],
     begin: bool,
-    /// The next block, and the two vectors of each of its rows to fetch.
+    /// Where to ask for the next block, and how much further per row.
     ahead: *const E,
-    prefetched: [usize; 2],
+    stride_ahead: usize,
+}
+
+/// Asks for the cache line of an address, which need not exist, as far as the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_far<E>(address: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Asks for the cache line of an address, which need not exist.
 #[inline(always)]
-fn prefetch<E>(address: *const E) {
+pub(crate) fn prefetch<E>(address: *const E) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; it reads nothing that the program sees and never faults.
     unsafe {

@@ -209,6 +209,12 @@ impl<E: Real> UninitBuffer<E> {
         unsafe { Target::new(Shared::uninit(at.at(first)), len) }
     }
 
+    /// The elements, to be written.
+    pub(crate) fn elements(&mut self) -> &mut [MaybeUninit<E>] {
+        // SAFETY: so many elements, borrowed as this buffer is; they need not be initialised.
+        unsafe { std::slice::from_raw_parts_mut(self.0.address().cast(), self.0.len) }
+    }
+
     /// Zeros in the first `len` elements.
     pub(crate) fn clear(&mut self, len: usize) {
         let len = len.min(self.0.len);

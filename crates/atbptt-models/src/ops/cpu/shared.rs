@@ -29,6 +29,11 @@ impl<E> Shared<E> {
     pub(crate) fn read_only(buffer: &[E]) -> Self {
         Self(buffer.as_ptr().cast_mut())
     }
+    /// An address to be asked for ahead of time; it need not exist.
+    #[inline(always)]
+    pub(crate) fn near(self, index: usize) -> *const E {
+        self.0.wrapping_add(index)
+    }
     /// The element at `index`.
     ///
     /// # Safety

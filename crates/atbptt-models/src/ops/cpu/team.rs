@@ -13,7 +13,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::panel::{Epilogue, Packed, Run};
+use super::packed::Packed;
+use super::panel::{Epilogue, Run};
 use super::simd::{Level, Real};
 use super::threads::{SHARED_WORK, threads};
 
@@ -84,12 +85,13 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
     epilogue: &F,
 ) -> usize {
     let level = Level::detect();
-    let run = |step: usize, panels: Range<usize>, rows: Range<usize>| {
+    let run = |step: usize, panels: Range<usize>, rows: Range<usize>, fresh: bool| {
         level.dispatch(Run {
             epilogue,
             packed,
             step,
             panels,
+            fresh,
             rows,
         });
     };
@@ -97,7 +99,7 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
     // One thread takes these rows through all steps.
     let all_steps = |rows: Range<usize>| {
         for step in 0..steps {
-            run(step, 0..panels, rows.clone());
+            run(step, 0..panels, rows.clone(), false);
             if epilogue.rest_is_zero(step, rows.clone()) {
                 // SAFETY: no other thread has these rows.
                 unsafe { epilogue.write_zeros(step + 1, rows) };
@@ -129,7 +131,7 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
                 barrier.attend(
                     [member, members],
                     steps,
-                    |step, panel| run(step, panel..panel + 1, 0..rows),
+                    |step, panel, fresh| run(step, panel..panel + 1, 0..rows, fresh),
                     |step| epilogue.rest_is_zero(step, 0..rows),
                 )
             };
@@ -210,7 +212,7 @@ impl Barrier {
         &self,
         [member, members]: [usize; 2],
         steps: usize,
-        work: impl Fn(usize, usize),
+        work: impl Fn(usize, usize, bool),
         last: impl Fn(usize) -> bool,
     ) -> usize {
         let panels = self.next.len();
@@ -222,22 +224,23 @@ impl Barrier {
             return first;
         }
         for step in first..steps {
-            let claim = |panel: usize| {
+            let mut fresh = true;
+            let mut claim = |panel: usize| {
                 let next = &self.next[panel].0;
                 if next.load(Ordering::Relaxed) == step
                     && next
                         .compare_exchange(step, step + 1, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
                 {
-                    work(step, panel);
+                    work(step, panel, std::mem::take(&mut fresh));
                     self.finish_panel();
                 }
             };
             // To and fro: the panels used last are still in cache.
             if step % 2 == 0 {
-                home.clone().for_each(claim);
+                home.clone().for_each(&mut claim);
             } else {
-                home.clone().rev().for_each(claim);
+                home.clone().rev().for_each(&mut claim);
             }
             // Then what is left of the others' share, from its far end.
             for offset in (0..others).rev() {
