@@ -78,28 +78,34 @@ pub fn run(options: &Devices) -> Result<()> {
         let rows = options.batch / count;
         let window = median(case(rows), &[], options.windows)? / options.faster;
         let first = *alone.get_or_insert(window);
-        print!("{count:>7} {rows:>9} {:>9.2} s ", window);
+        print!("{count:>7} {rows:>9} {:>12}", time(window));
         let simulated = |link: f64| {
             let transfer = parameters as f64 * 4.0 / (link * 1e9);
             simulate(count, transfer, window, gather / options.faster)
         };
         for link in &options.links {
             let seconds = simulated(*link);
-            print!(
-                " {:>14}",
-                format!("{:.2} s {:.1}x", seconds, first / seconds)
-            );
+            let gain = first / seconds;
+            print!(" {:>14}", format!("{} {gain:.1}x", time(seconds)));
         }
         let seconds = simulated(f64::INFINITY);
-        print!(" {:>10}", format!("{:.2} s", seconds));
+        print!(" {:>10}", time(seconds));
         if count > 1 && count <= options.real {
             let devices = vec![device.clone(); count];
             let real = median(case(options.batch), &devices, options.windows)?;
-            print!(" {:>10}", format!("{real:.2} s"));
+            print!(" {:>10}", time(real));
         }
         println!();
     }
     Ok(())
+}
+
+/// `1.63 s`, `4.2 ms`
+fn time(seconds: f64) -> String {
+    match seconds < 0.1 {
+        true => format!("{:.2} ms", 1e3 * seconds),
+        false => format!("{seconds:.2} s"),
+    }
 }
 
 /// Seconds of a window on `count` devices: `transfer` for weights or gradients over the coordinator's link, `window` for the

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use atbptt::models::{ModelError, SequenceBatch};
 use atbptt::train::data::DataError;
@@ -336,6 +337,11 @@ impl SequenceSource for EventStreams {
 
     fn common_steps(&self) -> usize {
         self.streams.last().map_or(0, Vec::len)
+    }
+
+    fn shard(&self, streams: Range<usize>) -> Option<Arc<dyn SequenceSource<Batch = EventBatch>>> {
+        let streams = self.streams.get(streams)?.to_vec();
+        Some(Arc::new(Self { streams }))
     }
 
     fn active(&self, step: usize) -> usize {

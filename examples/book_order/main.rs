@@ -26,14 +26,14 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
+use atbptt::train::OnNonFinite;
 use atbptt::train::run::{DataPath, LossName};
-use atbptt::train::{OnNonFinite, device_from_env};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
@@ -158,6 +158,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         || preset(cli.paper, cli.policy.is_adaptive()),
         |settings| cli.apply(settings),
     )?;
+    let devices = cli.run.devices()?;
     let Settings { task, plan } = start.settings.clone();
     let data = task.data.ok_or("no data; give their folder with --data")?;
     let events = Events::from_folder(data.path(), "train")?;
@@ -166,8 +167,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     valid.check(marks)?;
     test.check(marks)?;
     let training = Arc::new(events.streams(plan.batch));
-    let found = device_from_env()?;
-    let device = found.device.clone();
+    let device = devices[0].device.clone();
     let (chunk, parallel) = (plan.training.eval_chunk, test.parallel());
     let run = start
         .settings
@@ -176,6 +176,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .with_loss_name(LossName::Named(
             "Negative log-likelihood per event (nats)".into(),
         ))
+        .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", content_hash([&events, &valid, &test]))
         .must_match("hidden", task.hidden)
@@ -208,7 +209,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             plan.batch,
             training.common_steps(),
         );
-        println!("device:  {found}");
+        println!("device:  {}", in_words(&devices));
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

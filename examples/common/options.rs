@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use atbptt::core::policy::{Estimator, PolicyConfig};
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::train::run::Display;
-use atbptt::train::{Clip, FusedSgd, OnNonFinite, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::{
+    Clip, FusedSgd, NamedDevice, OnNonFinite, Scheme, StepScaling, TbpttConfig, device_from_env,
+    devices_by_names,
+};
 use burn::optim::ModuleOptimizer;
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -61,6 +64,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub resume: Option<PathBuf>,
 
+    /// Train on several devices of one backend as one run, each with sequences of its own: names as `BURN_DEVICE` takes them,
+    /// separated by commas, such as `flex,flex`, `cuda:0,cuda:1`, or `ws://host:3000` for a device of another process or machine;
+    /// see docs/DEVICES.md [default: the one that BURN_DEVICE names]
+    #[arg(long, value_name = "NAMES")]
+    pub devices: Option<String>,
+
     /// Print no progress, only the result
     #[arg(long)]
     pub quiet: bool,
@@ -79,6 +88,12 @@ pub fn parse<C: Parser>(defaults: &[(&'static str, String)]) -> C {
         .fold(C::command(), with_default)
         .get_matches();
     C::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Their names, for the user.
+pub fn in_words(devices: &[NamedDevice]) -> String {
+    let names: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// Everything about a run but its data and its model.
@@ -264,6 +279,14 @@ impl Plan {
 }
 
 impl RunArgs {
+    /// Where to train: opened, so that a wrong name is found before any work is done.
+    pub fn devices(&self) -> Result<Vec<NamedDevice>> {
+        Ok(match &self.devices {
+            Some(names) => devices_by_names(names)?,
+            None => vec![device_from_env()?],
+        })
+    }
+
     /// What the program shows while it trains.
     pub fn display(&self) -> Display {
         match self.quiet {

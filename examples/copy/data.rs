@@ -10,7 +10,9 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atbptt::models::TokenBatch;
 use atbptt::train::data::DataError;
@@ -323,6 +325,24 @@ impl SequenceSource for SymbolSequences {
 
     fn common_steps(&self) -> usize {
         self.steps()
+    }
+
+    fn shard(
+        &self,
+        sequences: Range<usize>,
+    ) -> Option<Arc<dyn SequenceSource<Batch = TokenBatch>>> {
+        let of_step = |step: &[u8]| step.get(sequences.clone()).map(<[u8]>::to_vec);
+        let part = |symbols: &[u8]| {
+            let steps = symbols.chunks(self.sequences.max(1)).map(of_step);
+            steps
+                .collect::<Option<Vec<_>>>()
+                .map(|steps| steps.concat())
+        };
+        Some(Arc::new(Self {
+            inputs: part(&self.inputs)?,
+            targets: part(&self.targets)?,
+            sequences: sequences.len(),
+        }))
     }
 
     fn active(&self, step: usize) -> usize {

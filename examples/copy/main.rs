@@ -25,13 +25,13 @@ use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
 use atbptt::train::run::{DataPath, LossName};
-use atbptt::train::{OnNonFinite, device_from_env, evaluate};
+use atbptt::train::{OnNonFinite, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
@@ -235,6 +235,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         || preset(cli.paper),
         |settings| cli.apply(settings),
     )?;
+    let devices = cli.run.devices()?;
     let [training, valid, test] = start.settings.task.load()?;
     let sequences = training.sequences();
     if start.settings.plan.batch != sequences {
@@ -251,13 +252,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let Settings { task, plan } = start.settings.clone();
     let identity = content_hash([&training, &valid, &test]);
     let (training, chunk) = (Arc::new(training), plan.training.eval_chunk);
-    let found = device_from_env()?;
-    let device = found.device.clone();
+    let device = devices[0].device.clone();
     let run = start
         .settings
         .run()
         .with_title(format!("{}; {}", task.in_words(), plan.rule_in_words()))
         .with_loss_name(LossName::Named("Loss per symbol (nats)".into()))
+        .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", identity)
         .must_match("symbols", task.symbols)
@@ -284,7 +285,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {found}");
+        println!("device:  {}", in_words(&devices));
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

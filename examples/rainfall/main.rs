@@ -23,7 +23,7 @@ use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
 use atbptt::train::run::{DataPath, EpochLines, LossName, TrainedModel};
-use atbptt::train::{OnNonFinite, RateSchedule, RateShape, device_from_env};
+use atbptt::train::{OnNonFinite, RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::basin::{Basin, WEATHER};
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
@@ -133,6 +133,7 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
     // What can be wrong with the options is found before any work or folder is made.
     let mut start = Start::new(&cli.run, || new, |settings| cli.apply(settings))?;
     let Settings { task, plan } = start.settings.clone();
+    let devices = cli.run.devices()?;
     let basin = Basin::read(task.data.path())?;
     let part = |years: &Range<u16>| -> Result<SeriesSet> {
         Ok(SeriesSet::new(vec![
@@ -149,10 +150,9 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
     let train = SeriesSource::new(streams, plan.batch)?;
     let valid = SeriesSource::new(valid, 1)?;
 
-    let found = device_from_env()?;
     let flows = Flows::new(basin, scale.clone(), task.warm_up);
     let chunk = ChunkBias::new(&plan, train.clone());
-    let (measured, device) = (flows.clone(), found.device.clone().autodiff());
+    let (measured, device) = (flows.clone(), devices[0].device.clone().autodiff());
     let run = start
         .settings
         .run()
@@ -162,6 +162,7 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
             line: report::epoch_line,
             ..EpochLines::LOSS
         })
+        .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", data)
         .must_match("hidden", task.hidden)
@@ -187,7 +188,7 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {found}");
+        println!("device:  {}", in_words(&devices));
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

@@ -18,23 +18,13 @@ pub struct DataArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "resume")]
     data: Vec<PathBuf>,
 
-    /// Columns that the model reads, by name
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        required_unless_present = "resume"
-    )]
-    input: Vec<String>,
+    /// Columns that the model reads, by name, with commas between them; a name with a comma in it stands in double quotes
+    #[arg(long, value_name = "NAMES", value_parser = names, required_unless_present = "resume")]
+    input: Option<Names>,
 
     /// Columns that it predicts
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        required_unless_present = "resume"
-    )]
-    target: Vec<String>,
+    #[arg(long, value_name = "NAMES", value_parser = names, required_unless_present = "resume")]
+    target: Option<Names>,
 
     /// How many rows ahead the targets lie [default: 0; 1 where a target is an input too]
     #[arg(long, value_name = "ROWS")]
@@ -119,6 +109,25 @@ impl Default for Data {
     }
 }
 
+/// Names of columns.
+#[derive(Clone, Debug)]
+struct Names(Vec<String>);
+
+/// Names as a row of a CSV file has them.
+fn names(text: &str) -> std::result::Result<Names, String> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .trim(csv::Trim::All)
+        .from_reader(text.as_bytes());
+    let row = reader.records().next().transpose();
+    let row = row.map_err(|error| error.to_string())?.unwrap_or_default();
+    let names: Vec<String> = row.iter().map(str::to_owned).collect();
+    match names.is_empty() {
+        true => Err("name a column, or several with commas between them".into()),
+        false => Ok(Names(names)),
+    }
+}
+
 /// Two shares with a comma between them.
 fn shares(text: &str) -> std::result::Result<[f64; 2], String> {
     let numbers: Vec<f64> = text
@@ -142,7 +151,7 @@ impl DataArgs {
             (&self.input, &mut data.inputs),
             (&self.target, &mut data.targets),
         ] {
-            if !given.is_empty() {
+            if let Some(Names(given)) = given {
                 kept.clone_from(given);
             }
         }
@@ -251,8 +260,20 @@ impl Data {
     }
 
     pub fn in_words(&self) -> String {
+        self.described(&ToString::to_string)
+    }
+
+    /// The same for figures, which have no room for folders.
+    pub fn title(&self) -> String {
+        self.described(&|file: &DataPath| {
+            let name = file.path().file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        })
+    }
+
+    fn described(&self, name: &dyn Fn(&DataPath) -> String) -> String {
         let files = match self.files.as_slice() {
-            [one] => one.to_string(),
+            [one] => name(one),
             files => format!("{} files", files.len()),
         };
         let ahead = match self.horizon() {

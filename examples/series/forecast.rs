@@ -192,7 +192,7 @@ pub fn write(
     folder.write("forecast.csv", table.into_inner()?)?;
     panels.truncate(MAX_PANELS);
     let path = folder.path().join("forecast.png");
-    let title = format!("Forecast of the test part: {}", data.in_words());
+    let title = format!("Forecast of the test part: {}", data.title());
     lines_figure(&path, &title, &panels)?;
     Ok(path)
 }

@@ -24,14 +24,14 @@ use atbptt::models::{SeriesLoss, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::SeriesSource;
 use atbptt::train::run::LossName;
-use atbptt::train::{Checkpoint, OnNonFinite, device_from_env};
+use atbptt::train::{Checkpoint, OnNonFinite};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code};
@@ -144,6 +144,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     // What can be wrong with the options is found before any work or folder is made.
     let mut start = Start::new(&cli.run, preset, |settings| cli.apply(settings))?;
+    let devices = cli.run.devices()?;
     let Settings { task, plan } = start.settings.clone();
     let series = task.data.load()?;
     let normalised = &series.normalised;
@@ -154,8 +155,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .map(|part| SeriesSource::new(part.clone(), part.series().len()));
     let (valid, test) = (valid?, test?);
 
-    let found = device_from_env()?;
-    let (device, chunk) = (found.device.clone(), plan.training.eval_chunk);
+    let (device, chunk) = (devices[0].device.clone(), plan.training.eval_chunk);
     let (scales, names) = (
         series.normalisation.targets.clone(),
         task.data.targets.clone(),
@@ -168,12 +168,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let run = start
         .settings
         .run()
-        .with_title(format!(
-            "{}; {}",
-            task.data.in_words(),
-            plan.rule_in_words()
-        ))
+        .with_title(format!("{}; {}", task.data.title(), plan.rule_in_words()))
         .with_loss_name(LossName::Named(loss.into()))
+        .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", normalised.content_hash())
         .must_match("hidden", task.hidden)
@@ -212,7 +209,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {found}");
+        println!("device:  {}", in_words(&devices));
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

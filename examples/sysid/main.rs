@@ -23,14 +23,14 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, Series, SeriesSource};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::{DataPath, Forecast, LossName, RunSummary, TrainedModel};
-use atbptt::train::{ForecastErrors, OnNonFinite, RateSchedule, RateShape, device_from_env};
+use atbptt::train::{ForecastErrors, OnNonFinite, RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::common::diagnostics::lstm_parts;
-use crate::common::options::{Plan, RunArgs, parse};
+use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, finish};
 use crate::common::{Result, exit_code, trained_bias};
@@ -172,6 +172,7 @@ fn run() -> Result<ExitCode> {
 /// Trains on a system; the outcome in a line, unless the run was interrupted.
 fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<String>)> {
     let Settings { task, plan } = start.settings.clone();
+    let devices = args.devices()?;
     let system = task.system;
     let parts = system.load(task.data.path(), task.warm_up)?;
     let scale = Normalisation::fit(&parts.train)?;
@@ -181,13 +182,13 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
     let train = SeriesSource::new(streams, plan.batch)?;
     let valid = SeriesSource::new(valid, 1)?;
 
-    let found = device_from_env()?;
     let (test, units) = (parts.test.clone(), scale.clone());
     let run = start
         .settings
         .run()
         .with_title(format!("{system}; {}", plan.rule_in_words()))
         .with_loss_name(LossName::Named("Squared error (normalised)".into()))
+        .with_devices(devices.clone())
         .with_display(args.display())
         .must_match("data", data)
         .must_match("hidden", task.hidden)
@@ -216,7 +217,7 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
             task.hidden,
             model.num_params()
         );
-        println!("device:  {found}");
+        println!("device:  {}", in_words(&devices));
         println!("K:       {}", plan.in_words());
         println!("run:     {}", folder.path().display());
         println!();

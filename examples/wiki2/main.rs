@@ -6,6 +6,7 @@
 //! cargo run --release --example wiki2 -- --data DIR      # a text of your own
 //! cargo run --release --example wiki2 -- --fixed-k 10    # the usual fixed truncation, to compare
 //! cargo run --release --example wiki2 -- --devices cuda:0,cuda:1   # on two cards; with `--features cuda`
+//! cargo run --release --features remote --example wiki2 -- --devices ws://gpu:3000   # on another machine, where `serve` runs
 //! ```
 //!
 //! Expected: one line per epoch with falling perplexity, K moving from 20 to what the tolerated bias δ = 0.5 asks for, the
@@ -22,11 +23,11 @@ use std::process::ExitCode;
 use atbptt::models::{LanguageModel, LstmLayer};
 use atbptt::train::data::{Corpus, Split};
 use atbptt::train::run::{Display, EpochLines, RunFolder, number};
-use atbptt::train::{EpochReport, NamedDevice, device_from_env, devices_by_names};
+use atbptt::train::{EpochReport, NamedDevice};
 use burn::module::Module;
 
 use self::common::diagnostics::lstm_parts;
-use self::common::options::parse;
+use self::common::options::{in_words, parse};
 use self::common::start::{Settings, Start, finish};
 use self::common::{Result, exit_code};
 use self::options::{Cli, Language, PROGRAM};
@@ -41,15 +42,12 @@ pub fn main() -> ExitCode {
 /// Trains and tests.
 fn run(cli: Cli) -> Result<ExitCode> {
     let mut start = Start::new(&cli.run, || cli.preset(), |settings| cli.apply(settings))?;
+    let devices = cli.run.devices()?;
     let corpus = text::load(&mut start.settings.task, cli.paper)?;
     if !start.is_resumed() {
         cli.fit_to_built_in(&mut start.settings);
     }
     let Settings { task, plan } = start.settings.clone();
-    let devices = match &cli.devices {
-        Some(names) => devices_by_names(names)?,
-        None => vec![device_from_env()?],
-    };
     let training = corpus.training(plan.batch)?;
     let valid = corpus.evaluation(Split::Valid, plan.batch)?;
     let run = start
@@ -125,8 +123,7 @@ fn introduce(
         task.precision.name(),
         plan.batch,
     );
-    let names: Vec<String> = devices.iter().map(ToString::to_string).collect();
-    println!("device:  {}", names.join(", "));
+    println!("device:  {}", in_words(devices));
     println!("K:       {}", plan.in_words());
     println!("run:     {}", folder.path().display());
     if !task.scaled.is_empty() {

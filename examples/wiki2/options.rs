@@ -115,11 +115,6 @@ pub struct Cli {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Train on several devices of one backend as one run, each with sequences of its own: names as `BURN_DEVICE` takes them,
-    /// separated by commas, such as `flex,flex` or `cuda:0,cuda:1`; see docs/DEVICES.md [default: the one that BURN_DEVICE names]
-    #[arg(long, value_name = "NAMES")]
-    pub devices: Option<String>,
-
     /// Print plain lines instead of the terminal dashboard
     #[arg(long)]
     pub no_tui: bool,

@@ -1,5 +1,6 @@
 //! The example programs as children of a test.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -100,4 +101,56 @@ pub fn outcome(run: &Path) -> (Vec<u32>, String, String) {
     let reports = format!("{:?}", timeless(last.reports()));
     let policy = serde_json::to_string(last.policy()).unwrap();
     (bits(&last.model(template).unwrap()), reports, policy)
+}
+
+/// Small files for `book_order`: two marks and two intervals, by turns.
+pub fn event_files(folder: &Path) {
+    for (split, sequences) in [("train", 6), ("test", 4)] {
+        let (mut marks, mut times) = (String::new(), String::new());
+        for sequence in 0..sequences {
+            let mut time = 0.01 * f64::from(sequence);
+            for event in 0..80 {
+                let slow = (event + sequence) % 2 == 0;
+                marks += if slow { "1 " } else { "2 " };
+                times += &format!("{time:.4} ");
+                time += if slow { 0.03 } else { 0.01 };
+            }
+            marks.push('\n');
+            times.push('\n');
+        }
+        fs::write(folder.join(format!("event-1-{split}.txt")), marks).unwrap();
+        fs::write(folder.join(format!("time-1-{split}.txt")), times).unwrap();
+    }
+}
+
+/// Training and validation loss and K of every epoch of a run, as written.
+pub fn epochs(run: &Path) -> Vec<(f64, f64, u64)> {
+    let rows = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let number = |name: &str| row[name].as_f64().unwrap();
+        (
+            number("train_loss"),
+            number("valid_loss"),
+            row["k"].as_u64().unwrap(),
+        )
+    };
+    rows.lines().map(row).collect()
+}
+
+/// Two runs with the same losses, to rounding, and the same K.
+pub fn assert_alike(run: &Path, other: &Path) {
+    let (run, other) = (epochs(run), epochs(other));
+    assert_eq!(run.len(), other.len());
+    for (epoch, expected) in run.iter().zip(&other) {
+        assert!(
+            (epoch.0 / expected.0 - 1.0).abs() < 1e-5,
+            "{run:?}, {other:?}"
+        );
+        assert!(
+            (epoch.1 / expected.1 - 1.0).abs() < 1e-5,
+            "{run:?}, {other:?}"
+        );
+        assert_eq!(epoch.2, expected.2, "{run:?}, {other:?}");
+    }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::runs_cli::{TINY, json};
-use crate::common::programs::{command, example, failure, success};
+use crate::common::programs::{command, event_files, example, failure, success};
 
 /// What the paper's experiments were run with stands behind one option, exactly.
 #[test]
@@ -231,22 +231,7 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    for (split, sequences) in [("train", 6), ("test", 4)] {
-        let (mut marks, mut times) = (String::new(), String::new());
-        for sequence in 0..sequences {
-            let mut time = 0.01 * f64::from(sequence);
-            for event in 0..80 {
-                let slow = (event + sequence) % 2 == 0;
-                marks += if slow { "1 " } else { "2 " };
-                times += &format!("{time:.4} ");
-                time += if slow { 0.03 } else { 0.01 };
-            }
-            marks.push('\n');
-            times.push('\n');
-        }
-        fs::write(folder.path().join(format!("event-1-{split}.txt")), marks).unwrap();
-        fs::write(folder.path().join(format!("time-1-{split}.txt")), times).unwrap();
-    }
+    event_files(folder.path());
     let run = folder.path().join("run");
     let output = command(&book_order)
         .args([

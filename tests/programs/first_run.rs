@@ -144,6 +144,7 @@ fn generate_works_in_a_folder_without_the_text() {
         (&["--top-p", "2"], "(0, 1]"),
         (&["--prompt", "no-such-word"], "no-such-word"),
         (&["--perplexity", "absent.txt"], "absent.txt"),
+        (&["--series", "rows.csv"], "model is of another kind"),
     ] {
         let error = failure(&write(arguments));
         assert!(error.contains(expected), "{expected:?} in {error:?}");

@@ -5,10 +5,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod devices_cli;
 mod estimate_cli;
 mod experiments_cli;
 mod first_run;
 mod rainfall_cli;
+#[cfg(feature = "remote")]
+mod remote_cli;
 mod runs_cli;
 mod series_cli;
 mod sweeps_cli;

@@ -112,6 +112,9 @@ fn the_cascaded_tanks_are_trained_on_forecast_and_drawn() {
     let mut other = command(&generate);
     other.arg(&model).arg("--series").arg(folder.join("no.csv"));
     assert!(failure(&other.output().unwrap()).contains("cannot open"));
+    let mut as_text = command(&generate);
+    let error = failure(&as_text.arg(&model).output().unwrap());
+    assert!(error.contains("model is of another kind"), "{error}");
 }
 
 #[test]
@@ -270,6 +273,58 @@ fn missing_targets_are_refused_or_masked_and_errors_name_the_place() {
         "mask",
     ]));
     assert!(said.contains("test error (RMSE) c "), "{said}");
+}
+
+/// A byte order mark, names with commas and blanks, columns without a name and of text, line ends of Windows.
+#[test]
+fn columns_of_any_name_are_found_and_the_others_may_be_anything() {
+    let Some(program) = example("series") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::from("\u{feff}\"Zeit, s\";\"Höhe (m)\";;Druck;\r\n");
+    for t in 0..400 {
+        let wave = |period: f64| (f64::from(t) / period).sin().to_string().replace('.', ",");
+        let pressure = if t % 50 == 7 { "NA".into() } else { wave(9.0) };
+        text += &format!("\"{t},0\";{};;{pressure};x\r\n", wave(7.0));
+    }
+    let file = folder.path().join("odd.csv");
+    fs::write(&file, text).unwrap();
+    let with = |inputs: &str, out: &str, options: &[&str]| {
+        let options = [
+            &[
+                "--epochs",
+                "1",
+                "--delimiter",
+                ";",
+                "--decimal-comma",
+                "--input",
+                inputs,
+            ],
+            options,
+        ]
+        .concat();
+        series(&program, &options)
+            .args(["--target", "Druck", "--data"])
+            .arg(&file)
+            .arg("--out")
+            .arg(folder.path().join(out))
+            .output()
+            .unwrap()
+    };
+    let masked = ["--missing-target", "mask"];
+    let said = success(&with("\"Zeit, s\", Höhe (m)", "run", &masked));
+    assert!(said.contains("Druck from Zeit, s, Höhe (m) of "), "{said}");
+    let error = failure(&with("Zeit, s", "other", &masked));
+    assert!(
+        error.contains("no column") && error.contains("\"Zeit, s\", \"Höhe (m)\""),
+        "{error}"
+    );
+    let error = failure(&with("Höhe (m)", "other", &[]));
+    assert!(
+        error.contains("row 8 (line 9), column \"Druck\": the value is missing"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atbptt::train::Checkpoint;
 
-use crate::common::programs::{command, example, failure, signal, success};
+use crate::common::programs::{command, epochs, example, failure, signal, success};
 
 /// A tiny run on the built-in corpus.
 fn tiny(program: &Path) -> Command {
@@ -35,23 +35,6 @@ fn resume(program: &Path, run: &Path, options: &[&str]) -> Command {
     command
 }
 
-/// Losses per epoch as written, with all digits.
-fn losses(run: &Path) -> Vec<(f64, f64, u64)> {
-    fs::read_to_string(run.join("metrics.jsonl"))
-        .unwrap()
-        .lines()
-        .map(|line| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            let number = |name: &str| row[name].as_f64().unwrap();
-            (
-                number("train_loss"),
-                number("valid_loss"),
-                row["k"].as_u64().unwrap(),
-            )
-        })
-        .collect()
-}
-
 #[test]
 fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
     let Some(program) = example("wiki2") else {
@@ -73,7 +56,7 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
     ] {
         assert!(shown.contains(part), "{part:?} in {shown}");
     }
-    assert_eq!(losses(&run).len(), 2);
+    assert_eq!(epochs(&run).len(), 2);
     let png = fs::read(run.join("report.png")).unwrap();
     assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000);
     let decisions: serde_json::Value =
@@ -124,7 +107,7 @@ fn a_run_writes_its_settings_metrics_decisions_checkpoints_and_figure() {
     // A second run into the same folder loses nothing.
     let again = tiny(&program).args(["--out"]).arg(&run).output().unwrap();
     assert!(failure(&again).contains("already holds a run"));
-    assert_eq!(losses(&run).len(), 2);
+    assert_eq!(epochs(&run).len(), 2);
 }
 
 #[test]
@@ -302,5 +285,5 @@ fn an_interrupted_run_resumes_exactly() {
     assert_eq!(code, Some(130));
 
     success(&resume(&program, &parts, &[]).output().unwrap());
-    assert_eq!(losses(&whole), losses(&parts));
+    assert_eq!(epochs(&whole), epochs(&parts));
 }

@@ -64,6 +64,18 @@ pub enum TrainError {
         /// Which checkpoint is the last good one, as a clause; empty before the first.
         checkpoint: String,
     },
+    /// The server of a remote device is gone.
+    #[error(
+        "the server of {device} no longer answers ({reason}){checkpoint}; start it again, and resume the run"
+    )]
+    Server {
+        /// The device, by its address.
+        device: String,
+        /// What came of asking once more.
+        reason: String,
+        /// Which checkpoint is the last good one, as a clause; empty before the first.
+        checkpoint: String,
+    },
     /// A setting is outside its range.
     #[error("{field} must be {rule}, got {got}; {remedy}")]
     Config {

@@ -20,7 +20,6 @@ use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use crate::TrainError;
 use crate::output::TbpttOutput;
 use crate::source::SequenceSource;
-use crate::workers::Task;
 
 /// A [`RecurrentModel`] that Burn's `Learner` can train.
 ///
@@ -170,7 +169,21 @@ pub enum TbpttInput<M: RecurrentModel> {
     },
     /// From the strategy to a worker, where several devices share a run.
     #[doc(hidden)]
-    Task(Box<Task<M>>),
+    Task(Task<M>),
+}
+
+/// What a worker is asked to do, by the strategy, with a copy of the model on the worker's device.
+#[allow(clippy::type_complexity)] // A function.
+pub struct Task<M: RecurrentModel>(
+    Box<dyn FnOnce(&Tbptt<M>) -> TrainOutput<TbpttOutput<M>> + Send>,
+);
+
+impl<M: RecurrentModel> Task<M> {
+    pub(crate) fn new(
+        work: impl FnOnce(&Tbptt<M>) -> TrainOutput<TbpttOutput<M>> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(work))
+    }
 }
 
 impl<M: RecurrentModel> TrainStep for Tbptt<M> {
@@ -185,7 +198,7 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
     /// output carries an error that ends the training.
     fn step(&self, input: TbpttInput<M>) -> TrainOutput<TbpttOutput<M>> {
         let window = match input {
-            TbpttInput::Task(task) => return task.run(self),
+            TbpttInput::Task(Task(work)) => return work(self),
             TbpttInput::Window {
                 batch,
                 state,

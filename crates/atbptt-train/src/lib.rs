@@ -77,6 +77,7 @@ pub mod metrics;
 mod observer;
 mod optimizer;
 mod output;
+mod panics;
 #[cfg(feature = "plot")]
 pub mod plot;
 mod probe;
@@ -104,6 +105,8 @@ pub use device::{
 pub use error::TrainError;
 pub use evaluate::{EvaluatedChunk, SummedLoss, evaluate, evaluate_with};
 pub use forecast_errors::ForecastErrors;
+#[doc(hidden)]
+pub use learner::Task;
 pub use learner::{Tbptt, TbpttInput};
 pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
 pub use metric_files::MetricFiles;
@@ -121,6 +124,4 @@ pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
 pub use stream_loader::StreamLoader;
 pub use tensorboard::TensorBoardFiles;
-#[doc(hidden)]
-pub use workers::Task;
 pub use workers::{WorkerReport, shards};

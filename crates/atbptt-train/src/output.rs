@@ -3,6 +3,8 @@
 //! Place in the flow: [`Tbptt`](crate::Tbptt) makes an output per window; the strategy takes loss and state out of it, fills in
 //! the [`StepReport`], and hands it to the learner's metrics.
 
+use std::any::Any;
+
 use atbptt_models::{Predictions, RecurrentModel, WindowLoss};
 use burn::backend::ExecutionError;
 use burn::tensor::{Device, Int, Tensor};
@@ -10,7 +12,6 @@ use burn::train::ItemLazy;
 use burn::train::metric::{AccuracyInput, Adaptor, LossInput, TopKAccuracyInput};
 
 use crate::TrainError;
-use crate::workers::Done;
 
 /// What a training or evaluation window gave.
 ///
@@ -42,7 +43,7 @@ pub struct TbpttOutput<M: RecurrentModel> {
     /// What the loss compared.
     predictions: Option<Predictions>,
     /// What a worker did. The strategy takes it.
-    done: Option<Done<M>>,
+    done: Option<Box<dyn Any + Send>>,
 }
 
 /// Numbers of one window, for metrics.
@@ -85,18 +86,18 @@ impl<M: RecurrentModel> TbpttOutput<M> {
     }
 
     /// What a worker did, with the predictions of the window, if it was one.
-    pub(crate) fn done(done: Done<M>, window: Option<Self>) -> Self {
+    pub(crate) fn done(done: impl Any + Send, window: Option<Self>) -> Self {
         Self {
             window: None,
             report: StepReport::default(),
             predictions: window.and_then(|window| window.predictions),
-            done: Some(done),
+            done: Some(Box::new(done)),
         }
     }
 
     /// What a worker did, taken once.
-    pub(crate) fn take_done(&mut self) -> Option<Done<M>> {
-        self.done.take()
+    pub(crate) fn take_done<D: Any>(&mut self) -> Option<D> {
+        self.done.take()?.downcast().ok().map(|done| *done)
     }
 
     /// With the predictions on `device`.

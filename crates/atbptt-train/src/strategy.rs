@@ -288,7 +288,7 @@ impl<M: RecurrentModel> SupervisedLearningStrategy<Tbptt<M>> for AdaptiveTbptt {
     ) -> (Tbptt<M>, SupervisedTrainingEventProcessor<Tbptt<M>>) {
         let interrupter = components.interrupter.clone();
         let mut run = run::Run::new(self, components, learner);
-        if let Err(error) = run.train(train, valid, starting_epoch) {
+        if let Err(error) = run.train_to_end(train, valid, starting_epoch) {
             interrupter.fail(TrainingError::Dataset(DatasetError::new(Stopped(
                 error.to_string(),
             ))));

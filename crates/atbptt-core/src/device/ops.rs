@@ -24,6 +24,7 @@ use burn::tensor::{DType, FloatDType};
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(feature = "cube"),
+    Remote: cfg(feature = "remote"),
     Autodiff,
     Fusion: cfg(feature = "fusion")
 )]
@@ -50,6 +51,13 @@ impl LagNormOps for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
 impl LagNormOps for burn::backend::NdArray {}
+
+// Burn's operations go to the server one by one, whatever backend it runs.
+#[cfg(feature = "remote")]
+impl LagNormOps for burn::backend::Remote {}
+
+#[cfg(all(feature = "remote", feature = "fusion"))]
+compile_error!("the features `remote` and `fusion` exclude each other: build with one of them");
 
 // Fusion, where it is on, wraps this one.
 #[cfg(feature = "cube")]

@@ -1,7 +1,7 @@
 //! Which backend takes which bodies.
 //!
 //! Flex and NdArray take the kernels of `cpu`, CubeCL backends those of `cube` where they serve tensor and device, everything
-//! else the reference.
+//! else, devices of other processes among it, the reference.
 
 use burn::backend::{
     Autodiff, Backend, Dispatch,
@@ -104,6 +104,47 @@ macro_rules! cpu_backend {
 cpu_backend!(burn::backend::Flex);
 #[cfg(feature = "ndarray")]
 cpu_backend!(burn::backend::NdArray);
+
+/// Burn's operations go to the server one by one, whatever backend it runs.
+#[cfg(feature = "remote")]
+mod remote {
+    use burn::backend::Remote;
+
+    use super::*;
+
+    impl RecurrentKernels for Remote {
+        /// In a window that workers share, the units that Flex drops: its mask is made here, and sent.
+        #[cfg(feature = "flex")]
+        fn dropout_forward(
+            tensor: FloatTensor<Self>,
+            prob: f64,
+        ) -> (FloatTensor<Self>, DropoutMask<Self>) {
+            use burn::backend::{Flex, TensorMetadata as _};
+            use burn::tensor::{FloatDType, TensorData};
+
+            use super::super::cpu::{host::Host, step};
+            use super::super::{draws, reference};
+
+            if !draws::in_shared_window() {
+                return reference::step::dropout_forward::<Self>(tensor, prob);
+            }
+            let shape = tensor.shape();
+            let ones = Flex::float_ones(shape.clone(), &Default::default(), FloatDType::F32);
+            let (kept, _) = step::dropout_forward::<Flex>(ones, prob);
+            let Some(kept) = Flex::elements::<f32>(&kept) else {
+                return reference::step::dropout_forward::<Self>(tensor, prob);
+            };
+            let kept: Vec<bool> = kept.iter().map(|&value| value != 0.0).collect();
+            let kept = TensorData::new(kept, shape);
+            let mask = Self::bool_from_data(kept, &tensor.device());
+            let mask = Self::bool_into_float(mask, tensor.dtype().into());
+            let out = reference::step::masked::<Self>(tensor, mask.clone(), prob);
+            (out, DropoutMask::Tensor(mask))
+        }
+    }
+
+    impl RecurrentOps for Remote {}
+}
 
 /// The alias is the fused backend where fusion is on.
 #[cfg(feature = "cube")]

@@ -74,8 +74,8 @@ impl SharedDraws {
 
     /// Runs `work` on this thread as the part of a window that concerns the sequences `rows` of a batch of `batch`.
     ///
-    /// In it, [`dropout`](crate::ops::dropout) of a tensor `[time, batch, features]` of these sequences drops, on Flex and NdArray,
-    /// the units that the whole batch would drop. Other backends draw units of their own, the same each time for the same
+    /// In it, [`dropout`](crate::ops::dropout) of a tensor `[time, batch, features]` of these sequences drops, on Flex, NdArray and
+    /// remote devices, the units that the whole batch would drop. Other backends draw units of their own, the same each time for the same
     /// window and sequences. Burn's own `Dropout` still draws from the generator of the process.
     pub fn in_shard<R>(&self, rows: Range<usize>, batch: usize, work: impl FnOnce() -> R) -> R {
         /// Puts back what was there, also when `work` panics.
@@ -108,6 +108,12 @@ pub struct BatchPart {
     pub rows: usize,
     /// Sequences of the whole batch.
     pub batch: usize,
+}
+
+/// Whether this thread works on a shared window.
+#[cfg(all(feature = "remote", feature = "flex"))]
+pub(crate) fn in_shared_window() -> bool {
+    SHARD.with(|shard| shard.borrow().is_some())
 }
 
 /// One dropout of a shared window.

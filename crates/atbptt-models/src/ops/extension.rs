@@ -19,6 +19,7 @@ use super::types::{Arguments, NllArguments, NllNeedsGrad};
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(feature = "cube"),
+    Remote: cfg(feature = "remote"),
     Autodiff
 )]
 pub trait RecurrentOps: RecurrentKernels {

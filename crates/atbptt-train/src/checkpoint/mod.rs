@@ -37,6 +37,7 @@ use burn::tensor::Bytes;
 use crate::TrainError;
 use crate::data::beginning;
 use crate::learner::Tbptt;
+use crate::panics;
 use crate::report::EpochReport;
 
 pub use fault::CheckpointFault;
@@ -345,14 +346,9 @@ pub(crate) fn guarded<T>(
 ) -> Result<T, CheckpointFault> {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
     caught.unwrap_or_else(|cause| {
-        let reason = cause
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "no reason given".into());
         Err(CheckpointFault::Mismatch {
             what,
-            reason: beginning(&reason),
+            reason: beginning(&panics::message(cause.as_ref())),
         })
     })
 }

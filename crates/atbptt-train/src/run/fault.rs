@@ -22,7 +22,7 @@ pub enum RunFault {
     #[error("has no free number left; choose another name")]
     NoNumber,
     /// The operating system refused.
-    #[error("cannot be {action}: {cause}; choose a folder that can be written to")]
+    #[error("cannot be {action}: {cause}; {}", remedy(action))]
     Io {
         /// `created`, `read`, `written`.
         action: &'static str,
@@ -53,6 +53,12 @@ pub enum RunFault {
         "holds no trained model; give the folder of a run with at least one epoch behind it, or its folder `model`"
     )]
     NoModel,
+    /// The trained model lacks a file.
+    #[error(
+        "is not there: the trained model is of another kind; one of texts has `language_model.json` and goes on with a text, \
+         one of series has `series_model.json` and forecasts"
+    )]
+    OtherModel,
     /// A file of a trained model is not what it should be.
     #[error("cannot be used: {reason}")]
     Unreadable {
@@ -69,4 +75,12 @@ pub enum RunFault {
         /// Epochs finished.
         done: usize,
     },
+}
+
+/// What to do where the operating system refused.
+fn remedy(action: &str) -> &'static str {
+    match action {
+        "read" => "check that it is whole and that you may read it",
+        _ => "choose a folder that can be written to",
+    }
 }

@@ -149,9 +149,9 @@ impl Progress {
         }
     }
 
-    /// Which device trains on what.
+    /// Which device trains on what, where there are several.
     pub(super) fn workers(&self, workers: &[WorkerReport]) {
-        if self.shown {
+        if self.shown && workers.len() > 1 {
             println!("{}", workers_line(workers));
         }
     }

@@ -6,6 +6,7 @@
 //! model/…                     what the program adds: configuration, vocabulary, normalisation
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "tokenizers")]
 use std::sync::Arc;
@@ -247,7 +248,10 @@ fn check_layer<L: RecurrentLayer>(path: &Path, layer: &str) -> Result<(), TrainE
 
 /// Reads a file of JSON.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
-    let bytes = std::fs::read(path).map_err(cannot("read", path))?;
+    let bytes = std::fs::read(path).map_err(|cause| match cause.kind() {
+        ErrorKind::NotFound => fault(path, RunFault::OtherModel),
+        _ => cannot("read", path)(cause),
+    })?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let reason = beginning(&error.to_string());
         fault(path, RunFault::Unreadable { reason })

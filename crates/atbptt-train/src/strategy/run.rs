@@ -1,6 +1,7 @@
 //! The loop itself: epochs, one after the other.
 
 mod identity;
+mod lost;
 mod probes;
 mod saved;
 mod shared;
@@ -25,7 +26,7 @@ use super::{AdaptiveTbptt, lock};
 use crate::TrainError;
 use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::Cursor;
-use crate::device::check_device;
+use crate::device::{NamedDevice, check_device};
 use crate::learner::{Tbptt, TbpttInput};
 use crate::output::TbpttOutput;
 use crate::source::SequenceSource;
@@ -40,6 +41,8 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     parts: TrainingComponents<Tbptt<M>>,
     learner: Learner<Tbptt<M>>,
     device: Device,
+    /// Where workers train; empty where one device does and is of this process.
+    named: Vec<NamedDevice>,
     /// Windows since the start of the run.
     step: u64,
     cursor: Cursor,
@@ -87,11 +90,18 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             }
         };
         learner.fork(&device);
+        let named = match strategy.devices.is_empty() {
+            true => vec![NamedDevice::from(device.clone())],
+            false => strategy.devices.clone(),
+        };
+        // A device of another process fails as a worker's does.
+        let shared = named.len() > 1 || named.iter().any(NamedDevice::is_remote);
         Self {
             strategy,
             parts,
             learner,
             device,
+            named: if shared { named } else { Vec::new() },
             step: 0,
             cursor: Cursor::default(),
             state: None,
@@ -118,7 +128,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
     }
 
     /// All epochs.
-    pub(super) fn train(
+    fn train(
         &mut self,
         train: TrainLoader<Tbptt<M>>,
         valid: ValidLoader<Tbptt<M>>,
@@ -139,8 +149,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             );
         }
         self.check_model(&train)?;
-        if self.strategy.devices.len() > 1 {
-            let mut workers = Workers::new(&self.strategy.devices, train.sequences())?;
+        if !self.named.is_empty() {
+            let mut workers = Workers::new(&self.named, train.sequences())?;
             // Refused before anything is trained.
             workers.share_out(&train)?;
             self.workers = Some(workers);

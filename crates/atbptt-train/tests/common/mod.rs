@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // not every test uses everything
 
+#[cfg(feature = "remote")]
+pub mod servers;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -22,8 +22,8 @@ use crate::common::{Model, bits, copy_folder, corpus, device, timeless, turn, we
 
 /// A run over seven sequences, which no number of devices from two to four divides, with dropout and K decided often.
 #[derive(Clone)]
-struct Setup {
-    devices: Vec<Device>,
+pub struct Setup {
+    pub devices: Vec<Device>,
     estimator: Estimator,
     config: TbpttConfig,
     adam: bool,
@@ -34,7 +34,7 @@ struct Setup {
 const SEQUENCES: usize = 7;
 
 impl Setup {
-    fn new(devices: usize) -> Self {
+    pub fn new(devices: usize) -> Self {
         let config = TbpttConfig {
             clip: Clip::Norm(0.5),
             probe: ProbeConfig::new(20),
@@ -51,16 +51,16 @@ impl Setup {
         }
     }
 
-    fn run(&self, folder: &Path, resume: Option<Checkpoint>) -> Outcome {
-        self.watched(folder, resume, None)
+    pub fn run(&self, folder: &Path, resume: Option<Checkpoint>) -> Outcome {
+        self.watched(folder, resume, None).unwrap()
     }
 
-    fn watched(
+    pub fn watched(
         &self,
         folder: &Path,
         resume: Option<Checkpoint>,
         observer: Option<Arc<dyn TrainingObserver>>,
-    ) -> Outcome {
+    ) -> Result<Outcome, TrainError> {
         let corpus = corpus(1001, 101);
         let policy = AdaptiveKConfig::new(0.5)
             .with_k0(6)
@@ -110,27 +110,28 @@ impl Setup {
         .num_epochs(2)
         .with_training_strategy(strategy.into_strategy())
         .launch(Learner::new(Tbptt::new(model), optimizer, rate));
-        handle.finish(&result).unwrap();
-        Outcome {
+        handle.finish(&result)?;
+        Ok(Outcome {
             bits: bits(&result.model),
             weights: weights(&result.model),
             reports: timeless(&handle.reports()),
             history: handle.history(),
             workers: handle.workers(),
-        }
+        })
     }
 }
 
-struct Outcome {
+#[derive(Debug)]
+pub struct Outcome {
     bits: Vec<u32>,
     weights: Vec<f32>,
-    reports: Vec<EpochReport>,
+    pub reports: Vec<EpochReport>,
     history: Vec<Decision>,
-    workers: Vec<WorkerReport>,
+    pub workers: Vec<WorkerReport>,
 }
 
 impl Outcome {
-    fn ks(&self) -> Vec<usize> {
+    pub fn ks(&self) -> Vec<usize> {
         self.history.iter().map(|decision| decision.k).collect()
     }
 
@@ -149,7 +150,7 @@ impl Outcome {
     }
 
     /// ‖w − w′‖ over ‖w′‖.
-    fn distance(&self, other: &Self) -> f64 {
+    pub fn distance(&self, other: &Self) -> f64 {
         let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
         let pairs = self.weights.iter().zip(&other.weights);
         let apart = square(&mut pairs.map(|(a, b)| f64::from(a - b)));
@@ -175,7 +176,7 @@ impl TrainingObserver for Snapshots {
     }
 }
 
-fn trained(setup: &Setup) -> Outcome {
+pub fn trained(setup: &Setup) -> Outcome {
     setup.run(tempfile::tempdir().unwrap().path(), None)
 }
 
@@ -258,7 +259,9 @@ fn a_run_on_two_devices_goes_on_to_the_bit_and_on_one_or_three_to_rounding() {
         at: at.clone(),
         windows: Mutex::new(0),
     });
-    let again = setup(2).watched(folder.path(), None, Some(observer));
+    let again = setup(2)
+        .watched(folder.path(), None, Some(observer))
+        .unwrap();
     assert_eq!(again.bits, expected.bits);
     for window in at {
         let run = copies.path().join(window.to_string());

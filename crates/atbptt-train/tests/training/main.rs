@@ -12,6 +12,8 @@ mod non_finite;
 mod own_metrics;
 mod own_models;
 mod refusals;
+#[cfg(feature = "remote")]
+mod remote;
 mod restart;
 mod sequences;
 mod setup;

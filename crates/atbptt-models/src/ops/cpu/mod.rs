@@ -17,7 +17,7 @@ mod fade;
 mod flush;
 mod forward;
 mod gru;
-mod host;
+pub(crate) mod host;
 mod lstm;
 mod math;
 mod mingru;

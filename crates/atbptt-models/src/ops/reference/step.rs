@@ -119,6 +119,10 @@ pub fn sgd_step<B: Backend>(
 }
 
 /// `tensor · mask / (1 − prob)`.
-fn masked<B: Backend>(tensor: FloatTensor<B>, mask: FloatTensor<B>, prob: f64) -> FloatTensor<B> {
+pub(crate) fn masked<B: Backend>(
+    tensor: FloatTensor<B>,
+    mask: FloatTensor<B>,
+    prob: f64,
+) -> FloatTensor<B> {
     B::float_mul_scalar(B::float_mul(tensor, mask), (1.0 / (1.0 - prob)).into())
 }

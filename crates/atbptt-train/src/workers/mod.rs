@@ -8,257 +8,34 @@
 //!
 //! Probes are shared out whole, and their results brought together in the order of their seeds.
 
+mod shards;
+mod task;
+
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
-use atbptt_core::LagNorms;
-use atbptt_models::ops::{SharedDraws, seed_device};
-use atbptt_models::{
-    DirectPlan, PieceGradients, RecurrentModel, RecurrentState, SequenceBatch, StepLoss,
-    WindowLoss, WindowPlan,
-};
+use atbptt_models::ops::SharedDraws;
+use atbptt_models::{RecurrentModel, RecurrentState, StepLoss, WindowLoss};
 use burn::data::dataloader::{DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
+use burn::train::TrainOutput;
 use burn::train::train::{MultiDeviceStepError, MultiDevicesTrainStep};
-use burn::train::{TrainOutput, TrainStep};
 
+use self::task::{Done, Given, Shard, Work, task};
 use crate::TrainError;
 use crate::device::NamedDevice;
-use crate::evaluate::read_scalar;
-use crate::learner::{Tbptt, TbpttInput};
+use crate::learner::{Task, Tbptt, TbpttInput};
 use crate::output::TbpttOutput;
-use crate::probe::{ProbeConfig, direct_probe, probe};
 use crate::source::SequenceSource;
 use crate::step;
 
+pub(crate) use shards::check_shared;
+pub use shards::{WorkerReport, shards};
+pub(crate) use task::{ProbeKind, Probed, Span};
+
 type Source<M> = Arc<dyn SequenceSource<Batch = <M as RecurrentModel>::Batch>>;
-
-/// What one device of a run trains on, and the time it has worked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WorkerReport {
-    /// The device's name.
-    pub device: String,
-    /// Its sequences.
-    pub sequences: Range<usize>,
-    /// Seconds it has worked on windows and probes.
-    pub busy_seconds: f64,
-    /// Seconds that windows and probes have taken, with moving weights and gradients, the updates, and waiting for the slowest.
-    pub total_seconds: f64,
-}
-
-impl WorkerReport {
-    /// Share of the time in which the device worked, in `[0, 1]`.
-    pub fn busy_share(&self) -> f64 {
-        match self.total_seconds > 0.0 {
-            true => (self.busy_seconds / self.total_seconds).min(1.0),
-            false => 0.0,
-        }
-    }
-}
-
-/// Which sequences each of `devices` devices trains on: contiguous, and as many or one more than the others.
-///
-/// # Errors
-///
-/// [`TrainError::TooManyDevices`] when there are fewer sequences than devices.
-pub fn shards(sequences: usize, devices: usize) -> Result<Vec<Range<usize>>, TrainError> {
-    if devices > sequences {
-        return Err(TrainError::TooManyDevices { devices, sequences });
-    }
-    let (each, longer) = match devices {
-        0 => (0, 0),
-        _ => (sequences / devices, sequences % devices),
-    };
-    let start = |worker: usize| worker * each + worker.min(longer);
-    Ok((0..devices)
-        .map(|worker| start(worker)..start(worker + 1))
-        .collect())
-}
-
-/// Refuses a source that `devices` devices cannot share.
-pub(crate) fn check_shared<B: SequenceBatch>(
-    source: &dyn SequenceSource<Batch = B>,
-    devices: usize,
-) -> Result<(), TrainError> {
-    let mut rows = shards(source.sequences(), devices)?.into_iter();
-    match devices > 1 && rows.any(|rows| source.shard(rows).is_none()) {
-        true => Err(TrainError::NotShared { devices }),
-        false => Ok(()),
-    }
-}
-
-/// What a worker is asked to do, by the strategy.
-pub struct Task<M: RecurrentModel> {
-    worker: usize,
-    device: Device,
-    work: Work<M>,
-}
-
-/// The same on every worker, but for what belongs to it alone.
-#[allow(clippy::large_enum_variant)] // It lives in a box.
-enum Work<M: RecurrentModel> {
-    Window {
-        span: Span,
-        shard: Shard<M>,
-        state: Option<M::State>,
-    },
-    Probes {
-        source: Source<M>,
-        kind: ProbeKind,
-        /// Index and seed of each.
-        seeds: Vec<(usize, u64)>,
-        /// Where results are brought together.
-        to: Device,
-    },
-}
-
-/// A window, as all workers run it.
-#[derive(Clone)]
-pub(crate) struct Span {
-    pub start: usize,
-    pub len: usize,
-    pub plan: WindowPlan,
-    pub compensation: Vec<f64>,
-    pub seed: u64,
-}
-
-/// A worker's sequences.
-struct Shard<M: RecurrentModel> {
-    source: Source<M>,
-    rows: Range<usize>,
-    /// Sequences of all workers.
-    batch: usize,
-    draws: SharedDraws,
-}
-
-/// Which probes.
-#[derive(Clone)]
-pub(crate) enum ProbeKind {
-    Direct(ProbeConfig, DirectPlan),
-    Norms(ProbeConfig),
-}
-
-/// What came of a task.
-pub(crate) struct Done<M: RecurrentModel> {
-    worker: usize,
-    seconds: f64,
-    result: Result<Given<M>, TrainError>,
-}
-
-enum Given<M: RecurrentModel> {
-    Window(Box<WindowLoss<M::State>>),
-    Probes(Vec<(usize, Result<Probed, TrainError>)>),
-}
-
-/// What one probe measured.
-pub(crate) enum Probed {
-    Direct(PieceGradients),
-    Norms(LagNorms),
-}
-
-impl<M: RecurrentModel> Task<M> {
-    /// Does it, on a worker's thread and with a copy of the model on the worker's device.
-    pub(crate) fn run(self, model: &Tbptt<M>) -> TrainOutput<TbpttOutput<M>> {
-        let Self {
-            worker,
-            device,
-            work,
-        } = self;
-        let started = Instant::now();
-        let (result, grads, predictions) = match work {
-            Work::Window { span, shard, state } => {
-                match run_window(model, span, shard, state, &device) {
-                    Ok((window, grads, output)) => {
-                        (Ok(Given::Window(Box::new(window))), grads, Some(output))
-                    }
-                    Err(error) => (Err(error), GradientsParams::new(), None),
-                }
-            }
-            Work::Probes {
-                source,
-                kind,
-                seeds,
-                to,
-            } => {
-                let probed = |(index, seed): (usize, u64)| {
-                    let result = kind.run(model.inner(), &source, seed, &device);
-                    (index, result.map(|probed| probed.on_device(&to)))
-                };
-                let probed = seeds.into_iter().map(probed).collect();
-                (Ok(Given::Probes(probed)), GradientsParams::new(), None)
-            }
-        };
-        let item = TbpttOutput::done(
-            Done {
-                worker,
-                seconds: started.elapsed().as_secs_f64(),
-                result,
-            },
-            predictions,
-        );
-        TrainOutput { grads, item }
-    }
-}
-
-/// Loss and gradient of one worker's part of a window, waited for.
-#[allow(clippy::type_complexity)] // Taken apart at once.
-fn run_window<M: RecurrentModel>(
-    model: &Tbptt<M>,
-    span: Span,
-    shard: Shard<M>,
-    state: Option<M::State>,
-    device: &Device,
-) -> Result<(WindowLoss<M::State>, GradientsParams, TbpttOutput<M>), TrainError> {
-    let batch = shard.source.window(span.start, span.len, device)?;
-    let input = TbpttInput::Window {
-        batch,
-        state,
-        plan: span.plan,
-        compensation: span.compensation,
-    };
-    let step = || TrainStep::step(model, input);
-    let TrainOutput { grads, mut item } = shard.draws.in_shard(shard.rows, shard.batch, step);
-    let window = item.take()?;
-    // The worker's time is that of the work, and a device that fails is known by its worker.
-    read_scalar(window.loss.sum.clone())?;
-    Ok((window, grads, item))
-}
-
-impl ProbeKind {
-    fn run<M: RecurrentModel>(
-        &self,
-        model: &M,
-        source: &Source<M>,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Probed, TrainError> {
-        let sequences = source.sequences();
-        // The draws of a whole batch after `device.seed(seed)`, whatever other workers draw meanwhile.
-        SharedDraws::new(seed).in_shard(0..sequences, sequences, || match self {
-            Self::Direct(config, plan) => {
-                let pieces = direct_probe(model, source.as_ref(), config, plan, seed, device)?;
-                Ok(Probed::Direct(pieces))
-            }
-            Self::Norms(config) => {
-                seed_device(device, seed);
-                let norms = probe(model, source.as_ref(), config.clone(), seed, device)?;
-                Ok(Probed::Norms(norms))
-            }
-        })
-    }
-}
-
-impl Probed {
-    fn on_device(self, device: &Device) -> Self {
-        match self {
-            Self::Direct(pieces) => Self::Direct(pieces.to_device(device)),
-            norms => norms,
-        }
-    }
-}
 
 /// Yields one task, or none.
 struct OneTask<M: RecurrentModel>(Option<Task<M>>);
@@ -267,9 +44,7 @@ impl<M: RecurrentModel> Iterator for OneTask<M> {
     type Item = Result<TbpttInput<M>, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0
-            .take()
-            .map(|task| Ok(TbpttInput::Task(Box::new(task))))
+        self.0.take().map(|task| Ok(TbpttInput::Task(task)))
     }
 }
 
@@ -279,7 +54,7 @@ impl<M: RecurrentModel> DataLoaderIterator<TbpttInput<M>> for OneTask<M> {
     }
 }
 
-/// The workers of a run on two devices or more.
+/// The workers of a run on two devices or more, or on devices of other processes.
 pub(crate) struct Workers<M: RecurrentModel> {
     step: MultiDevicesTrainStep<Tbptt<M>>,
     devices: Vec<Device>,
@@ -319,6 +94,9 @@ impl<M: RecurrentModel> Workers<M> {
     /// Shares `source` out.
     pub(crate) fn share_out(&mut self, source: &Source<M>) -> Result<(), TrainError> {
         let shard = |rows: &Range<usize>| {
+            if rows.len() == source.sequences() {
+                return Ok(source.clone());
+            }
             let shard = source.shard(rows.clone());
             shard.ok_or(TrainError::NotShared {
                 devices: self.devices.len(),
@@ -436,11 +214,7 @@ impl<M: RecurrentModel> Workers<M> {
         let mut tasks: Vec<Box<dyn DataLoaderIterator<TbpttInput<M>>>> = tasks
             .map(|(worker, (work, device))| {
                 let device = device.clone();
-                Box::new(OneTask(work.map(|work| Task {
-                    worker,
-                    device,
-                    work,
-                }))) as _
+                Box::new(OneTask(work.map(|work| task(worker, device, work)))) as _
             })
             .collect();
         let (outputs, _) = self
@@ -450,7 +224,7 @@ impl<M: RecurrentModel> Workers<M> {
         let mut done = Vec::with_capacity(outputs.len());
         for output in outputs {
             let TrainOutput { grads, mut item } = output.output;
-            if let Some(of_worker) = item.take_done() {
+            if let Some(of_worker) = item.take_done::<Done<M>>() {
                 if let Some(busy) = self.busy_seconds.get_mut(of_worker.worker) {
                     *busy += of_worker.seconds;
                 }
@@ -527,21 +301,4 @@ fn gather<M: RecurrentModel>(
         states: (!states.is_empty()).then_some(states),
     };
     Ok((output, gathered))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_contiguous_and_differ_by_one_sequence_at_most() {
-        assert_eq!(shards(10, 4).unwrap(), [0..3, 3..6, 6..8, 8..10]);
-        assert_eq!(shards(4, 4).unwrap(), [0..1, 1..2, 2..3, 3..4]);
-        assert_eq!(shards(5, 1).unwrap().first(), Some(&(0..5)));
-        let text = shards(3, 4).unwrap_err().to_string();
-        assert!(
-            text.contains("4 devices") && text.contains("3 sequences"),
-            "{text}"
-        );
-    }
 }

@@ -1,0 +1,115 @@
+//! The device of one backend, opened.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Mutex;
+
+use burn::tensor::Device;
+
+#[cfg(feature = "cube")]
+use super::compiled_backends;
+#[cfg(feature = "wgpu")]
+use super::graphics;
+use super::{DeviceError, NamedDevice};
+use crate::panics;
+
+/// Compiled backends that need no hardware.
+#[cfg(feature = "cube")]
+pub(super) fn cpu_backends() -> Vec<&'static str> {
+    let compiled = compiled_backends().into_iter();
+    compiled
+        .filter(|name| matches!(*name, "flex" | "ndarray"))
+        .collect()
+}
+
+#[allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
+#[cfg_attr(not(feature = "cube"), allow(unused_variables))]
+pub(super) fn open(
+    backend: &'static str,
+    number: Option<usize>,
+) -> Result<NamedDevice, DeviceError> {
+    match backend {
+        #[cfg(feature = "flex")]
+        "flex" => Ok(plain(backend, Device::flex())),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => Ok(plain(backend, Device::ndarray())),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => graphics::open(backend, burn::backend::WgpuBackend::Auto, number),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => graphics::open(backend, burn::backend::WgpuBackend::Vulkan, number),
+        #[cfg(feature = "metal")]
+        "metal" => graphics::open(backend, burn::backend::WgpuBackend::Metal, number),
+        #[cfg(feature = "webgpu")]
+        "webgpu" => graphics::open(backend, burn::backend::WgpuBackend::WebGpu, number),
+        #[cfg(feature = "cuda")]
+        "cuda" => compute(backend, || Device::cuda(number.unwrap_or(0))),
+        #[cfg(feature = "rocm")]
+        "rocm" => compute(backend, || Device::rocm(number.unwrap_or(0))),
+        _ => Err(DeviceError::NoBackend),
+    }
+}
+
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+fn plain(backend: &'static str, device: Device) -> NamedDevice {
+    NamedDevice {
+        device,
+        backend,
+        adapter: String::new(),
+        driver: String::new(),
+        software: false,
+    }
+}
+
+/// CUDA and ROCm load their libraries at run time, and panic without them.
+#[cfg(any(feature = "cuda", feature = "rocm"))]
+fn compute(backend: &'static str, device: impl Fn() -> Device) -> Result<NamedDevice, DeviceError> {
+    let opened = quietly(|| {
+        let device = device();
+        let adapter = device.identity().map(|identity| identity.name);
+        (device, adapter.unwrap_or_default())
+    });
+    match opened {
+        Ok((device, adapter)) => Ok(NamedDevice {
+            device,
+            backend,
+            adapter,
+            driver: String::new(),
+            software: false,
+        }),
+        Err(reason) => Err(DeviceError::NoAdapter {
+            name: backend,
+            reason,
+            remedy: "install the vendor's driver and its compute libraries",
+            others: cpu_backends(),
+        }),
+    }
+}
+
+/// Runs `f`; a panic in it becomes its message, and prints nothing.
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "rocm", feature = "wgpu", test)),
+    allow(dead_code)
+)]
+pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    // The hook is one per process: two callers at once would put back each other's.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _turn = HOOK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    panic::set_hook(hook);
+    result.map_err(|cause| panics::message(cause.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_opening_becomes_its_message() {
+        assert_eq!(quietly(|| 3), Ok(3));
+        assert_eq!(
+            quietly(|| -> u8 { panic!("no {}", "driver") }),
+            Err("no driver".into())
+        );
+    }
+}

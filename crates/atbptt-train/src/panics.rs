@@ -1,0 +1,64 @@
+//! Panics of Burn's that become errors.
+//!
+//! Its client for remote devices panics where a local device could not fail. Whoever catches such a panic has an error to tell;
+//! the panic's own lines would come before it and say nothing to a user.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+#[cfg(feature = "remote")]
+use std::sync::Once;
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on, panics on this thread go to the log instead of the terminal, if [`install`] has been called.
+pub(crate) fn keep_quiet() {
+    QUIET.set(true);
+}
+
+/// Runs `work`; a panic in it becomes its message.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let was = QUIET.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(was);
+    result.map_err(|cause| message(cause.as_ref()))
+}
+
+/// What a panic says.
+pub(crate) fn message(cause: &(dyn Any + Send)) -> String {
+    cause
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_else(|| "no reason given".into())
+}
+
+/// Sends the panics of quiet threads to the log, for the rest of the process; those of other threads go where they went.
+#[cfg(feature = "remote")]
+pub(crate) fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| match QUIET.get() {
+            true => log::error!("{panic}"),
+            false => before(panic),
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_its_message() {
+        assert_eq!(caught(|| 3), Ok(3));
+        assert_eq!(
+            caught(|| -> u8 { panic!("no {}", "server") }),
+            Err("no server".into())
+        );
+        assert!(!QUIET.get());
+    }
+}
