@@ -96,3 +96,38 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     })?;
     serde_json::from_str(&text).map_err(|error| format!("{shown}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atbptt::core::policy::{
+        AdaptiveKConfig, FixedKConfig, Measurement, Position, TruncationPolicy,
+    };
+    use atbptt::train::Scheme;
+
+    /// 20 steps for 10 windows, 7 for 30, 3 for 20 and 4 for what is left.
+    #[test]
+    fn the_median_is_that_of_windows_and_not_of_decisions() {
+        let decision = |update: u64, k: usize| {
+            let mut fixed = FixedKConfig::new(k).init().unwrap();
+            let scheme = Scheme::Strided { losses: 1 };
+            let probes = Vec::new();
+            fixed.update(
+                Position { epoch: 0, update },
+                Measurement::Norms { probes, scheme },
+            )
+        };
+        let history = |policy: PolicyConfig| History {
+            policy,
+            training: TbpttConfig::default(),
+            decisions: vec![decision(10, 7), decision(40, 3), decision(60, 4)],
+        };
+        let adaptive = history(AdaptiveKConfig::new(0.5).with_k0(20).into());
+        // (windows, median)
+        for (windows, expected) in [(10, 20), (30, 7), (60, 7), (62, 7), (100, 4), (200, 4)] {
+            assert_eq!(adaptive.median_k(windows), Ok(expected), "{windows}");
+        }
+        let fixed = history(FixedKConfig::new(5).into());
+        assert!(fixed.median_k(10).unwrap_err().contains("did not adapt"));
+    }
+}
