@@ -79,8 +79,8 @@ type Model = SeriesModel<LstmLayer>;
 /// What was chosen on validation, and how: README.md.
 fn preset(system: System) -> Result<Settings<Task>> {
     let (losses, window, warm_up, batch, epochs, lr) = match system {
-        System::Silverbox => (32, 100, 50, 32, 30, 1e-2),
-        System::Tanks => (16, 120, 300, 4, 200, 5e-3),
+        System::Silverbox => (32, 100, 50, 8, 30, 1e-2),
+        System::Tanks => (16, 120, 300, 4, 200, 3e-3),
     };
     let rule = AdaptiveKConfig::new(0.5)
         .with_k0(16)
@@ -234,12 +234,11 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
         let (simulated, _) = simulate(&trained.valid(), &scale, &parts.test)?;
         let panel = trained_bias::panel(&curve, "steps");
         draw(system, &simulated, &parts.test, panel, &folder)?;
-        line = Some(outcome(system, &plan, summary, &result.reports));
+        line = Some(outcome(system, &plan, summary, &result.history));
     }
-    let said = folder.path().join("simulation.png");
-    let code = finish(result, &train, &plan, &lstm_parts(1), |_| {
-        said.display().to_string()
-    })?;
+    let figure = folder.path().join("simulation.png");
+    let shown = |_: &RunSummary| figure.display().to_string();
+    let code = finish(result, &train, &plan, &lstm_parts(1), shown)?;
     Ok((code, line))
 }
 
@@ -258,24 +257,41 @@ fn simulate(
 }
 
 /// Test error, K and what is published.
-fn outcome(system: System, plan: &Plan, summary: &RunSummary, reports: &[EpochReport]) -> String {
-    let best = reports
+fn outcome(system: System, plan: &Plan, summary: &RunSummary, history: &[Decision]) -> String {
+    // What was learnt shows in the second half of the run; where noise hid the gradient, K says nothing.
+    let half = &history[history.len() / 2..];
+    let told = half
         .iter()
-        .find(|report| report.epoch == summary.best_epoch);
-    let k = best.map_or(0, |report| report.k);
-    let why = best
-        .and_then(|report| report.reason.as_deref())
-        .unwrap_or("as configured");
+        .filter(|decision| !decision.reason.is_noise_limited());
+    let mut ks: Vec<usize> = told.map(|decision| decision.k).collect();
+    ks.sort_unstable();
+    let k = match ks.get(ks.len() / 2) {
+        Some(k) => format!(
+            "K = {k} steps or {} (median of {} estimates; quartiles {} and {})",
+            time(*k as f64 * system.step_seconds()),
+            ks.len(),
+            ks[ks.len() / 4],
+            ks[3 * ks.len() / 4],
+        ),
+        None => "K unknown: noise hid the gradient".into(),
+    };
     format!(
-        "{system}: test RMSE {} V at epoch {} (best on validation, of {}); K = {k} steps or {} s, {} ({why}); {:.0} s; published: {} V",
+        "{system}: test RMSE {} V at epoch {} (best on validation, of {}), published: {} V; {k}, {}; {:.0} s",
         summary.measure("test_rmse", 5),
         summary.best_epoch,
         summary.epochs,
-        k as f64 * system.step_seconds(),
+        system.published(),
         plan.rule_in_words(),
         summary.seconds,
-        system.published(),
     )
+}
+
+/// Seconds, or thousandths of them.
+fn time(seconds: f64) -> String {
+    match seconds < 1.0 {
+        true => format!("{:.1} ms", 1000.0 * seconds),
+        false => format!("{seconds:.0} s"),
+    }
 }
 
 /// The test recording, measured and simulated, above the bias of the trained model's gradient.
@@ -298,13 +314,18 @@ fn draw(
         .zip(recording.targets())
         .map(|(s, m)| s - m)
         .collect();
+    // More would be a blot.
+    let end = |values: &[f32]| {
+        let all = seconds(values);
+        all[all.len().saturating_sub(1024)..].to_vec()
+    };
     let panels = [
         LinesPanel {
-            title: "Output of the test recording (V)".into(),
+            title: "Output at the end of the test recording (V)".into(),
             x: "seconds".into(),
             lines: vec![
-                Line::new("measured", seconds(recording.targets())),
-                Line::new("simulated from the input alone", seconds(simulated)).dashed(),
+                Line::new("measured", end(recording.targets())),
+                Line::new("simulated from the input alone", end(simulated)).dashed(),
             ],
         },
         LinesPanel {

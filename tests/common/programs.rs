@@ -76,6 +76,21 @@ pub fn failure(output: &Output) -> String {
     error
 }
 
+/// Starts a run and kills it once a checkpoint is in its folder, or it has ended.
+pub fn kill_after_checkpoint(command: &mut Command, run: &Path) {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let is_checkpoint = |path: PathBuf| path.extension().is_some_and(|end| end == "ckpt");
+    let has_checkpoint = || {
+        let files = std::fs::read_dir(run.join("checkpoint"));
+        files.is_ok_and(|mut files| files.any(|file| is_checkpoint(file.unwrap().path())))
+    };
+    while !has_checkpoint() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// Sends a signal, such as `-INT`.
 pub fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")

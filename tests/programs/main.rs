@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod breathing_cli;
 mod devices_cli;
 mod estimate_cli;
 mod experiments_cli;
@@ -15,4 +16,5 @@ mod remote_cli;
 mod runs_cli;
 mod series_cli;
 mod sweeps_cli;
+mod sysid_cli;
 mod wiki2_cli;

@@ -4,11 +4,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
-use crate::common::programs::{command, data, example, failure, success};
+use crate::common::programs::{command, data, example, failure, kill_after_checkpoint, success};
 
 /// A small run.
 fn rainfall(program: &Path, data: &Path, out: &Path) -> Command {
@@ -106,27 +104,11 @@ fn a_small_basin_is_learnt_resumed_and_drawn() {
 
     // Killed within the run and gone on with: the same flows to the last digit.
     let out = folder.path().join("parts");
-    let mut killed = rainfall(&program, folder.path(), &out)
-        .args(["--epochs", "2", "--checkpoint-every", "3"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let has_checkpoint = || {
-        let files = fs::read_dir(out.join("checkpoint"));
-        files.is_ok_and(|mut files| {
-            files.any(|file| {
-                file.unwrap()
-                    .path()
-                    .extension()
-                    .is_some_and(|end| end == "ckpt")
-            })
-        })
-    };
-    while !has_checkpoint() && killed.try_wait().unwrap().is_none() {
-        thread::sleep(Duration::from_millis(5));
-    }
-    killed.kill().unwrap();
-    killed.wait().unwrap();
+    let mut killed = rainfall(&program, folder.path(), &out);
+    kill_after_checkpoint(
+        killed.args(["--epochs", "2", "--checkpoint-every", "3"]),
+        &out,
+    );
     let mut resumed = command(&program);
     resumed.arg("--resume").arg(&out);
     success(&resumed.output().unwrap());

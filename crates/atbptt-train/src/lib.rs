@@ -121,7 +121,7 @@ pub use schedule::{Plateau, RateSchedule, RateShape};
 pub use signals::StopSignals;
 pub use source::{SequenceSource, TokenSource};
 pub use step::{Clip, StepScaling};
-pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
+pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle, WindowPlace};
 pub use stream_loader::StreamLoader;
 pub use tensorboard::TensorBoardFiles;
 pub use workers::{WorkerReport, shards};

@@ -32,6 +32,10 @@ pub struct ProbeConfig {
     /// ([`default_contexts`]).
     #[serde(default)]
     pub contexts: Option<Vec<usize>>,
+    /// Whether the probes of a run's first epoch read only what it has trained on so far, as where a stream is learnt while it
+    /// comes in. They wait until that is long enough.
+    #[serde(default)]
+    pub past_only: bool,
 }
 
 /// Losses of a direct probe where the scheme does not fix their number.
@@ -45,6 +49,7 @@ impl ProbeConfig {
             burn_in: window / 10,
             losses: None,
             contexts: None,
+            past_only: false,
         }
     }
 
@@ -63,6 +68,12 @@ impl ProbeConfig {
     /// Cuts of a direct probe, in steps before its first loss.
     pub fn with_contexts(mut self, contexts: Vec<usize>) -> Self {
         self.contexts = Some(contexts);
+        self
+    }
+
+    /// Probes of a run's first epoch read only what it has trained on so far.
+    pub fn with_past_only(mut self) -> Self {
+        self.past_only = true;
         self
     }
 

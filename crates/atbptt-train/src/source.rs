@@ -117,6 +117,49 @@ impl<S: SequenceSource + ?Sized> SequenceSource for Arc<S> {
     }
 }
 
+/// The first steps of a source: what a run has seen of it so far.
+pub(crate) struct Past<B> {
+    source: Arc<dyn SequenceSource<Batch = B>>,
+    steps: usize,
+}
+
+impl<B: SequenceBatch> Past<B> {
+    pub(crate) fn new(source: Arc<dyn SequenceSource<Batch = B>>, steps: usize) -> Self {
+        let steps = steps.min(source.common_steps());
+        Self { source, steps }
+    }
+}
+
+impl<B: SequenceBatch> SequenceSource for Past<B> {
+    type Batch = B;
+
+    fn sequences(&self) -> usize {
+        self.source.sequences()
+    }
+
+    fn common_steps(&self) -> usize {
+        self.steps
+    }
+
+    fn active(&self, step: usize) -> usize {
+        match step < self.steps {
+            true => self.source.active(step),
+            false => 0,
+        }
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<B, TrainError> {
+        check_inside(start, len, self.steps)?;
+        self.source.window(start, len, device)
+    }
+
+    fn gather(&self, starts: &[usize], len: usize, device: &Device) -> Result<B, TrainError> {
+        let last = starts.iter().copied().max().unwrap_or(0);
+        check_inside(last, len, self.steps)?;
+        self.source.gather(starts, len, device)
+    }
+}
+
 /// A text as a source of [`TokenBatch`]es.
 #[derive(Clone, Debug)]
 pub struct TokenSource {

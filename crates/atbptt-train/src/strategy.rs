@@ -74,6 +74,8 @@ pub struct AdaptiveTbptt {
     observer: Option<Arc<dyn TrainingObserver>>,
     /// A [`Measures`] of the model that is trained.
     measures: Option<Box<dyn Any + Send + Sync>>,
+    /// A [`Look`] at the model that is trained.
+    look: Option<Box<dyn Any + Send + Sync>>,
     /// Where to train; empty: where the model is.
     devices: Vec<NamedDevice>,
     shared: Arc<Shared>,
@@ -81,6 +83,24 @@ pub struct AdaptiveTbptt {
 
 /// Named numbers of a model, measured after every epoch.
 struct Measures<M>(Box<MeasureFn<M>>);
+
+/// Looks at a model after every window.
+struct Look<M>(Box<LookFn<M>>);
+
+type LookFn<M> = dyn Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync;
+
+/// Where training stands between two windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WindowPlace {
+    /// The epoch, counted from one.
+    pub epoch: usize,
+    /// Windows since the start of the run.
+    pub window: u64,
+    /// Steps of every sequence, from the first one of the epoch on, whose losses are behind: the next window begins with the loss
+    /// of this step.
+    pub counted: usize,
+}
 
 type MeasureFn<M> = dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync;
 
@@ -122,6 +142,7 @@ impl AdaptiveTbptt {
             check_model: true,
             observer: None,
             measures: None,
+            look: None,
             devices: Vec::new(),
             shared: Arc::new(Shared {
                 policy: Mutex::new(Box::new(policy)),
@@ -260,6 +281,39 @@ impl AdaptiveTbptt {
                 rule: "of the model that is trained",
                 got: "measures of another type of model".into(),
                 remedy: "give `with_measures` a closure over the model of the learner",
+            }),
+        }
+    }
+
+    /// Shows the model, in evaluation mode, to `look` after every training window: for forecasts while it learns, from a stream that
+    /// is read once. Time spent there counts as none of training's. A run that goes on repeats the windows after its checkpoint,
+    /// and shows the same model at the same places again.
+    ///
+    /// `M` is the model that will be trained; a strategy with a look at another model refuses to train.
+    pub fn after_windows<M: RecurrentModel>(
+        mut self,
+        look: impl Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync + 'static,
+    ) -> Self {
+        self.look = Some(Box::new(Look::<M>(Box::new(look))));
+        self
+    }
+
+    /// Shows `model`, where it is wanted.
+    fn look<M: RecurrentModel>(
+        &self,
+        model: impl FnOnce() -> M,
+        place: WindowPlace,
+    ) -> Result<(), TrainError> {
+        let Some(look) = &self.look else {
+            return Ok(());
+        };
+        match look.downcast_ref::<Look<M>>() {
+            Some(Look(look)) => look(&model(), place),
+            None => Err(TrainError::Config {
+                field: "look",
+                rule: "at the model that is trained",
+                got: "a look at another type of model".into(),
+                remedy: "give `after_windows` a closure over the model of the learner",
             }),
         }
     }

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atbptt_core::policy::AdaptiveKConfig;
 use atbptt_models::{
     GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, NamedTensors, SeriesLoss, SeriesModel,
-    SeriesModelConfig,
+    SeriesModelConfig, TokenBatch,
 };
 use atbptt_train::data::{
     Corpus, Normalisation, Series, SeriesSet, SeriesSource, Split, SyntheticConfig,
@@ -17,7 +18,7 @@ use atbptt_train::run::{
     Display, EarlierRun, LossName, Run, RunEnd, RunFault, RunFolder, RunResult, RunSummary,
     TrainedModel,
 };
-use atbptt_train::{Checkpoint, Clip, ProbeConfig, Tbptt, TbpttConfig, TrainError};
+use atbptt_train::{Checkpoint, Clip, ProbeConfig, SequenceSource, Tbptt, TbpttConfig, TrainError};
 use burn::module::Module;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
@@ -298,6 +299,120 @@ fn a_run_can_be_stopped_from_elsewhere_and_named_losses_have_no_perplexity() {
     let measures: Vec<&String> = named.reports[0].measures.keys().collect();
     assert_eq!(measures, ["of_ones_own", "test_loss"]);
     assert_eq!(named.summary.unwrap().measure("of_ones_own", 1), "2.5");
+}
+
+fn weights(model: &Model) -> Vec<u8> {
+    let weights = NamedTensors::of(model).unwrap();
+    weights.to_safetensors(&[]).unwrap()
+}
+
+/// Every window once, in order, and the last time the model that comes out.
+#[test]
+fn the_model_is_shown_after_every_window_with_its_place() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    let corpus = corpus();
+    let folder = RunFolder::numbered(parent.path(), "shown").unwrap();
+    let seen = Arc::new(Mutex::new((Vec::new(), Vec::<u8>::new())));
+    let looked = seen.clone();
+    let shown = run(2, &corpus).after_windows(move |model: &Model, place| {
+        let mut seen = looked.lock().unwrap();
+        seen.0.push((place.epoch, place.window, place.counted));
+        seen.1 = weights(model);
+        Ok(())
+    });
+    let result = train(shown, &folder, 1.0).unwrap();
+    let (places, last) = seen.lock().unwrap().clone();
+    // 200 steps by 20 losses.
+    let expected = (1..=2).flat_map(|epoch| (1..=10).map(move |nth| (epoch, nth)));
+    let expected: Vec<(usize, u64, usize)> = expected
+        .map(|(epoch, nth)| (epoch, (epoch as u64 - 1) * 10 + nth, 20 * nth as usize))
+        .collect();
+    assert_eq!(places, expected);
+    assert!(last == weights(&result.model), "another model");
+
+    let folder = RunFolder::numbered(parent.path(), "failed").unwrap();
+    let fails = run(2, &corpus).after_windows(|_: &Model, place| match place.window {
+        3 => Err(TrainError::Read {
+            reason: "no room left".into(),
+        }),
+        _ => Ok(()),
+    });
+    let error = train(fails, &folder, 1.0).unwrap_err().to_string();
+    assert!(error.contains("no room left"), "{error}");
+}
+
+/// A source that notes what was trained on, and whether a probe read more than that.
+struct Watched {
+    inner: atbptt_train::TokenSource,
+    trained: AtomicUsize,
+    ahead: AtomicUsize,
+}
+
+impl SequenceSource for Watched {
+    type Batch = TokenBatch;
+
+    fn sequences(&self) -> usize {
+        self.inner.sequences()
+    }
+
+    fn common_steps(&self) -> usize {
+        self.inner.common_steps()
+    }
+
+    fn active(&self, step: usize) -> usize {
+        self.inner.active(step)
+    }
+
+    fn window(&self, start: usize, len: usize, device: &Device) -> Result<TokenBatch, TrainError> {
+        self.trained.fetch_max(start + len, Ordering::SeqCst);
+        self.inner.window(start, len, device)
+    }
+
+    fn gather(
+        &self,
+        starts: &[usize],
+        len: usize,
+        device: &Device,
+    ) -> Result<TokenBatch, TrainError> {
+        let end = starts.iter().max().unwrap() + len;
+        if end > self.trained.load(Ordering::SeqCst) {
+            self.ahead.fetch_add(1, Ordering::SeqCst);
+        }
+        self.inner.gather(starts, len, device)
+    }
+}
+
+#[test]
+fn probes_of_the_past_read_nothing_that_was_not_trained_on() {
+    let _turn = turn();
+    let parent = tempfile::tempdir().unwrap();
+    for (past_only, looks_ahead) in [(false, true), (true, false)] {
+        let corpus = corpus();
+        let source = Arc::new(Watched {
+            inner: corpus.training(4).unwrap(),
+            trained: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
+        });
+        let mut config = TbpttConfig {
+            probe: ProbeConfig::new(24),
+            ..TbpttConfig::default()
+        }
+        // 100 updates: the first probes are due after 50.
+        .with_losses(2);
+        config.probe.past_only = past_only;
+        let run = run(1, &corpus).with_training(config);
+        let model = LanguageModelConfig::new(corpus.vocabulary().len())
+            .with_hidden(8)
+            .init(&run.device().unwrap())
+            .unwrap();
+        let folder = RunFolder::numbered(parent.path(), "past").unwrap();
+        let valid = corpus.evaluation(Split::Valid, 1).unwrap();
+        let sgd = SgdConfig::new().init();
+        let result = run.train(&folder, model, source.clone(), valid, sgd, 1.0);
+        assert_eq!(result.unwrap().history.len(), 1);
+        assert_eq!(source.ahead.load(Ordering::SeqCst) > 0, looks_ahead);
+    }
 }
 
 #[test]

@@ -102,6 +102,9 @@ impl<M: RecurrentModel> Run<M> {
         if let Some(measures) = self.all_measures() {
             strategy = strategy.with_measures(measures);
         }
+        if let Some(look) = self.look.take() {
+            strategy = strategy.after_windows(look);
+        }
         if self.new_learning_rate {
             strategy = strategy.with_new_learning_rate();
         }

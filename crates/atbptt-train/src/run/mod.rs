@@ -61,7 +61,7 @@ use crate::device::{NamedDevice, check_alike, device_from_env};
 use crate::learner::Tbptt;
 use crate::observer::TrainingObserver;
 use crate::source::SequenceSource;
-use crate::strategy::{OnNonFinite, TbpttConfig};
+use crate::strategy::{OnNonFinite, TbpttConfig, WindowPlace};
 use crate::workers::check_shared;
 
 pub use atbptt_core::policy::PolicyConfig;
@@ -78,6 +78,7 @@ const RESULT: &str = "result.json";
 
 type Configure<M> = Box<dyn FnOnce(SupervisedTraining<Tbptt<M>>) -> SupervisedTraining<Tbptt<M>>>;
 type Measures<M> = Box<dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync>;
+type Look<M> = Box<dyn Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync>;
 
 /// A training run about to begin, or to go on. See the [module](self) for an example.
 pub struct Run<M: RecurrentModel> {
@@ -98,6 +99,7 @@ pub struct Run<M: RecurrentModel> {
     signals: bool,
     interrupter: Interrupter,
     measures: Option<Measures<M>>,
+    look: Option<Look<M>>,
     test: Option<Arc<dyn SequenceSource<Batch = M::Batch>>>,
     observer: Option<Arc<dyn TrainingObserver>>,
     configure: Option<Configure<M>>,
@@ -128,6 +130,7 @@ impl<M: RecurrentModel> Run<M> {
             signals: false,
             interrupter: Interrupter::new(),
             measures: None,
+            look: None,
             test: None,
             observer: None,
             configure: None,
@@ -240,6 +243,15 @@ impl<M: RecurrentModel> Run<M> {
         measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
     ) -> Self {
         self.measures = Some(Box::new(measures));
+        self
+    }
+
+    /// Shows the model to `look` after every training window; see [`AdaptiveTbptt::after_windows`].
+    pub fn after_windows(
+        mut self,
+        look: impl Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync + 'static,
+    ) -> Self {
+        self.look = Some(Box::new(look));
         self
     }
 

@@ -22,7 +22,7 @@ use burn::train::{
 };
 
 use super::capture::Capture;
-use super::{AdaptiveTbptt, lock};
+use super::{AdaptiveTbptt, WindowPlace, lock};
 use crate::TrainError;
 use crate::checkpoint::{EpochSums, Identity, WindowRow};
 use crate::cursor::Cursor;
@@ -243,6 +243,7 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         while self.cursor.next_loss < steps {
             self.run_probes(epoch, source)?;
             self.train_window(epoch, source, &mut accumulated)?;
+            self.look(epoch)?;
             // Between updates, so that accumulated gradients are not lost.
             if accumulated.windows() == 0 {
                 if self.parts.interrupter.should_stop() {
@@ -261,6 +262,17 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
         }
         self.train_event(LearnerEvent::EndSplit(epoch));
         Ok(())
+    }
+
+    /// Shows the model to who wants to see it.
+    fn look(&self, epoch: usize) -> Result<(), TrainError> {
+        let place = WindowPlace {
+            epoch,
+            window: self.step,
+            counted: self.cursor.next_loss,
+        };
+        let model = || self.learner.model().valid().into_inner();
+        self.strategy.look(model, place)
     }
 
     /// Brings up to date what the handle says of the workers.

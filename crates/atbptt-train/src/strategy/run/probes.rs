@@ -1,5 +1,6 @@
 //! Probes between windows: when the policy wants them, what they measure, and what it decides.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use atbptt_core::policy::{Measurement, Position, ProbeRequest};
@@ -8,6 +9,7 @@ use atbptt_models::RecurrentModel;
 
 use crate::TrainError;
 use crate::probe::{probe, probe_direct};
+use crate::source::Past;
 use crate::strategy::lock;
 
 use super::{Draw, Run, Source, mix};
@@ -32,11 +34,25 @@ impl<M: RecurrentModel> Run<'_, M> {
         };
         let started = Instant::now();
         let scheme = self.strategy.config.scheme;
+        let updates_per_epoch = self.updates_per_epoch(k, source.common_steps());
+        let probe = &self.strategy.config.probe;
+        let past: Source<M>;
+        let source = match probe.past_only && epoch == 1 {
+            true => {
+                past = Arc::new(Past::new(source.clone(), self.cursor.next_loss));
+                // Probes that do not fit yet wait until they do.
+                if probe.direct_steps(scheme) > past.common_steps() {
+                    return Ok(());
+                }
+                &past
+            }
+            false => source,
+        };
         let measured = match due {
             ProbeRequest::Direct { probes } => Measurement::Direct {
                 statistics: self.direct_statistics(probes, k, source)?,
                 scheme,
-                updates_per_epoch: self.updates_per_epoch(k, source.common_steps()),
+                updates_per_epoch,
             },
             ProbeRequest::Norms { probes } => Measurement::Norms {
                 probes: self.lag_norms(probes, k, source)?,
