@@ -1,4 +1,5 @@
-//! A whole training run: a folder, settings, checkpoints, progress, metrics and a figure around the [`AdaptiveTbptt`] strategy.
+//! A whole training run: a folder, settings, checkpoints, progress, metrics and a figure around the
+//! [`AdaptiveTbptt`](crate::AdaptiveTbptt) strategy.
 //!
 //! Place in the flow: the program brings a model, sources, an optimiser and a policy for K; [`Run`] puts Burn's
 //! `SupervisedTraining` together, trains in a [`RunFolder`], and gives a [`RunResult`]. What a run is made of ([`Identity`])
@@ -165,13 +166,14 @@ impl<M: RecurrentModel> Run<M> {
     }
 
     /// Lets a run that goes on take another learning rate or schedule, and lists it; see
-    /// [`AdaptiveTbptt::with_new_learning_rate`].
+    /// [`AdaptiveTbptt::with_new_learning_rate`](crate::AdaptiveTbptt::with_new_learning_rate).
     pub fn with_new_learning_rate(mut self) -> Self {
         self.new_learning_rate = true;
         self
     }
 
-    /// Lets a run that goes on have more training data than it had, and lists it; see [`AdaptiveTbptt::with_more_data`]. A hash of
+    /// Lets a run that goes on have more training data than it had, and lists it; see
+    /// [`AdaptiveTbptt::with_more_data`](crate::AdaptiveTbptt::with_more_data). A hash of
     /// the data is then given by [`may_change`](Self::may_change).
     pub fn with_more_data(mut self) -> Self {
         self.more_data = true;
@@ -223,7 +225,8 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// Writes metrics as TensorBoard event files, too: `tensorboard --logdir RUN/tensorboard`; see [`TensorBoardFiles`].
+    /// Writes metrics as TensorBoard event files, too: `tensorboard --logdir RUN/tensorboard`; see
+    /// [`TensorBoardFiles`](crate::TensorBoardFiles).
     pub fn with_tensorboard(mut self) -> Self {
         self.tensorboard = true;
         self
@@ -237,7 +240,7 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// Measures the model after every epoch; see [`AdaptiveTbptt::with_measures`].
+    /// Measures the model after every epoch; see [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures).
     pub fn with_measures(
         mut self,
         measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
@@ -291,7 +294,8 @@ impl<M: RecurrentModel> Run<M> {
     }
 
     /// Trains on these devices of one backend as one run, each with sequences of its own, in place of the one that `BURN_DEVICE`
-    /// names ([`AdaptiveTbptt::on_devices`]); [`devices_by_names`](crate::devices_by_names) reads a list of names. The run prints
+    /// names ([`AdaptiveTbptt::on_devices`](crate::AdaptiveTbptt::on_devices)); [`devices_by_names`](crate::devices_by_names)
+    /// reads a list of names. The run prints
     /// at its start which sequences each device gets, and at its end how long each has worked.
     pub fn with_devices(
         mut self,
