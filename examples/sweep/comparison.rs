@@ -6,7 +6,7 @@ use super::common::history::History;
 use super::cost::steps_until;
 use super::plan::{Choice, tuning_runs};
 use super::policy::Policy;
-use super::report::{Finished, read_reports, row};
+use super::report::{Finished, read_reports};
 use super::spec::{Comparison, Spec};
 use super::statistics::{Paired, Verdict, holm};
 
@@ -63,47 +63,31 @@ pub fn compare(spec: &Spec, comparison: &Comparison, finished: &[Finished]) -> V
         .collect()
 }
 
-/// The Markdown table of differences.
-pub fn table(spec: &Spec, comparison: &Comparison, finished: &[Finished]) -> String {
-    let (metric, baseline) = (&spec.metrics[0], comparison.baseline);
-    let compared = compare(spec, comparison, finished);
-    let digits = metric.digits;
-    let mut lines = vec![
-        format!(
-            "{} less that of {baseline}, paired by seed, with 95 % intervals (Student's t); p after Holm over the rows; equal within {}:",
-            metric.title, comparison.margin
-        ),
-        String::new(),
-        row(&[
-            "policy",
-            "pairs",
-            "difference",
-            "p",
-            &format!("than {baseline}"),
-        ]
-        .map(String::from)),
-        row(&["---"; 5].map(String::from)),
-    ];
-    for one in &compared {
-        let (difference, p) = match &one.difference {
-            Some(paired) => (
-                format!("{:+.digits$} ± {:.digits$}", paired.mean, paired.half_width),
-                match one.p < 0.001 {
-                    true => "< 0.001".into(),
-                    false => format!("{:.3}", one.p),
-                },
-            ),
-            None => ("–".into(), "–".into()),
-        };
-        lines.push(row(&[
-            one.policy.to_string(),
-            one.pairs.to_string(),
-            difference,
-            p,
-            one.verdict.to_string(),
-        ]));
-    }
-    lines.join("\n") + "\n"
+/// Heads of the table's columns about a comparison.
+pub fn head(spec: &Spec, comparison: &Comparison) -> [String; 3] {
+    let (title, baseline) = (&spec.metrics[0].title, comparison.baseline);
+    [
+        format!("{title} less that of {baseline}"),
+        "p".into(),
+        format!("than {baseline}"),
+    ]
+}
+
+/// What these columns say of a policy.
+pub fn cells(spec: &Spec, policy: Policy, compared: &[Compared]) -> [String; 3] {
+    let digits = spec.metrics[0].digits;
+    let of_policy = compared.iter().find(|one| one.policy == policy);
+    let Some((one, paired)) = of_policy.and_then(|one| Some((one, one.difference?))) else {
+        return ["–"; 3].map(String::from);
+    };
+    [
+        format!("{:+.digits$} ± {:.digits$}", paired.mean, paired.half_width),
+        match one.p < 0.001 {
+            true => "< 0.001".into(),
+            false => format!("{:.3}", one.p),
+        },
+        one.verdict.to_string(),
+    ]
 }
 
 /// What it took to choose the best fixed K and its setting on validation, beside the adaptive runs of the same choice; `None` where
@@ -215,14 +199,10 @@ title = "ppl"
         assert!((first.half_width - 0.24841).abs() < 1e-5);
         assert!((compared[0].p - 2.0 * first.p).abs() < 1e-12);
         assert_eq!((compared[2].pairs, compared[2].difference), (1, None));
-        let table = table(&spec, &comparison, &finished);
-        assert!(
-            table.contains("| K = 1 | 3 | +1.000 ± 0.248 | 0.007 | worse |"),
-            "{table}"
-        );
-        assert!(
-            table.contains("| K = 3 | 1 | – | – | not shown |"),
-            "{table}"
-        );
+        let cells = |k: usize| cells(&spec, Policy::Fixed(k), &compared);
+        assert_eq!(cells(1), ["+1.000 ± 0.248", "0.007", "worse"]);
+        assert_eq!(cells(3), ["–"; 3]);
+        let head = head(&spec, &comparison);
+        assert_eq!(head, ["ppl less that of δ = 0.5", "p", "than δ = 0.5"]);
     }
 }

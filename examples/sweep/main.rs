@@ -183,11 +183,8 @@ fn show(
 ) -> Result<()> {
     report::check_measures(spec, finished)?;
     let mut table = report::table(spec, finished, choices);
-    if let Some(compared) = &spec.comparison {
-        table += &format!("\n{}", comparison::table(spec, compared, finished));
-    }
     if let Some(search) = comparison::search(spec, out, choices)? {
-        table += &format!("\n{search}");
+        table += &search;
     }
     let (table_path, figure_path) = (out.join("table.md"), out.join("figure.png"));
     fs::write(&table_path, &table)

@@ -9,6 +9,7 @@ use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt::train::run::RunSummary;
 
 use super::common::history::History;
+use super::comparison;
 use super::cost::steps_until;
 use super::plan::Choice;
 use super::policy::Policy;
@@ -119,6 +120,10 @@ pub fn table(spec: &Spec, finished: &[Finished], choices: &[Option<Choice>]) -> 
         head.extend(["bias at K", "steps, thousand"].map(String::from));
     }
     head.push("seconds".into());
+    let compared = spec.comparison.as_ref().map(|of| {
+        head.extend(comparison::head(spec, of));
+        comparison::compare(spec, of, finished)
+    });
     let mut lines = vec![row(&head), row(&vec!["---".to_owned(); head.len()])];
     let mut unfinished = false;
     let mut edge = false;
@@ -194,15 +199,28 @@ pub fn table(spec: &Spec, finished: &[Finished], choices: &[Option<Choice>]) -> 
             });
         }
         cells.push(average(&|result| result.seconds, 0));
+        if let Some(compared) = &compared {
+            cells.extend(comparison::cells(spec, policy, compared));
+        }
         lines.push(row(&cells));
     }
     if unfinished {
         lines.push(String::new());
         lines.push("\\* with runs that are not finished, at their best epoch so far.".into());
     }
+    let mut notes = Vec::new();
+    if let Some(comparison) = &spec.comparison {
+        notes.push(format!(
+            "Differences are paired by seed, with 95 % intervals (Student's t); p after Holm over the table; equal within {}.",
+            comparison.margin
+        ));
+    }
     if edge {
+        notes.push("† the smallest or largest value that was tried.".into());
+    }
+    if !notes.is_empty() {
         lines.push(String::new());
-        lines.push("† the smallest or largest value that was tried.".into());
+        lines.push(notes.join(" "));
     }
     lines.join("\n") + "\n"
 }
@@ -220,7 +238,7 @@ fn median(mut values: Vec<f64>) -> String {
     }
 }
 
-pub(crate) fn row(cells: &[String]) -> String {
+fn row(cells: &[String]) -> String {
     format!("| {} |", cells.join(" | "))
 }
 

@@ -277,8 +277,8 @@ title = "test perplexity"
     };
     assert!(row("K = 2 (context 1)").contains(" | 2.0 | "), "{shown}");
     for part in [
-        "test perplexity less that of δ = 0.5, paired by seed",
-        "| policy | pairs | difference | p | than δ = 0.5 |",
+        "| test perplexity less that of δ = 0.5 | p | than δ = 0.5 |",
+        "paired by seed",
         "validation on seed 9 chooses K = 2 (context 1) with lr 0.5: 3 runs",
     ] {
         assert!(shown.contains(part), "{part:?} in {shown}");
