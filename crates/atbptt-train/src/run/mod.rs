@@ -249,7 +249,8 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// Shows the model to `look` after every training window; see [`AdaptiveTbptt::after_windows`].
+    /// Shows the model to `look` after every training window; see
+    /// [`AdaptiveTbptt::after_windows`](crate::AdaptiveTbptt::after_windows).
     pub fn after_windows(
         mut self,
         look: impl Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync + 'static,
