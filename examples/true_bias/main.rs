@@ -25,12 +25,14 @@ mod copy_data;
 #[path = "../copy/model.rs"]
 mod copy_model;
 mod options;
+mod record;
 mod report;
 mod rivers;
 
+use std::fs;
 use std::process::ExitCode;
 
-use atbptt::core::policy::{Estimate, Measurement, Position, TruncationPolicy};
+use atbptt::core::policy::{AdaptiveK, Estimate, Measurement, Position, TruncationPolicy};
 use atbptt::core::{BiasEstimator, DirectEstimate, FixedK, LagNorms, Tau};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, SeriesModelConfig,
@@ -54,6 +56,7 @@ use crate::common::{Result, exit_code};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 use crate::options::Cli;
+use crate::record::{Record, Recorder};
 use crate::report::{Measured, Readings};
 
 fn main() -> ExitCode {
@@ -63,7 +66,19 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode> {
     cli.check()?;
     let mut readings = Readings::default();
-    let mut name = "";
+    let mut name = String::new();
+    for file in &cli.replay {
+        let mut watch = Watch::default();
+        for record in record::read(file, cli)? {
+            watch.add(cli, &record, &mut readings)?;
+            name = record.task;
+        }
+    }
+    if !cli.replay.is_empty() {
+        fs::create_dir_all(&cli.out)?;
+        report::write(cli, &name, &readings)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     for seed in cli.seed..cli.seed.saturating_add(cli.seeds) {
         let out = match cli.seeds {
             1 => cli.out.clone(),
@@ -74,9 +89,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             out,
             ..cli.clone()
         };
-        name = run_seed(&one, &mut readings)?;
+        name = run_seed(&one, &mut readings)?.into();
     }
-    report::write(cli, name, &readings)?;
+    report::write(cli, &name, &readings)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -208,10 +223,8 @@ where
     let trained = result.model;
 
     let device = &device_from_env()?.device.autodiff();
-    let mut controllers = Vec::new();
-    for _ in 0..cli.repeats {
-        controllers.push(cli.controllers()?);
-    }
+    let mut watch = Watch::default();
+    let mut recorder = Recorder::create(&cli.out.join("measurements.jsonl"))?;
     for report in handle.reports() {
         let epoch = report.epoch;
         if epoch % cli.every != 0 {
@@ -226,6 +239,47 @@ where
         let model = trained.clone().try_load_record(record)?.into_inner();
         let model = model.train();
         let truth = truth(cli, &model, &train, &probe_config, device)?;
+        let (mut statistics, mut readings_of_norms) = (Vec::new(), Vec::new());
+        for repeat in 0..cli.repeats {
+            let seeds: Vec<u64> = (0..cli.pool())
+                .map(|n| cli.seed * 1_000_000 + (repeat * cli.pool() + n + 1) * 1000 + epoch as u64)
+                .collect();
+            let cut = (probe_config.clone()).with_contexts(cli.cuts.contexts(cli.window));
+            statistics.push(probe_direct(&model, &train, cut, scheme, &seeds, device)?);
+            if !cli.no_norms {
+                readings_of_norms.push(norms(&model, &train, &probe_config, &seeds, device)?);
+            }
+        }
+        let record = Record {
+            task: name.into(),
+            seed: cli.seed,
+            at: Position {
+                epoch,
+                update: epoch as u64 * updates_per_epoch as u64,
+            },
+            updates_per_epoch,
+            scheme,
+            train_loss: report.train_loss,
+            truth,
+            statistics,
+            norms: readings_of_norms,
+        };
+        recorder.add(&record)?;
+        watch.add(cli, &record, readings)?;
+    }
+    Ok(name)
+}
+
+/// Controllers that watch one run, one per repeat and tolerance.
+#[derive(Default)]
+struct Watch {
+    controllers: Vec<Vec<AdaptiveK>>,
+}
+
+impl Watch {
+    /// What they make of one epoch.
+    fn add(&mut self, cli: &Cli, record: &Record, readings: &mut Readings) -> Result<()> {
+        let (truth, at, scheme) = (&record.truth, record.at, record.scheme);
         let tolerated = |delta: &f64| {
             let k = truth.smallest_k(*delta);
             format!(
@@ -233,40 +287,39 @@ where
                 k.map_or("none".into(), |k| k.to_string())
             )
         };
-        let at = |k: &usize| {
-            let (bias, error) = report::measured(&truth, *k);
+        let bias = |k: &usize| {
+            let (bias, error) = report::measured(truth, *k);
             format!("K {k}: {bias:.3} ± {error:.3}")
         };
         println!(
-            "epoch {epoch}: loss {:.4}; true bias {}; {}",
-            report.train_loss,
-            words(&cli.k, at),
+            "epoch {}: loss {:.4}; true bias {}; {}",
+            at.epoch,
+            record.train_loss,
+            words(&cli.k, bias),
             words(&cli.delta, tolerated),
         );
-        let position = Position {
-            epoch,
-            update: epoch as u64 * updates_per_epoch as u64,
-        };
-        for (repeat, controllers) in controllers.iter_mut().enumerate() {
-            let seeds: Vec<u64> = (0..cli.probes)
-                .map(|n| {
-                    cli.seed * 1_000_000
-                        + (repeat as u64 * cli.probes + n + 1) * 1000
-                        + epoch as u64
-                })
-                .collect();
-            let statistics =
-                probe_direct(&model, &train, probe_config.clone(), scheme, &seeds, device)?;
-            let single = statistics.estimate(scheme)?;
+        for (repeat, statistics) in record.statistics.iter().enumerate() {
+            if self.controllers.len() <= repeat {
+                self.controllers.push(cli.controllers()?);
+            }
+            let mut single = statistics.estimate(scheme)?;
             let mut chosen = Vec::new();
             let mut averaged = single.clone();
-            for controller in controllers {
-                let measured = Measurement::Direct {
-                    statistics: Ok(statistics.clone()),
-                    scheme,
-                    updates_per_epoch,
-                };
-                chosen.push(controller.update(position, measured).k);
+            for controller in self.controllers.get_mut(repeat).into_iter().flatten() {
+                if let Some(request) = controller.monitor().probes_due(at) {
+                    let asked = statistics.in_sets_of(request.probes())?;
+                    let Some(statistics) = asked.into_iter().next() else {
+                        return Err("a controller asks for more probes than were measured".into());
+                    };
+                    single = statistics.estimate(scheme)?;
+                    let measured = Measurement::Direct {
+                        statistics: Ok(statistics),
+                        scheme,
+                        updates_per_epoch: record.updates_per_epoch,
+                    };
+                    controller.update(at, measured);
+                }
+                chosen.push(controller.k());
                 if let Some(estimate) = controller
                     .monitor()
                     .last_estimate()
@@ -275,11 +328,10 @@ where
                     averaged = estimate.clone();
                 }
             }
-            let norms = norms(&model, &train, &probe_config, &seeds, device)?;
             if repeat == 0 {
                 println!(
                     "  direct, {} probes: {}\n  averaged over updates: {}; K chosen: {}",
-                    cli.probes,
+                    single.probes(),
                     single.describe(cli.train_k),
                     averaged.describe(cli.train_k),
                     words(&chosen, usize::to_string),
@@ -288,18 +340,19 @@ where
             readings.add(
                 cli,
                 Measured {
-                    epoch,
+                    seed: record.seed,
+                    epoch: at.epoch,
                     repeat,
-                    truth: &truth,
+                    truth,
                     single: &single,
                     averaged: &averaged,
                     chosen: &chosen,
-                    norms: &norms,
+                    norms: record.norms.get(repeat).map_or(&[], Vec::as_slice),
                 },
             );
         }
+        Ok(())
     }
-    Ok(name)
 }
 
 /// One after the other.
@@ -320,11 +373,7 @@ where
     S: SequenceSource<Batch = M::Batch>,
 {
     let mut ks = cli.k.clone();
-    ks.extend(
-        atbptt::core::direct::default_contexts(cli.window)
-            .iter()
-            .map(|c| c + 1),
-    );
+    ks.extend(record::dense_contexts(cli.window).iter().map(|c| c + 1));
     let seeds: Vec<u64> = (0..cli.batches).map(|n| cli.seed * 1_000_000 + n).collect();
     let (config, scheme) = (config.clone(), cli.scheme());
     Ok(measured_curve(

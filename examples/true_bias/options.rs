@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atbptt::core::policy::{AdaptiveK, AdaptiveKConfig, MonitorConfig};
+use atbptt::core::policy::{AdaptiveK, AdaptiveKConfig, MonitorConfig, Schedule, UpdateEvery};
 use atbptt::prelude::Scheme;
 use clap::{Parser, ValueEnum};
 
@@ -43,12 +43,12 @@ pub struct Cli {
     #[arg(long, value_name = "STEPS", default_value_t = 15)]
     pub train_k: usize,
 
-    /// Truncation lengths to measure the bias of, in steps
+    /// Truncation lengths to measure the bias of, in steps; best one step longer than cuts of the probes
     #[arg(
         long,
         value_name = "STEPS",
         value_delimiter = ',',
-        default_value = "1,2,5,10,15,20,30"
+        default_value = "1,2,5,8,12,17,24,34"
     )]
     pub k: Vec<usize>,
 
@@ -57,7 +57,7 @@ pub struct Cli {
         long,
         value_name = "δ",
         value_delimiter = ',',
-        default_value = "0.5,0.1"
+        default_value = "0.5,0.2,0.1"
     )]
     pub delta: Vec<f64>,
 
@@ -85,9 +85,40 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub repeats: u64,
 
+    /// Cuts of a probe's window: about 6, 12 or 24
+    #[arg(long, value_enum, default_value_t = Cuts::Default)]
+    pub cuts: Cuts,
+
+    /// Updates of the weights before a controller's first estimate, which the next follow at twice as many each, until the
+    /// interval is the shorter wait [default: the library's]; what is measured in between is held against the K in use
+    #[arg(long, value_name = "N")]
+    pub first: Option<u64>,
+
+    /// Updates of the weights between a controller's estimates [default: an epoch's]
+    #[arg(long, value_name = "N")]
+    pub interval: Option<u64>,
+
+    /// Probes that are measured for each controller, of which it takes as many as it asks for: more where noise hides the gradient
+    /// [default: as many as --probes, and its number never changes]
+    #[arg(long, value_name = "N")]
+    pub max_probes: Option<u64>,
+
+    /// Hysteresis of the controllers, in standard errors [default: the library's]
+    #[arg(long, value_name = "Z")]
+    pub hysteresis: Option<f64>,
+
     /// Share of the previous estimates in the controllers' moving averages [default: the library's]
     #[arg(long, value_name = "SHARE")]
     pub smoothing: Option<f64>,
+
+    /// Leave the readings of lag norms out
+    #[arg(long)]
+    pub no_norms: bool,
+
+    /// Try other settings on what runs have recorded, in place of training: their files measurements.jsonl. Of more probes than
+    /// --probes asks for, each set of so many is a controller's
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "task")]
+    pub replay: Vec<PathBuf>,
 
     /// Hidden units per layer [default: copy 50, text and built-in 64, rivers 32]
     #[arg(long, value_name = "UNITS")]
@@ -129,6 +160,17 @@ pub enum SchemeArg {
     Chunked,
 }
 
+/// How many cuts a probe's window has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cuts {
+    /// Every second one of the default
+    Sparse,
+    /// The library's
+    Default,
+    /// The default ones and one between any two
+    Dense,
+}
+
 impl Cli {
     /// The scheme in use.
     pub fn scheme(&self) -> Scheme {
@@ -141,17 +183,36 @@ impl Cli {
         }
     }
 
+    /// Probes that are measured for each controller.
+    pub fn pool(&self) -> u64 {
+        self.max_probes.unwrap_or(self.probes).max(self.probes)
+    }
+
     /// One controller per tolerance, with the library's settings but for the longest K: the window.
     pub fn controllers(&self) -> Result<Vec<AdaptiveK>> {
-        let mut monitor = MonitorConfig::default().with_probes(self.probes as usize);
+        let mut monitor = MonitorConfig::default()
+            .with_probes(self.probes as usize)
+            .with_max_probes(self.pool() as usize);
         if let Some(smoothing) = self.smoothing {
             monitor = monitor.with_smoothing(smoothing);
         }
+        let mut schedule = Schedule::default();
+        if let Some(first) = self.first {
+            schedule = schedule.with_first(Some(first));
+        }
+        if let Some(interval) = self.interval {
+            schedule = schedule.with_every(UpdateEvery::Updates(interval));
+        }
+        let monitor = monitor.with_schedule(schedule);
         let each = self.delta.iter().map(|&delta| {
             let config = AdaptiveKConfig::new(delta)
                 .with_k_min(SHORTEST)
                 .with_k0(self.train_k.max(SHORTEST))
                 .with_k_max(self.window.max(self.train_k));
+            let config = match self.hysteresis {
+                Some(hysteresis) => config.with_hysteresis(hysteresis),
+                None => config,
+            };
             Ok(config.with_monitor(monitor).init()?)
         });
         each.collect()

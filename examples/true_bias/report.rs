@@ -23,6 +23,7 @@ fn names() -> impl Iterator<Item = &'static str> {
 
 /// What one set of probes and one controller have of one epoch.
 pub struct Measured<'a> {
+    pub seed: u64,
     pub epoch: usize,
     /// Which controller.
     pub repeat: usize,
@@ -68,9 +69,14 @@ pub struct Readings {
     choices: Vec<Choice>,
 }
 
-/// The truth at `k` with its error, as it was measured there.
-pub fn measured(truth: &DirectEstimate, k: usize) -> (f64, f64) {
-    truth.as_measured(k).unwrap_or((f64::NAN, f64::INFINITY))
+/// The bias at `k` with its error, as it was measured there. What a fit makes of the part beyond the window is in neither the truth
+/// nor the estimates, or the one would be held against the other's guess; where no cut is, the curve between the cuts stands in.
+pub fn measured(estimate: &DirectEstimate, k: usize) -> (f64, f64) {
+    let curve = || (estimate.relative_bias(k), estimate.standard_error(k));
+    match estimate.lengths().contains(&k) {
+        true => estimate.as_measured(k).unwrap_or((f64::NAN, f64::INFINITY)),
+        false => curve(),
+    }
 }
 
 impl Readings {
@@ -78,33 +84,33 @@ impl Readings {
         let direct = [of.single, of.averaged];
         let noise_limited =
             direct.map(|estimate| matches!(estimate.outcome(), DirectOutcome::NoiseLimited { .. }));
+        // None where they were not asked for.
+        let of_sizes = || (0..SIZES.len()).map(|nth| of.norms.get(nth).and_then(Option::as_ref));
         for &k in &cli.k {
-            let of_norms = of.norms.iter().map(|estimate| {
-                let bias = estimate.as_ref().map(|estimate| estimate.relative_bias(k));
+            let of_norms = of_sizes().map(|estimate| {
+                let bias = estimate.map(|estimate| estimate.relative_bias(k));
                 bias.unwrap_or(f64::INFINITY)
             });
             self.points.push(Point {
-                seed: cli.seed,
+                seed: of.seed,
                 epoch: of.epoch,
                 repeat: of.repeat,
                 k,
                 truth: measured(of.truth, k),
-                estimates: (direct.iter().map(|e| e.relative_bias(k)))
+                estimates: (direct.iter().map(|e| measured(e, k).0))
                     .chain(of_norms)
                     .collect(),
-                errors: direct.map(|estimate| estimate.standard_error(k)),
+                errors: direct.map(|estimate| measured(estimate, k).1),
                 noise_limited,
             });
         }
-        let cap = |k: Option<usize>| k.unwrap_or(cli.window).clamp(SHORTEST, cli.window);
+        let window = of.truth.window();
+        let cap = |k: Option<usize>| k.unwrap_or(window).clamp(SHORTEST, window);
         for (&delta, &chosen) in cli.delta.iter().zip(of.chosen) {
-            let of_norms = of
-                .norms
-                .iter()
-                .map(|e| e.as_ref().and_then(|e| e.smallest_k(delta)));
+            let of_norms = of_sizes().map(|e| e.and_then(|e| e.smallest_k(delta)));
             let all = direct.iter().map(|e| e.smallest_k(delta)).chain(of_norms);
             self.choices.push(Choice {
-                seed: cli.seed,
+                seed: of.seed,
                 epoch: of.epoch,
                 repeat: of.repeat,
                 delta,

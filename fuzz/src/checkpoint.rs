@@ -64,7 +64,7 @@ pub fn sections(mut data: &[u8]) -> Vec<(&[u8], &[u8])> {
 pub fn signed(sections: &[(&[u8], &[u8])]) -> Vec<u8> {
     let contents: usize = sections.iter().map(|(_, bytes)| bytes.len()).sum();
     let length = 24 + 16 * sections.len() + contents + 32;
-    let mut bytes = b"atbpttCK\x03\0\0\0".to_vec();
+    let mut bytes = b"atbpttCK\x04\0\0\0".to_vec();
     bytes.extend((sections.len() as u32).to_le_bytes());
     bytes.extend((length as u64).to_le_bytes());
     for (name, contents) in sections {

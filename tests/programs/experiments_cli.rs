@@ -257,6 +257,47 @@ fn an_order_book_run_reports_likelihood_error_and_interval() {
     assert!((measure("test_nll") - result["valid_loss"].as_f64().unwrap()).abs() < 0.5);
 }
 
+/// The order book's preset: the norm of the mean over the states, and a step size that grows with √K only where K adapts.
+#[test]
+fn the_order_books_paper_preset_is_the_papers_settings() {
+    let Some(book_order) = example("book_order") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    event_files(folder.path());
+    let plan = |name: &str, policy: &[&str]| {
+        let run = folder.path().join(name);
+        let mut command = command(&book_order);
+        command.args([
+            "--paper", "--hidden", "4", "--batch", "4", "--window", "20", "--k-max", "20",
+            "--epochs", "1", "--quiet", "--data",
+        ]);
+        command.arg(folder.path()).args(policy);
+        success(&command.arg("--out").arg(&run).output().unwrap());
+        json(run.join("config.json"))["plan"].clone()
+    };
+    let adaptive = plan("adaptive", &[]);
+    let (training, rule) = (&adaptive["training"], &adaptive["policy"]);
+    assert_eq!(training["scheme"], "Overlapping");
+    assert_eq!(training["step_scaling"], "SqrtK");
+    assert_eq!(training["clip"]["PerK"], 1.0);
+    assert_eq!(
+        (&adaptive["lr"], &adaptive["weight_decay"]),
+        (&0.1.into(), &1e-3.into())
+    );
+    let lengths = [&rule["k0"], &rule["k_min"]];
+    assert_eq!(lengths.map(|k| k.as_u64().unwrap()), [6, 1]);
+    let monitor = &rule["monitor"];
+    assert_eq!(monitor["probes"], 1);
+    assert_eq!(monitor["schedule"]["first"], serde_json::Value::Null);
+    let estimator = &monitor["estimator"]["paper"];
+    assert_eq!(estimator["gradient_size"], "NormOfMeanStateSum");
+    assert_eq!(estimator["fit_lag_zero"], false);
+    let fixed = plan("fixed", &["--fixed-k", "9"]);
+    assert_eq!(fixed["training"]["step_scaling"], "None");
+    assert_eq!(fixed["lr"], 0.1);
+}
+
 #[test]
 fn ptb_is_wiki2_with_another_preset_and_has_the_baselines() {
     let Some(ptb) = example("ptb") else { return };
@@ -344,16 +385,39 @@ fn true_bias_sets_the_estimate_beside_the_truth() {
     }
     assert!(fs::read(run.join("true_bias.png")).unwrap().len() > 5_000);
     let table = fs::read_to_string(run.join("table.md")).unwrap();
-    // A row per reading of the bias, and for each of two tolerances one more for the controller.
+    // A row per reading of the bias, and for each of three tolerances one more for the controller.
     assert_eq!(
         table.matches("| direct, averaged over updates |").count(),
-        3,
+        4,
         "{table}"
     );
-    assert_eq!(table.matches("| controller |").count(), 2, "{table}");
+    assert_eq!(table.matches("| controller |").count(), 3, "{table}");
     assert_eq!(
         table.matches("| norm of the mean sum |").count(),
-        3,
+        4,
         "{table}"
     );
+    // What was recorded says the same again, and other things with other settings.
+    let replay = |name: &str, settings: &[&str]| {
+        let again = folder.path().join(name);
+        let output = command(&true_bias)
+            .args(["--window", "20", "--k", "2,20", "--replay"])
+            .arg(run.join("measurements.jsonl"))
+            .args(settings)
+            .arg("--out")
+            .arg(&again)
+            .output()
+            .unwrap();
+        success(&output);
+        fs::read_to_string(again.join("points.csv")).unwrap()
+    };
+    assert_eq!(replay("same", &["--probes", "3"]), points);
+    assert_ne!(replay("fewer", &["--probes", "2"]), points);
+    assert_ne!(replay("sparse", &["--probes", "3", "--cuts", "sparse"]), "");
+    let output = command(&true_bias)
+        .args(["--window", "20", "--k", "2", "--probes", "4", "--replay"])
+        .arg(run.join("measurements.jsonl"))
+        .output()
+        .unwrap();
+    assert!(failure(&output).contains("fewer probes"));
 }

@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::caution::difference;
 use super::outcome::DirectOutcome;
 use super::point::Point;
-use super::spread::Spread;
-use super::stored::{Stored, Z, difference};
+use super::stored::{Stored, Z};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 
@@ -27,8 +27,8 @@ pub struct DirectEstimate {
 struct Joint {
     k: f64,
     norm: f64,
-    /// Variance of Â at the point that gives the maximum, and its covariance with Ĉ.
-    spreads: Option<(Spread, Spread)>,
+    /// The point that gives the maximum; none at the window's end, where nothing is dropped.
+    measured: Option<Point>,
 }
 
 impl DirectEstimate {
@@ -37,7 +37,7 @@ impl DirectEstimate {
         let joint = |point: &Point| Joint {
             k: point.k as f64,
             norm: point.bias.value.max(0.0).sqrt() + beyond,
-            spreads: point.bias.spread.zip(point.with_gradient),
+            measured: Some(*point),
         };
         let mut curve: Vec<Joint> = raw.points.iter().map(joint).collect();
         if raw.points.last().is_none_or(|point| point.k < raw.window) {
@@ -45,7 +45,7 @@ impl DirectEstimate {
             curve.push(Joint {
                 k: raw.window as f64,
                 norm: beyond,
-                spreads: Some((Spread::ZERO, Spread::ZERO)),
+                measured: None,
             });
         }
         let mut largest: Option<Joint> = None;
@@ -131,12 +131,7 @@ impl DirectEstimate {
         let gradient = self.raw.gradient.value;
         let square = point.bias.value.max(0.0);
         let bias = (gradient > 0.0).then(|| (square / gradient).sqrt())?;
-        let spreads = point.bias.spread.zip(point.with_gradient);
-        let error = spreads
-            .zip(self.raw.gradient.spread)
-            .map(|((own, with), of_gradient)| {
-                difference(own, with, of_gradient, square / gradient)
-            });
+        let error = self.point_error(point, square / gradient);
         Some((bias, self.error_of_root(square, error)))
     }
 
@@ -152,6 +147,12 @@ impl DirectEstimate {
             // Too near zero for a slope.
             false => ((square + error) / gradient).sqrt() - root,
         }
+    }
+
+    /// Standard error of Â − `share` Ĉ at a point.
+    fn point_error(&self, point: &Point, share: f64) -> Option<f64> {
+        let spread = difference(point, self.raw.gradient.spread?, share)?;
+        Some((spread.error().powi(2) + point.extra).sqrt())
     }
 
     /// The two points of the curve around `k`, and how far between them it lies; equal ones at its ends.
@@ -181,9 +182,9 @@ impl DirectEstimate {
     fn difference_error(&self, k: usize, share: f64) -> Option<f64> {
         let (left, right, part) = self.around(k)?;
         let of_gradient = self.raw.gradient.spread?;
-        let error = |joint: Joint| {
-            let (own, with) = joint.spreads?;
-            Some(difference(own, with, of_gradient, share))
+        let error = |joint: Joint| match joint.measured {
+            Some(point) => self.point_error(&point, share),
+            None => Some(of_gradient.scaled(share).error()),
         };
         let (left, right) = (error(left)?, error(right)?);
         Some(left + part * (right - left))
@@ -270,6 +271,12 @@ impl DirectEstimate {
             Some(share) if share <= delta / 10.0 => DirectOutcome::Usable,
             share => DirectOutcome::WindowTooShort { window, share },
         }
+    }
+
+    /// Whether Ĉ exceeds twice what [`outcome`](Self::outcome) asks for: half the probes would do.
+    pub(crate) fn is_far_out_of_its_noise(&self) -> bool {
+        let error = self.gradient_square_error();
+        error.is_some_and(|error| self.raw.gradient.value > 2.0 * Z * error)
     }
 
     /// Noise scale N/S = tr V / Ĉ: how many updates, each with a probe's number of losses, a mean must be taken over until

@@ -39,9 +39,11 @@
 //! ```
 
 mod average;
+mod caution;
 mod estimate;
 mod outcome;
 mod pairs;
+mod parts;
 mod point;
 mod spread;
 mod statistics;

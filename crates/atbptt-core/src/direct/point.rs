@@ -35,6 +35,13 @@ pub(super) struct Point {
     pub bias: Moment,
     /// Covariance of Â with Ĉ.
     pub with_gradient: Option<Spread>,
+    /// Variance of Â − δ̂²Ĉ over and above that of its parts: what few probes do not know of their own scatter, and how far
+    /// averages lag behind.
+    #[serde(default)]
+    pub extra: f64,
+    /// Variance of Â/Ĉ of one update as a share of its square, averaged over updates; unknown where noise has the gradient.
+    #[serde(default)]
+    pub relative: Option<f64>,
 }
 
 impl Point {
@@ -43,6 +50,8 @@ impl Point {
             k: self.k,
             bias: self.bias.scaled(factor),
             with_gradient: self.with_gradient.map(|spread| spread.scaled(factor)),
+            extra: factor * factor * self.extra,
+            relative: self.relative,
         }
     }
 }

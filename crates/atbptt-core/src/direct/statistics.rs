@@ -34,10 +34,10 @@ pub struct DirectStatistics {
 
 /// Probes whose mutual products are known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Group {
-    probes: usize,
+pub(super) struct Group {
+    pub probes: usize,
     /// `[(probe, piece), (probe, piece)]`, row-major.
-    gram: Vec<f64>,
+    pub gram: Vec<f64>,
 }
 
 impl DirectStatistics {
@@ -179,6 +179,10 @@ impl DirectStatistics {
         self.groups.iter().map(|group| group.probes).sum()
     }
 
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
     /// Number of pieces of a window.
     pub fn pieces(&self) -> usize {
         pieces(self.window, &self.contexts)
@@ -253,6 +257,8 @@ impl DirectStatistics {
             k,
             bias: moment(products),
             with_gradient: products.spread(&whole),
+            extra: 0.0,
+            relative: None,
         };
         let by_cut = (0..self.contexts.len()).map(|cut| self.products(&self.behind(cut)));
         let cuts: Vec<Point> = self
@@ -275,7 +281,7 @@ impl DirectStatistics {
                 })
                 .collect(),
         };
-        Ok(DirectEstimate::from_stored(Stored {
+        let measured = Stored {
             scheme,
             window: self.window,
             losses: self.losses,
@@ -284,7 +290,8 @@ impl DirectStatistics {
             noise_trace: (whole.within - gradient.value).max(0.0),
             points,
             tail,
-        }))
+        };
+        Ok(DirectEstimate::from_stored(measured.with_caution()))
     }
 
     fn whole(&self) -> Vec<f64> {

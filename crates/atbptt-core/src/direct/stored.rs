@@ -13,9 +13,6 @@ const MAX_WINDOW: usize = 1 << 24;
 /// Standard errors that the squared gradient must lie above zero to stand out of the noise.
 pub(super) const Z: f64 = 2.0;
 
-/// Standard errors of a difference from which on the bias has changed.
-const CHANGED: f64 = 3.0;
-
 /// [`DirectEstimate`](super::DirectEstimate) as stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stored {
@@ -57,6 +54,9 @@ impl Average {
             k: new.k,
             bias: self.moment(new.bias, old.bias),
             with_gradient: self.spread(new.with_gradient, old.with_gradient),
+            // Of the steps.
+            extra: 0.0,
+            relative: None,
         }
     }
 }
@@ -92,31 +92,6 @@ impl Stored {
         format!("{scheme:?}, window {window}, losses {losses}, lengths {lengths:?}")
     }
 
-    /// Whether the bias has changed since `old` by more than both errors explain, so that an average would only hold it up: at
-    /// any length Â/Ĉ differs by more than three standard errors. Noise that hides the gradient contradicts nothing.
-    fn contradicts(&self, old: &Self) -> bool {
-        let ratio_error = |of: &Self, point: &Point, ratio: f64| {
-            let (own, with) = point.bias.spread.zip(point.with_gradient)?;
-            let error = difference(own, with, of.gradient.spread?, ratio);
-            Some(error / of.gradient.value)
-        };
-        let clear = |of: &Self| {
-            let error = of.gradient.error();
-            error.is_some_and(|error| of.gradient.value > Z * error)
-        };
-        let differs = |(new, before): (&Point, &Point)| {
-            let of = |value: f64, all: &Self| value / all.gradient.value;
-            let (a, b) = (of(new.bias.value, self), of(before.bias.value, old));
-            // As if the bias were the same.
-            let both =
-                (new.bias.value + before.bias.value) / (self.gradient.value + old.gradient.value);
-            let errors = ratio_error(self, new, both).zip(ratio_error(old, before, both));
-            errors.is_some_and(|(x, y)| (a - b).abs() > CHANGED * x.hypot(y))
-        };
-        let mut points = self.points.iter().zip(&old.points);
-        clear(self) && clear(old) && points.any(differs)
-    }
-
     /// See [`DirectEstimate::smoothed`](super::DirectEstimate::smoothed).
     pub fn smoothed(&self, old: &Self, keep: f64) -> Result<Self, EstimateError> {
         if !(0.0..1.0).contains(&keep) {
@@ -142,18 +117,17 @@ impl Stored {
             // One of the two has no gradient at all.
             false => old.clone(),
         };
-        if self.contradicts(&old) {
-            return Ok(self.clone());
-        }
-        let average = Average { keep };
+        let steps = self.steps(&old, keep);
+        let average = Average { keep: steps.keep };
         let points = self.points.iter().zip(&old.points);
-        let both = Self {
+        let mut both = Self {
             gradient: average.moment(self.gradient, old.gradient),
             noise_trace: average.number(self.noise_trace, old.noise_trace),
             points: points.map(|(new, old)| average.point(new, old)).collect(),
-            tail: self.tail.smoothed(old.tail, keep),
+            tail: self.tail.smoothed(old.tail, steps.keep),
             ..*self
         };
+        steps.widen(&mut both, self, &old);
         // Units so far apart that numbers overflow have nothing to say about one another.
         Ok(both.check().map_or_else(|_| self.clone(), |()| both))
     }
@@ -180,7 +154,10 @@ impl Stored {
                 });
             }
             before = point.k;
-            let valid = point.with_gradient.is_none_or(Spread::is_finite);
+            let is_variance = |x: f64| x.is_finite() && x >= 0.0;
+            let valid = point.with_gradient.is_none_or(Spread::is_finite)
+                && is_variance(point.extra)
+                && point.relative.is_none_or(is_variance);
             if !(point.bias.is_valid() && valid) {
                 return Err(stored(point.bias.value));
             }
@@ -192,17 +169,6 @@ impl Stored {
             false => Err(stored(self.gradient.value)),
         }
     }
-}
-
-/// Standard error of Â − `share` Ĉ.
-pub(super) fn difference(
-    own: Spread,
-    with_gradient: Spread,
-    of_gradient: Spread,
-    share: f64,
-) -> f64 {
-    let both = own.plus(-2.0 * share, with_gradient);
-    both.plus(share * share, of_gradient).error()
 }
 
 /// Refuses a window that no estimate can be asked about.

@@ -3,6 +3,8 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
 
+use super::caution::small_sample;
+use super::spread::Spread;
 use super::*;
 use crate::{EstimateError, Scheme};
 
@@ -59,6 +61,15 @@ fn close(a: f64, b: f64, tolerance: f64) -> bool {
     (a - b).abs() <= tolerance * a.abs().max(b.abs())
 }
 
+/// What the variance of three probes counts for.
+fn three_probes() -> f64 {
+    let spread = Spread {
+        shared: 0.0,
+        pairs: 1.0,
+    };
+    small_sample(spread, 3)
+}
+
 /// Three probes, two pieces in two dimensions. Whole gradients (2, 1), (1, 1), (0, 3): products 3, 3, 3 between them, so
 /// Ĉ = 3; behind the cut (1, 0), (0, 1), (0, 2): products 0, 0, 2, so Â = 2/3. Within: 5, 2, 9, so tr V = 16/3 − 3.
 #[test]
@@ -88,11 +99,12 @@ fn u_statistics_match_a_sum_by_hand() {
     ));
     // Without probe 1: Ĉ = 3 whichever is left out, so no error; Â is 2, 0 and 0.
     assert_eq!(estimate.gradient_square_error(), Some(0.0));
-    // Jackknife of (2, 0, 0): 2/3 · ((4/3)² + 2 · (2/3)²) = 16/9, standard error 4/3.
-    let upper = ((2.0 / 3.0 + 2.0 * 4.0 / 3.0) / 3.0f64).sqrt();
+    // Jackknife of (2, 0, 0): 2/3 · ((4/3)² + 2 · (2/3)²) = 16/9, standard error 4/3, widened for three probes.
+    let error = 4.0 / 3.0 * three_probes().sqrt();
+    let upper = ((2.0 / 3.0 + 2.0 * error) / 3.0f64).sqrt();
     assert!(close(estimate.upper_limit(1), upper, 1e-12));
     // The logarithm of 0 leaves only the limit one error above.
-    let one_above = ((2.0 / 3.0 + 4.0 / 3.0) / 3.0f64).sqrt();
+    let one_above = ((2.0 / 3.0 + error) / 3.0f64).sqrt();
     assert!(close(
         estimate.standard_error(1),
         one_above - (2.0 / 9.0f64).sqrt(),
@@ -113,13 +125,15 @@ fn the_error_is_that_of_the_difference_from_the_share() {
     let bias = estimate.relative_bias(1);
     assert!(close(bias, (14.0 / 41.0f64).sqrt(), 1e-12));
     let error = 27.0 / 41.0 * (4.0 / 3.0 * 28.0 / 3.0f64).sqrt();
-    let expected = bias * error / (2.0 * 14.0 / 3.0);
+    let wide = three_probes();
+    let expected = bias * wide.sqrt() * error / (2.0 * 14.0 / 3.0);
     assert!(close(estimate.standard_error(1), expected, 1e-12));
     let (measured, of_measured) = estimate.as_measured(1).unwrap();
     assert!(close(measured, bias, 1e-12) && close(of_measured, expected, 1e-12));
-    // A tolerance that lies z errors of its own difference away is just told apart: (14/3 − y 41/3) = z (1 − y) se.
+    // A tolerance that lies z errors of its own difference away is just told apart; what is added for so few probes is that of δ̂.
     let (unit, y) = ((4.0 / 3.0 * 28.0 / 3.0f64).sqrt(), 0.2);
-    let z = (14.0 / 3.0 - y * 41.0 / 3.0) / ((1.0 - y) * unit);
+    let own = ((1.0 - y) * unit).hypot((wide - 1.0).sqrt() * error);
+    let z = (14.0 / 3.0 - y * 41.0 / 3.0) / own;
     assert_eq!(estimate.k_interval(y.sqrt(), 1.001 * z).0, 1);
     assert_ne!(estimate.k_interval(y.sqrt(), 0.999 * z).0, 1);
 }
@@ -572,9 +586,10 @@ fn smoothing_averages_numerator_and_denominator_apart() {
     ));
 }
 
-/// A bias of 0.2 and one of 0.6, each known to a hundredth, are not averaged: the newer one counts. Told by few noisy probes they are.
+/// A bias of 0.2 and one of 0.6, each known to a hundredth, are hardly averaged: the newer one counts. Told by few noisy probes they
+/// are. Where the bias stays, the average holds on to what was.
 #[test]
-fn an_average_ends_where_the_bias_has_changed() {
+fn an_average_gives_way_where_the_bias_has_changed() {
     let mut rng = Pcg64::seed_from_u64(6);
     let mut of = |bias: f64, noise: f64| {
         let probes = noisy(&mut rng, &[1.0 - bias, bias], 8, 40, noise);
@@ -583,11 +598,46 @@ fn an_average_ends_where_the_bias_has_changed() {
             .unwrap()
     };
     let (old, new) = (of(0.2, 0.02), of(0.6, 0.02));
-    assert_eq!(new.smoothed(&old, 0.5).unwrap(), new);
-    let next = of(0.6, 0.02);
-    assert_ne!(next.smoothed(&new, 0.5).unwrap(), next);
+    let both = new.smoothed(&old, 0.5).unwrap();
+    // Half of each would be 0.45.
+    assert!((both.relative_bias(1) / new.relative_bias(1) - 1.0).abs() < 0.01);
     let (old, new) = (of(0.2, 0.3), of(0.6, 0.3));
-    assert_ne!(new.smoothed(&old, 0.5).unwrap(), new);
+    let both = new.smoothed(&old, 0.5).unwrap();
+    assert!(both.relative_bias(1) < 0.97 * new.relative_bias(1));
+    let (old, new) = (of(0.6, 0.02), of(0.6, 0.02));
+    let both = new.smoothed(&old, 0.5).unwrap();
+    assert!(both.standard_error(1) < 0.9 * new.standard_error(1));
+}
+
+/// A bias that grows by more than its error from update to update: an average that lags says so by its error.
+#[test]
+fn an_average_that_lags_behind_has_a_larger_error() {
+    let mut rng = Pcg64::seed_from_u64(7);
+    let (mut held, mut of_single, mut count) = (0, 0.0, 0);
+    for _ in 0..200 {
+        let mut average: Option<DirectEstimate> = None;
+        for update in 0..6 {
+            let bias = 0.2 + 0.05 * f64::from(update);
+            let probes = noisy(&mut rng, &[1.0 - bias, bias], 5, 8, 0.2);
+            let new = statistics(5, 1, &[0, 4], &probes)
+                .estimate(strided(1))
+                .unwrap();
+            let both = match &average {
+                Some(old) => new.smoothed(old, 0.5).unwrap(),
+                None => new.clone(),
+            };
+            if update > 1 {
+                let distance = (both.relative_bias(1) - bias).abs();
+                held += usize::from(distance <= 2.0 * both.standard_error(1));
+                of_single += new.standard_error(1) / bias;
+                count += 1;
+            }
+            average = Some(both);
+        }
+    }
+    let (held, error) = (held as f64 / count as f64, of_single / count as f64);
+    println!("held {held:.3}; relative error of one update {error:.3}");
+    assert!(held >= 0.93, "{held}");
 }
 
 /// Independent errors of two updates: variances add with the squares of their weights.

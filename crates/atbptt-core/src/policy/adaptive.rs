@@ -14,6 +14,9 @@ use super::{
 };
 use crate::{DirectEstimate, DirectOutcome, EstimateError};
 
+/// Largest ratio of K(δ) and the K that hysteresis keeps.
+const MAX_KEPT_RATIO: f64 = 4.0 / 3.0;
+
 /// What the controller does when the probes cannot tell the gradient from noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,8 +48,8 @@ pub struct AdaptiveKConfig {
     #[serde(default = "default_k_max")]
     pub k_max: usize,
     /// How sure the estimate must be before K moves: K is kept while the estimated bias at K lies within so many standard errors
-    /// of the tolerance (both in the logarithm), at least 0. Default 1. 0 follows every estimate. For the direct estimate,
-    /// which knows its error.
+    /// of the tolerance, and K within a third of the length that meets it, at least 0. Default 1. 0 follows every estimate. For
+    /// the direct estimate, which knows its error.
     #[serde(default = "default_hysteresis")]
     pub hysteresis: f64,
     /// What to do when the probes cannot tell the gradient from noise. Default back to `k0`.
@@ -139,7 +142,7 @@ impl AdaptiveKConfig {
 /// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
 ///
 /// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate cannot
-/// tell from K(δ); where noise hides the gradient itself, K goes back to K₀ (a model that has not yet learnt to use its
+/// tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes back to K₀ (a model that has not yet learnt to use its
 /// memory has a gradient without long reach, and a short K could keep it so) or stays, as the settings say.
 ///
 /// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
@@ -186,7 +189,10 @@ impl AdaptiveK {
         }
         let (k, reason) = self.clamped(direct.smallest_k(delta), Reason::OutOfReach);
         let (low, high) = direct.k_interval(delta, hysteresis);
-        if k != self.k && hysteresis > 0.0 && (low..=high).contains(&self.k) {
+        // Further apart, what K lags behind and what the estimate is off by would add up.
+        let near = MAX_KEPT_RATIO * k as f64 >= self.k as f64
+            && MAX_KEPT_RATIO * self.k as f64 >= k as f64;
+        if k != self.k && hysteresis > 0.0 && near && (low..=high).contains(&self.k) {
             return (self.k, Reason::KeptByHysteresis);
         }
         match outcome {

@@ -7,7 +7,7 @@ use super::{
     Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule,
     UpdateEvery,
 };
-use crate::{BiasEstimate, BiasEstimator, DirectEstimate, EstimateError};
+use crate::{BiasEstimate, BiasEstimator, DirectEstimate, DirectOutcome, EstimateError};
 
 /// How the bias is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,10 @@ pub struct MonitorConfig {
     /// Probes per estimate, at least 1, and at least 2 for the direct estimate (3 for it to know its own error). Default 5.
     /// More when the estimate jumps, fewer when probes cost too much.
     pub probes: usize,
+    /// Most probes per direct estimate. Where noise hides the gradient, the next estimate takes twice as many, until so many; where
+    /// the gradient stands far out of its noise again, half as many, until `probes`. Default 20. At `probes` or below it their
+    /// number never changes.
+    pub max_probes: usize,
     /// Share of the previous estimates in a direct estimate, in [0, 1): numerator and denominator are averaged apart, over some
     /// 1/(1 − share) estimates. Default 0.5: in simulation, with a hysteresis of 1, K then stays as near the truth as without
     /// and moves a third as often. More when the estimate jumps, 0 when it lags behind.
@@ -32,6 +36,7 @@ impl Default for MonitorConfig {
         Self {
             estimator: Estimator::default(),
             probes: 5,
+            max_probes: 20,
             smoothing: 0.5,
             schedule: Schedule::default(),
         }
@@ -51,6 +56,7 @@ impl MonitorConfig {
     setters! {
         with_estimator => estimator: Estimator;
         with_probes => probes: usize;
+        with_max_probes => max_probes: usize;
         with_smoothing => smoothing: f64;
         with_schedule => schedule: Schedule;
     }
@@ -122,7 +128,22 @@ impl Monitor {
     pub fn probes_due(&self, at: Position) -> Option<ProbeRequest> {
         let config = self.config.as_ref()?;
         let due = config.schedule.is_due(self.state.last_update, at);
-        due.then(|| config.estimator.request(config.probes))
+        due.then(|| config.estimator.request(self.probes_of(config)))
+    }
+
+    /// How many probes the next estimate has: more where noise hid the gradient from the last one.
+    fn probes_of(&self, config: &MonitorConfig) -> usize {
+        let last = self.last_estimate().and_then(Estimate::direct);
+        let (Some(last), Estimator::Direct) = (last, config.estimator) else {
+            return config.probes;
+        };
+        let most = config.max_probes.max(config.probes);
+        let next = match last.outcome() {
+            DirectOutcome::NoiseLimited { .. } => last.probes().saturating_mul(2),
+            _ if last.is_far_out_of_its_noise() => last.probes() / 2,
+            _ => last.probes(),
+        };
+        next.clamp(config.probes, most)
     }
 
     /// Takes what the probes measured and writes down the bias at `k`, which stays as it is.
@@ -140,7 +161,7 @@ impl Monitor {
     /// What a measurement comes to.
     pub(super) fn assess(&self, measured: Measurement) -> Assessment {
         let config = self.config.unwrap_or_default();
-        Assessment::new(config.estimator, config.probes, measured)
+        Assessment::new(config.estimator, self.probes_of(&config), measured)
             .smoothed(self.last_estimate(), config.smoothing)
     }
 

@@ -14,7 +14,7 @@ use crate::files::NewFile;
 
 const MAGIC: [u8; 8] = *b"atbpttCK";
 /// Version of the format.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 const HEADER: usize = 24;
 const ENTRY: usize = 16;
 const NAME: usize = 8;
