@@ -1,12 +1,12 @@
 //! One step of a recurrent layer at batch 1 with a carried state, without gradients: what a program that reads its input as it
-//! comes waits for.
+//! comes waits for. By tensors ([`Stack::forward`](atbptt::models::Stack::forward)) and by a [`Stepper`].
 
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use atbptt::models::LstmConfig;
+use atbptt::models::{LstmConfig, Stepper};
 use atbptt::train::device_from_env;
 use burn::tensor::{Distribution, Tensor};
 use clap::Args;
@@ -28,6 +28,12 @@ pub struct Latency {
     /// The peer's program.
     #[arg(long, default_value = "benches/torch_peer.py")]
     peer: PathBuf,
+    /// Python with onnx and onnxruntime, for a third column.
+    #[arg(long, env = "ONNX_PYTHON")]
+    onnx_python: Option<PathBuf>,
+    /// onnxruntime's program.
+    #[arg(long, default_value = "benches/onnx_peer.py")]
+    onnx_peer: PathBuf,
 }
 
 /// Steps of a round.
@@ -36,10 +42,10 @@ const STEPS: u32 = 200;
 pub fn run(args: &Latency) -> Result<()> {
     let device = device_from_env()?;
     println!("one LSTM step at batch 1 on {device}, µs");
-    println!("| hidden | ours | PyTorch | ratio |");
-    println!("|---|---|---|---|");
+    println!("| hidden | stepper | tensors | PyTorch | onnxruntime |");
+    println!("|---|---|---|---|---|");
     for &hidden in &args.hidden {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let [mut stepped, mut tensors, mut torch, mut onnx] = [const { Vec::new() }; 4];
         let layers = LstmConfig::new(hidden, hidden).init(&device.device)?;
         for _ in 0..args.rounds {
             let input = Tensor::<3>::random(
@@ -48,32 +54,46 @@ pub fn run(args: &Latency) -> Result<()> {
                 &device.device,
             );
             let mut state = None;
-            // The first step warms up.
-            let mut started = Instant::now();
-            for step in 0..=STEPS {
-                if step == 1 {
-                    started = Instant::now();
-                }
-                let (output, next) = layers.forward(input.clone(), state)?;
+            tensors.push(per_step(|| {
+                let (output, next) = layers.forward(input.clone(), state.take())?;
                 black_box(output);
                 state = Some(next);
-            }
+                Ok(())
+            })?);
             device.device.sync()?;
-            ours.push(started.elapsed().as_secs_f64() / f64::from(STEPS));
-            if let Some(python) = &args.python {
-                let mut them = Command::new(python);
-                let name = format!("step/lstm/b1/h{hidden}");
-                them.arg(&args.peer)
-                    .args(["--case", &name, "--repeat", "3"]);
-                theirs.extend(lines(&mut them)?.into_iter().map(|line| line.seconds));
+            let input = input.into_data().try_to_vec::<f32>()?;
+            let mut stepper = Stepper::new(&layers, 1)?;
+            stepped.push(per_step(|| {
+                black_box(stepper.step(&input)?);
+                Ok(())
+            })?);
+            let name = format!("step/lstm/b1/h{hidden}");
+            for (python, peer, times) in [
+                (&args.python, &args.peer, &mut torch),
+                (&args.onnx_python, &args.onnx_peer, &mut onnx),
+            ] {
+                if let Some(python) = python {
+                    let mut them = Command::new(python);
+                    them.arg(peer).args(["--case", &name, "--repeat", "3"]);
+                    times.extend(lines(&mut them)?.into_iter().map(|line| line.seconds));
+                }
             }
         }
-        let ours = median(ours).ok_or("no round")?;
-        let theirs = match median(theirs) {
-            Some(theirs) => format!("{:.1} | {:.2}x", 1e6 * theirs, theirs / ours),
-            None => "– | –".to_owned(),
-        };
-        println!("| {hidden} | {:.1} | {theirs} |", 1e6 * ours);
+        let columns = [stepped, tensors, torch, onnx].map(|times| match median(times) {
+            Some(seconds) => format!("{:.1}", 1e6 * seconds),
+            None => "–".to_owned(),
+        });
+        println!("| {hidden} | {} |", columns.join(" | "));
     }
     Ok(())
+}
+
+/// Seconds per step, the first left out.
+fn per_step(mut step: impl FnMut() -> Result<()>) -> Result<f64> {
+    step()?;
+    let started = Instant::now();
+    for _ in 0..STEPS {
+        step()?;
+    }
+    Ok(started.elapsed().as_secs_f64() / f64::from(STEPS))
 }

@@ -80,6 +80,8 @@ mod setters;
 mod stack;
 mod stack_model;
 mod state;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod stepper;
 pub use batch::{SequenceBatch, TokenBatch};
 pub use check::{BrokenRule, ModelCheck, check_model, check_pieces};
 pub use direct::{CountedWeights, DirectPlan, PieceGradients, direct_statistics, piece_gradients};
@@ -100,6 +102,8 @@ pub use stack::{
 };
 pub use stack_model::StackModel;
 pub use state::{LstmState, RecurrentState};
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+pub use stepper::Stepper;
 
 // What layers and stacks are made of, and tests look at: no part of what a version promises.
 #[doc(hidden)]

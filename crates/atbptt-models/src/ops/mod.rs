@@ -88,6 +88,8 @@ pub mod internals {
 }
 
 pub use cell::Cell;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+pub(crate) use cpu::stepper;
 #[doc(hidden)]
 pub use draws::{BatchPart, SharedDraws, seed_device};
 pub(crate) use tensor::hidden_part;

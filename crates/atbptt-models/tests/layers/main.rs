@@ -9,4 +9,6 @@ mod golden_min_gru;
 mod golden_recurrent_layers;
 mod gradients;
 mod laws;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod stepper;
 mod trainable;

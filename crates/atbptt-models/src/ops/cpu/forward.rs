@@ -18,7 +18,7 @@ use super::window::{DoubleBuffer, DoubleBufferParts, Window, address};
 use super::{gru, lstm, mingru, one_step, rnn};
 use crate::ops::cell::Cell;
 
-struct Forward<'a, E, C> {
+pub(super) struct Forward<'a, E, C> {
     window: &'a Window<'a, E>,
     bias: Shared<E>,
     recurrent_bias: Shared<E>,
@@ -35,6 +35,35 @@ struct Forward<'a, E, C> {
     /// Second part of the state entering a step, `[B, H]`, of cells that have one.
     carried: Shared<E>,
     cell: PhantomData<C>,
+}
+
+impl<'a, E: Real, C: Pointwise<E>> Forward<'a, E, C> {
+    /// The steps of `window`; gates, or states where there are none, hold the input products.
+    pub(super) fn of(
+        window: &'a Window<'a, E>,
+        gates: Shared<E>,
+        states: Shared<E>,
+        hidden: DoubleBufferParts<E>,
+        carried: Shared<E>,
+    ) -> Self {
+        Self {
+            window,
+            bias: Shared::read_only(window.bias),
+            recurrent_bias: Shared::read_only(match C::CELL.has_recurrent_bias() {
+                true => window.recurrent_bias,
+                // Not read; an address that counts like the units' own.
+                false => window.bias,
+            }),
+            taps: address(window.taps),
+            reset_mask: address(window.reset_mask),
+            inputs: gates,
+            gates,
+            states,
+            hidden,
+            carried,
+            cell: PhantomData,
+        }
+    }
 }
 
 impl<E: Real, C: Pointwise<E>, const V: usize> Epilogue<E, V> for Forward<'_, E, C> {
@@ -174,23 +203,8 @@ fn forward_of<E: Real, C: Pointwise<E>, const V: usize>(
             );
         }
     }
-    let epilogue = Forward::<E, C> {
-        window,
-        bias: Shared::read_only(window.bias),
-        recurrent_bias: Shared::read_only(match C::CELL.has_recurrent_bias() {
-            true => window.recurrent_bias,
-            // Not read; an address that counts like the units' own.
-            false => window.bias,
-        }),
-        taps: address(window.taps),
-        reset_mask: address(window.reset_mask),
-        inputs,
-        gates: inputs,
-        states: states.share(),
-        hidden: left.share(),
-        carried: Shared::new(&mut carried),
-        cell: PhantomData,
-    };
+    let (hidden_parts, carried) = (left.share(), Shared::new(&mut carried));
+    let epilogue = Forward::<E, C>::of(window, inputs, states.share(), hidden_parts, carried);
     let gate_count = C::CELL.recurrent_gates();
     if window.time == 1 && gate_count > 0 {
         one_step::run::<E, _, V>(window, &epilogue, gate_count);

@@ -31,6 +31,7 @@ mod rnn;
 mod shared;
 mod simd;
 pub(crate) mod step;
+pub(crate) mod stepper;
 mod team;
 mod threads;
 mod unit;

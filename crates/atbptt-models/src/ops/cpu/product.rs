@@ -90,8 +90,12 @@ impl<'a, E: Real> Matrix<'a, E> {
 
 /// Multiplications below which a product runs on one thread.
 const PARALLEL_WORK: usize = 1 << 20;
-/// Long sums with a small result: columns per task, because splitting the sum would tie the result to the split.
-const TASK_COLUMNS: usize = 64;
+/// Long sums with a small result are split by columns, because splitting the sum would tie the result to the split: tasks begin
+/// at multiples of so many columns.
+const TASK_COLUMNS: usize = 16;
+/// Multiples of [`TASK_COLUMNS`] in such a task at least: the library sums in shorter runs where a result has at most 64 rows and 64
+/// columns, so that parts as small as that would not have the bits of the whole.
+const TASK_LINES: usize = 5;
 
 /// `out` = a b, or += where `accumulate`; `out` has `stride` elements from row to row.
 pub(crate) fn product<E: Real>(
@@ -112,10 +116,13 @@ pub(crate) fn product<E: Real>(
         // SAFETY: sizes are checked above; `out` is ours.
         unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::None) }
     } else if a.rows * b.columns < 1 << 16 {
-        let tasks = b.columns.div_ceil(TASK_COLUMNS);
+        // Every task copies all of `a`: no more of them than threads, of nearly equal width.
+        let lines = b.columns.div_ceil(TASK_COLUMNS);
+        let tasks = (lines / TASK_LINES).clamp(1, threads());
         let task = |task: usize| {
-            let from = task * TASK_COLUMNS;
-            let b = b.columns(from, TASK_COLUMNS.min(b.columns - from));
+            let begin = |task: usize| (task * lines / tasks * TASK_COLUMNS).min(b.columns);
+            let (from, to) = (begin(task), begin(task + 1));
+            let b = b.columns(from, to - from);
             // SAFETY: sizes are checked above; tasks write different columns.
             unsafe { multiply(out, from, stride, accumulate, a, b, Parallelism::None) }
         };
@@ -164,8 +171,14 @@ impl Grid {
 
     fn of<E: Real>(a: Matrix<'_, E>, b: Matrix<'_, E>, threads: usize) -> Option<Self> {
         let size = [a.rows, b.columns];
-        let rows = threads.min(size[0] / Self::LEAST[0]).max(1);
-        let columns = (threads / rows).min(size[1] / Self::LEAST[1]).max(1);
+        // The longer side first: every part copies what it needs of the other factor.
+        let long = usize::from(size[1] > size[0]);
+        let mut parts = [1; 2];
+        parts[long] = threads.min(size[long] / Self::LEAST[long]).max(1);
+        parts[1 - long] = (threads / parts[long])
+            .min(size[1 - long] / Self::LEAST[1 - long])
+            .max(1);
+        let [rows, columns] = parts;
         let busy = 4 * rows * columns >= 3 * threads;
         (a.columns >= Self::DEPTH && busy && rows * columns > 1).then_some(Self {
             size,
@@ -332,7 +345,13 @@ mod tests {
     /// In parts, as a whole by the library's threads, on one thread: the same bits.
     #[test]
     fn long_sums_have_the_same_bits_in_parts() {
-        let (rows, depth, columns) = (250, 1500, 300);
+        // The last two have a small result.
+        for (rows, depth, columns) in [(250, 1500, 300), (50, 3000, 200), (33, 900, 500)] {
+            same_bits(rows, depth, columns);
+        }
+    }
+
+    fn same_bits(rows: usize, depth: usize, columns: usize) {
         let wave = |count: usize, step: f32| -> Vec<f32> {
             (0..count)
                 .map(|index| (index as f32 * step).sin())

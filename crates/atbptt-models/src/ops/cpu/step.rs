@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::host::Host;
 use super::pool::{Buffer, UninitBuffer};
+use super::shared::Shared;
 use super::simd::{Level, Real};
 use super::threads::{self, shared};
 use super::{Held, by_type};
@@ -49,15 +50,25 @@ fn in_pieces<E: Real>(out: &mut [E], from: &[E], work: impl Fn(usize, &mut [E], 
     })
 }
 
+/// Runs `work(row)` on every row of `width` elements.
+fn in_rows(rows: usize, width: usize, work: impl Fn(usize) + Send + Sync) {
+    pass(rows * width, || {
+        if shared(rows * width >= PARALLEL) {
+            let rows = (0..rows).into_par_iter();
+            rows.with_min_len(PIECE.div_ceil(width)).for_each(work);
+        } else {
+            (0..rows).for_each(work);
+        }
+    })
+}
+
 /// A buffer of `len` elements, written by `write`.
 ///
 /// # Safety
 /// `write` writes every element through the pointer.
-unsafe fn written<E: Real>(len: usize, write: impl FnOnce(*mut E)) -> Buffer<E> {
+unsafe fn written<E: Real>(len: usize, write: impl FnOnce(Shared<E>)) -> Buffer<E> {
     let mut buffer = UninitBuffer::new(len);
-    let at = buffer.share();
-    // SAFETY: the buffer has an element, or `write` writes none.
-    write(unsafe { at.at(0) });
+    write(buffer.share());
     // SAFETY: the caller's promise.
     unsafe { buffer.assume_init() }
 }
@@ -73,14 +84,11 @@ pub(crate) fn first_features_forward<B: Host>(
             let from = held.elements::<E>()?;
             // SAFETY: every row is written, `count` elements each.
             let out = unsafe {
-                written(rows * count, |out: *mut E| {
-                    for row in 0..rows {
-                        std::ptr::copy_nonoverlapping(
-                            from[row * size..][..count].as_ptr(),
-                            out.add(row * count),
-                            count,
-                        );
-                    }
+                written(rows * count, |out| {
+                    in_rows(rows, count, |row| {
+                        let from = from[row * size..][..count].as_ptr();
+                        std::ptr::copy_nonoverlapping(from, out.at(row * count), count);
+                    });
                 })
             };
             Some(B::tensor(out, vec![shape[0], shape[1], count]))
@@ -100,13 +108,13 @@ pub(crate) fn first_features_backward<B: Host>(
             let from = held.elements::<E>()?;
             // SAFETY: every row is written: `count` elements and zeros up to `size`.
             let out = unsafe {
-                written(rows * size, |out: *mut E| {
-                    for row in 0..rows {
-                        let line = out.add(row * size);
+                written(rows * size, |out| {
+                    in_rows(rows, size, |row| {
+                        let line = out.at(row * size);
                         let from = from[row * count..][..count].as_ptr();
                         std::ptr::copy_nonoverlapping(from, line, count);
                         std::ptr::write_bytes(line.add(count), 0, size - count);
-                    }
+                    });
                 })
             };
             Some(B::tensor(out, vec![shape[0], shape[1], size]))
@@ -126,11 +134,11 @@ pub(crate) fn embedding_rows_forward<B: Host>(
             let from = held.elements::<E>()?;
             // SAFETY: a row is written for every token.
             let out = unsafe {
-                written(tokens.len() * features, |out: *mut E| {
-                    for (index, token) in tokens.iter().enumerate() {
-                        let row = from[token * features..][..features].as_ptr();
-                        std::ptr::copy_nonoverlapping(row, out.add(index * features), features);
-                    }
+                written(tokens.len() * features, |out| {
+                    in_rows(tokens.len(), features, |index| {
+                        let row = from[tokens[index] * features..][..features].as_ptr();
+                        std::ptr::copy_nonoverlapping(row, out.at(index * features), features);
+                    });
                 })
             };
             Some(B::tensor(out, vec![tokens.len(), features]))
