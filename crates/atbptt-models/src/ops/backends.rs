@@ -119,6 +119,7 @@ mod remote {
             tensor: FloatTensor<Self>,
             prob: f64,
         ) -> (FloatTensor<Self>, DropoutMask<Self>) {
+            use burn::backend::ops::{BoolTensorOps as _, FloatTensorOps as _};
             use burn::backend::{Flex, TensorMetadata as _};
             use burn::tensor::{FloatDType, TensorData};
 

@@ -28,6 +28,8 @@ impl Server {
             .env("RUST_LOG", "off")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // What is left of it complains when the other one dies.
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut said = String::new();

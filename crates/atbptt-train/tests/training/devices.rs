@@ -10,9 +10,9 @@ use atbptt_core::{BiasEstimator, FixedK, Scheme};
 use atbptt_models::{LanguageModelConfig, LstmLayer, SeriesModelConfig, TokenBatch};
 use atbptt_train::data::{Series, SeriesSet, SeriesSource, Split};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, DeviceError, EpochReport, ProbeConfig,
-    QuietRenderer, SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource,
-    TrainError, TrainingObserver, WorkerReport,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, ProbeConfig, QuietRenderer,
+    SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource, TrainError,
+    TrainingObserver, WorkerReport,
 };
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
@@ -455,7 +455,7 @@ fn devices_of_several_backends_are_refused() {
         .on_devices([Device::flex(), Device::ndarray()])
         .err()
         .unwrap();
-    let expected = DeviceError::Mixed {
+    let expected = atbptt_train::DeviceError::Mixed {
         first: "flex".into(),
         other: "ndarray".into(),
     };

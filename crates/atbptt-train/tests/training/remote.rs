@@ -19,10 +19,9 @@ fn on(servers: &[Server]) -> Setup {
     let names: Vec<&str> = servers.iter().map(Server::address).collect();
     let devices = devices_by_names(&names.join(",")).unwrap();
     let devices: Vec<Device> = devices.into_iter().map(|named| named.device).collect();
-    Setup {
-        devices,
-        ..Setup::new(0)
-    }
+    let mut setup = Setup::new(0);
+    setup.devices = devices;
+    setup
 }
 
 /// With dropout, whose units are those of the local run.
