@@ -18,6 +18,8 @@
 
 mod file;
 mod module;
+#[cfg(feature = "pytorch")]
+mod torch_zip;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -103,6 +103,10 @@ pub(super) fn open_pytorch(path: &Path) -> Result<BTreeMap<String, HostTensor>, 
         .len();
     // The reader is made for files one trusts; what it makes of others shall not end the program.
     let read = std::panic::catch_unwind(|| {
+        let copy = super::torch_zip::without_spare_record(path).map_err(|error| {
+            format!("cannot be read, or copied to a temporary file: {error}; check the path")
+        })?;
+        let path = copy.as_ref().map_or(path, |copy| copy.path());
         let reader = PytorchReader::new(path).map_err(|error| unusable(&error.to_string()))?;
         // Tensors may share numbers, as tied weights do, but a small file need not ask for all memory.
         let most = length.saturating_mul(16).saturating_add(1 << 26);
