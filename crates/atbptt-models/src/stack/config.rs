@@ -24,7 +24,7 @@ pub type MinGruConfig = StackConfig<MinGruLayer>;
 ///
 /// ```
 /// use atbptt_models::{LstmConfig, RecurrentState};
-/// use burn::tensor::Device;
+/// use burn::tensor::{Device, Tensor};
 ///
 /// let device = Device::default();
 /// let lstm = LstmConfig::new(8, 16).with_layers(2).init(&device)?;

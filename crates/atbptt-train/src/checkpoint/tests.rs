@@ -215,11 +215,12 @@ fn another_programs_file_and_a_newer_version_are_told_apart() {
     );
     checkpoint(20).write(&path).unwrap();
     let mut newer = fs::read(&path).unwrap();
-    newer[8] = 4;
+    let version = container::VERSION + 1;
+    newer[8..12].copy_from_slice(&version.to_le_bytes());
     fs::write(&path, &newer).unwrap();
     let error = Checkpoint::open(&path).unwrap_err().to_string();
     assert!(
-        error.contains("format version 4") && error.contains("or a newer one"),
+        error.contains(&format!("format version {version}")) && error.contains("or a newer one"),
         "{error}"
     );
     fs::remove_file(&path).unwrap();
