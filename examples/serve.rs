@@ -6,8 +6,8 @@
 //! cargo run --release --features remote --example wiki2 -- --devices ws://HOST:3000,ws://HOST:3000/1
 //! ```
 //!
-//! It logs what servers do; `RUST_LOG=warn` has it say less. Whoever reaches the address may use the devices and their memory, and nothing is encrypted: serve on networks that you trust,
-//! or through a tunnel.
+//! It logs what servers do; `RUST_LOG=warn` has it say less. Whoever reaches the address may use the devices and their
+//! memory, and nothing is encrypted: serve on networks that you trust, or through a tunnel.
 
 use std::net::TcpListener;
 use std::process::ExitCode;

@@ -13,10 +13,11 @@
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
 //! ```
 //!
-//! A case is named, sized and timed as in the peer's program (`benches/torch_peer.py`): one warm-up run, then the median of the
-//! repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*` one
-//! update of the real training loop. Every case runs in a process of its own, so that its peak memory is its own; both sides use
-//! all cores, and rounds alternate. The peer flushes subnormal numbers to zero, as our kernels do. Our side runs on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
+//! A case is named, sized and timed as in the peer's program (`benches/torch_peer.py`): one warm-up run, then the median of
+//! the repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*`
+//! one update of the real training loop. Every case runs in a process of its own, so that its peak memory is its own; both
+//! sides use all cores, and rounds alternate. The peer flushes subnormal numbers to zero, as our kernels do. Our side runs
+//! on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 
 mod cases;
 mod devices;

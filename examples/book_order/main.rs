@@ -26,7 +26,6 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
-use atbptt::train::OnNonFinite;
 use atbptt::train::run::{DataPath, LossName};
 use burn::module::Module;
 use clap::Parser;
@@ -35,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code};
 use crate::data::{Events, content_hash};
 use crate::model::EventModel;
@@ -111,14 +110,12 @@ fn preset(paper: bool, adaptive: bool) -> Settings<BookOrder> {
         false => (rule, LEARNING_RATE),
     };
     let plan = Plan {
-        policy: rule.into(),
         training,
         batch: 64,
         epochs: 50,
         lr,
         weight_decay: 1e-3,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = BookOrder {
         data: None,
@@ -209,10 +206,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             plan.batch,
             training.common_steps(),
         );
-        println!("device:  {}", in_words(&devices));
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&in_words(&devices), &plan, &folder);
     }
     let valid = valid.parallel();
     let result = run.train(

@@ -21,9 +21,9 @@ use atbptt::core::policy::MonitorConfig;
 use atbptt::models::SeriesModelConfig;
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
+use atbptt::train::device_from_env;
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::{DataPath, LossName, RunSummary};
-use atbptt::train::{OnNonFinite, device_from_env};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code};
 use crate::online::{MINUTE, Model, Online};
 use crate::recording::{AHEAD, COORDINATES, INPUTS, RATE, Recording};
@@ -78,7 +78,6 @@ fn preset() -> Result<Settings<Task>> {
         .with_k_max(60)
         .with_monitor(MonitorConfig::default().with_probes(10));
     let plan = Plan {
-        policy: rule.into(),
         training: TbpttConfig {
             probe: ProbeConfig::new(60).with_burn_in(20).with_past_only(),
             seed: 1,
@@ -89,9 +88,7 @@ fn preset() -> Result<Settings<Task>> {
         batch: 1,
         epochs: 1,
         lr: 2e-3,
-        weight_decay: 0.0,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = Task {
         data: DataPath::new("../shared/data/breathing")?,
@@ -136,10 +133,18 @@ fn run() -> Result<ExitCode> {
     if let Some(folder) = &cli.data {
         new.task.data = DataPath::new(folder)?;
     }
-    let names = match &cli.recording {
-        Some(name) => vec![name.clone()],
-        None => Recording::names(new.task.data.path())?,
-    };
+    let mut names = Recording::names(new.task.data.path())?;
+    if let Some(name) = &cli.recording {
+        if !names.contains(name) {
+            let names = names.join(", ");
+            return Err(format!(
+                "no recording `{name}` in {}; there are {names}",
+                new.task.data
+            )
+            .into());
+        }
+        names = vec![name.clone()];
+    }
     let mut summaries = Vec::new();
     for name in &names {
         let mut args = cli.run.clone();
@@ -238,10 +243,7 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
             task.hidden,
             model.num_params()
         );
-        println!("device:  {found}");
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&found, &plan, &folder);
     }
     let result = run.train(
         &folder,

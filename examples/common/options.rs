@@ -111,8 +111,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Windows between two checkpoints, unless asked otherwise.
-    pub const CHECKPOINT_EVERY: u64 = 200;
+    /// One sequence read once, without weight decay; a run that stops at values that are not finite.
+    pub fn new(policy: impl Into<PolicyConfig>) -> Self {
+        Self {
+            policy: policy.into(),
+            training: TbpttConfig::default(),
+            batch: 1,
+            epochs: 1,
+            lr: 1.0,
+            weight_decay: 0.0,
+            checkpoint_every: 200,
+            on_non_finite: OnNonFinite::Stop,
+        }
+    }
 
     /// These settings with what the user asked for: of a new run, or of one to go on with.
     pub fn with_options(mut self, policy: &PolicyArgs, run: &RunArgs) -> Result<Self> {

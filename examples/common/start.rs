@@ -1,5 +1,6 @@
 //! The beginning and the end of a run of an experiment program.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use atbptt::models::RecurrentModel;
@@ -88,6 +89,14 @@ impl<T: DeserializeOwned> Start<T> {
             },
         )
     }
+}
+
+/// The last lines of what a run says before it trains, on which devices, by which rule for K, and where it writes.
+pub fn announce(devices: &impl Display, plan: &Plan, folder: &RunFolder) {
+    println!("device:  {devices}");
+    println!("K:       {}", plan.in_words());
+    println!("run:     {}", folder.path().display());
+    println!();
 }
 
 /// Looks closer at the model of a complete run and tells its outcome in the program's words.

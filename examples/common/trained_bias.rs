@@ -1,7 +1,7 @@
 //! What truncation leaves out of a trained model's gradient, over many probes: the curve, and the K that tolerances ask for.
 
 use atbptt::core::DirectEstimate;
-use atbptt::core::direct::default_contexts;
+use atbptt::core::direct::{DirectOutcome, default_contexts};
 use atbptt::core::seed::mix;
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
@@ -10,7 +10,6 @@ use atbptt::train::plot::{Line, LinesPanel};
 use burn::tensor::Device;
 
 use super::Result;
-use super::options::Plan;
 
 /// Probes behind the curve.
 const PROBES: u64 = 200;
@@ -21,16 +20,16 @@ const TOLERANCES: [f64; 3] = [0.5, 0.2, 0.1];
 pub fn measure<M: RecurrentModel>(
     model: &M,
     train: &dyn SequenceSource<Batch = M::Batch>,
-    plan: &Plan,
+    training: &TbpttConfig,
     losses: usize,
     device: &Device,
 ) -> Result<DirectEstimate> {
-    let probe = plan.training.probe.clone();
+    let probe = training.probe.clone();
     let ks: Vec<usize> = default_contexts(probe.window)
         .iter()
         .map(|context| context + 1)
         .collect();
-    let seeds = (1..=PROBES).map(|nth| mix(plan.training.seed, [u64::MAX, nth]));
+    let seeds = (1..=PROBES).map(|nth| mix(training.seed, [u64::MAX, nth]));
     let seeds: Vec<u64> = seeds.collect();
     let scheme = Scheme::Strided { losses };
     let model = model.clone().train();
@@ -41,6 +40,11 @@ pub fn measure<M: RecurrentModel>(
 
 /// A line per tolerance, and one on chunks without context; `unit` is what a step is, such as `days`.
 pub fn in_words(curve: &DirectEstimate, unit: &str) -> String {
+    if let outcome @ DirectOutcome::NoiseLimited { .. } = curve.outcome() {
+        return format!(
+            "what truncation leaves out of the trained model's gradient, {PROBES} probes do not tell: {outcome}"
+        );
+    }
     let mut text = format!("the trained model's gradient, over {PROBES} probes:\n");
     for delta in TOLERANCES {
         let (least, most) = curve.k_interval(delta, 2.0);
@@ -81,5 +85,22 @@ pub fn panel(curve: &DirectEstimate, unit: &str) -> LinesPanel {
                 .with_band(band.collect())
                 .with_zero(),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atbptt::core::DirectStatistics;
+
+    #[test]
+    fn a_gradient_that_noise_hides_has_no_share_and_no_length() {
+        // Two pieces of four probes at right angles: no product between probes says anything.
+        let gram = (0..64).map(|at| f64::from(u8::from(at % 9 == 0)));
+        let statistics = DirectStatistics::new(6, 2, vec![0, 5], 4, gram.collect()).unwrap();
+        let curve = statistics.estimate(Scheme::Strided { losses: 2 }).unwrap();
+        let words = in_words(&curve, "days");
+        assert!(words.contains("do not tell: noise-limited"), "{words}");
+        assert!(!words.contains("inf"), "{words}");
     }
 }

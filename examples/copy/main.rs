@@ -24,8 +24,8 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
+use atbptt::train::evaluate;
 use atbptt::train::run::{DataPath, LossName};
-use atbptt::train::{OnNonFinite, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
@@ -133,14 +133,12 @@ fn preset(paper: bool) -> Settings<Copy> {
         false => (rule, LEARNING_RATE),
     };
     let plan = Plan {
-        policy: rule.into(),
         training,
         batch: 64,
         epochs: 50,
         lr,
         weight_decay: 1e-5,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = Copy {
         data: Data::generated(),
@@ -285,10 +283,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {}", in_words(&devices));
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&in_words(&devices), &plan, &folder);
     }
     let result = run.train(
         &folder,

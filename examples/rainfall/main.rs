@@ -23,7 +23,7 @@ use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
 use atbptt::train::run::{DataPath, EpochLines, LossName, TrainedModel};
-use atbptt::train::{OnNonFinite, RateSchedule, RateShape};
+use atbptt::train::{RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
@@ -33,7 +33,7 @@ use crate::basin::{Basin, WEATHER};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code};
 use crate::report::{ChunkBias, Flows};
 
@@ -81,7 +81,6 @@ fn preset() -> Result<Settings<Task>> {
         .with_k_max(180)
         .with_monitor(MonitorConfig::default().with_probes(10));
     let plan = Plan {
-        policy: rule.into(),
         training: TbpttConfig {
             probe: ProbeConfig::new(200).with_burn_in(40),
             seed: 1,
@@ -92,9 +91,7 @@ fn preset() -> Result<Settings<Task>> {
         batch: 4,
         epochs: 60,
         lr: 3e-3,
-        weight_decay: 0.0,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = Task {
         data: DataPath::new("../shared/data/camels")?,
@@ -188,10 +185,7 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {}", in_words(&devices));
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();
     let result = run.train(

@@ -187,7 +187,7 @@ pub fn bias(
     result: &RunResult<Model>,
     device: &Device,
 ) -> Result<()> {
-    let curve = trained_bias::measure(model, train, plan, CHUNK, device)?;
+    let curve = trained_bias::measure(model, train, &plan.training, CHUNK, device)?;
     println!("\n{}", trained_bias::in_words(&curve, "days"));
     let epochs = result.reports.iter().map(|report| {
         let bias = report.measures.get("chunk_bias").copied();

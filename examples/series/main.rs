@@ -22,9 +22,9 @@ use std::process::ExitCode;
 
 use atbptt::models::{SeriesLoss, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
+use atbptt::train::Checkpoint;
 use atbptt::train::data::SeriesSource;
 use atbptt::train::run::LossName;
-use atbptt::train::{Checkpoint, OnNonFinite};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::{Parser, ValueEnum};
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code};
 use crate::data::{Data, DataArgs};
 
@@ -90,12 +90,11 @@ struct Task {
 }
 
 fn preset() -> Settings<Task> {
+    let rule = AdaptiveKConfig::new(0.1)
+        .with_k0(20)
+        .with_k_min(2)
+        .with_k_max(100);
     let plan = Plan {
-        policy: AdaptiveKConfig::new(0.1)
-            .with_k0(20)
-            .with_k_min(2)
-            .with_k_max(100)
-            .into(),
         training: TbpttConfig {
             probe: ProbeConfig::new(100).with_burn_in(20),
             seed: 1,
@@ -105,9 +104,7 @@ fn preset() -> Settings<Task> {
         batch: 4,
         epochs: 100,
         lr: 3e-3,
-        weight_decay: 0.0,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = Task {
         data: Data::default(),
@@ -209,10 +206,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             task.hidden,
             model.num_params()
         );
-        println!("device:  {}", in_words(&devices));
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();
     let optimizer = AdamConfig::new().init();

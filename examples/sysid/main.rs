@@ -23,7 +23,7 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, Series, SeriesSource};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::{DataPath, Forecast, LossName, RunSummary, TrainedModel};
-use atbptt::train::{ForecastErrors, OnNonFinite, RateSchedule, RateShape};
+use atbptt::train::{ForecastErrors, RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
-use crate::common::start::{Settings, Start, finish};
+use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code, trained_bias};
 use crate::system::{SETTLING, System};
 
@@ -88,7 +88,6 @@ fn preset(system: System) -> Result<Settings<Task>> {
         .with_k_max(100)
         .with_monitor(MonitorConfig::default().with_probes(10));
     let plan = Plan {
-        policy: rule.into(),
         training: TbpttConfig {
             probe: ProbeConfig::new(window).with_burn_in(20),
             seed: 1,
@@ -99,9 +98,7 @@ fn preset(system: System) -> Result<Settings<Task>> {
         batch,
         epochs,
         lr,
-        weight_decay: 0.0,
-        checkpoint_every: Plan::CHECKPOINT_EVERY,
-        on_non_finite: OnNonFinite::Stop,
+        ..Plan::new(rule)
     };
     let task = Task {
         system,
@@ -217,10 +214,7 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
             task.hidden,
             model.num_params()
         );
-        println!("device:  {}", in_words(&devices));
-        println!("K:       {}", plan.in_words());
-        println!("run:     {}", folder.path().display());
-        println!();
+        announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();
     let adam = AdamConfig::new().init();
@@ -229,7 +223,7 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
     if let Some(summary) = &result.summary {
         let trained: Model = TrainedModel::open(folder.path())?.load(template)?;
         let losses = plan.training.scheme.losses(1);
-        let curve = trained_bias::measure(&trained, &train, &plan, losses, &device)?;
+        let curve = trained_bias::measure(&trained, &train, &plan.training, losses, &device)?;
         println!("\n{}", trained_bias::in_words(&curve, "steps"));
         let (simulated, _) = simulate(&trained.valid(), &scale, &parts.test)?;
         let panel = trained_bias::panel(&curve, "steps");

@@ -28,7 +28,7 @@ use burn::module::Module;
 
 use self::common::diagnostics::lstm_parts;
 use self::common::options::{in_words, parse};
-use self::common::start::{Settings, Start, finish};
+use self::common::start::{Settings, Start, announce, finish};
 use self::common::{Result, exit_code};
 use self::options::{Cli, Language, PROGRAM};
 
@@ -123,9 +123,6 @@ fn introduce(
         task.precision.name(),
         plan.batch,
     );
-    println!("device:  {}", in_words(devices));
-    println!("K:       {}", plan.in_words());
-    println!("run:     {}", folder.path().display());
     if !task.scaled.is_empty() {
         println!(
             "scaled:  {}; --paper gives the full settings",
@@ -137,7 +134,7 @@ fn introduce(
             "floor:   no model can reach a validation perplexity below {floor:.1} on this text"
         );
     }
-    println!();
+    announce(&in_words(devices), plan, folder);
 }
 
 /// Column heads of [`epoch_line`].

@@ -7,7 +7,7 @@ use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::models::{LanguageModelConfig, Precision, RecurrentModel};
 use atbptt::train::data::Corpus;
 use atbptt::train::run::{DataPath, Run};
-use atbptt::train::{OnNonFinite, ProbeConfig, Scheme, StepScaling, TbpttConfig};
+use atbptt::train::{ProbeConfig, Scheme, StepScaling, TbpttConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -185,14 +185,12 @@ impl Cli {
         };
         training.seed = 1;
         let plan = Plan {
-            policy: rule.into(),
             training,
             batch: preset.batch,
             epochs: pick(6, 50),
             lr,
             weight_decay: 1e-7,
-            checkpoint_every: Plan::CHECKPOINT_EVERY,
-            on_non_finite: OnNonFinite::Stop,
+            ..Plan::new(rule)
         };
         let mut settings = Settings { task, plan };
         if !self.paper {

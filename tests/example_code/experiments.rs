@@ -26,6 +26,8 @@ mod run;
 mod spec;
 #[path = "../../examples/sweep/statistics.rs"]
 mod statistics;
+#[path = "../../examples/common/trained_bias.rs"]
+mod trained_bias;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,9 @@ use atbptt::train::SequenceSource;
 use burn::tensor::{Device, Int, Tensor};
 use copy_data::{CopyTask, SymbolError, SymbolSequences};
 use proptest::prelude::*;
+
+/// As in the programs.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Folder of real data, or why the test has nothing to check.
 fn real_data(name: &str) -> Option<PathBuf> {

@@ -131,7 +131,10 @@ fn streams_are_read_once_and_missing_recordings_are_named() {
     let found = with(&["--epochs", "2"]);
     assert!(found.contains("read once"), "{found}");
     let found = with(&["--recording", "s"]);
-    assert!(found.contains("s-LAC.csv"), "{found}");
+    assert!(
+        found.contains("no recording `s`") && found.contains("there are r"),
+        "{found}"
+    );
     assert!(!out.exists(), "a folder of no run");
 }
 

@@ -15,11 +15,12 @@ use burn::tensor::{DType, FloatDType};
 
 /// Reduction of one state part's gradients, on whatever backend holds them.
 ///
-/// Of `grads`, `[lag, batch, features]`, gives `[lag, 1 + 2 · batch]`: column `b < batch` is the norm of sequence `b` at each
-/// lag, √(Σ_i w_i g_i²); column `batch` is the norm of the batch mean of the gradients summed over this lag and all
-/// smaller ones in the tensor, and those after it the norms of the same sums of every sequence. `time_order`: the rows come with the largest lag first, as the steps of a window do; the
-/// output has the smallest lag first either way. Half-precision input is computed in `f32`, the rest in its own type;
-/// every row is scaled by its largest entry, so that squares neither overflow nor vanish. No gradient flows through.
+/// Of `grads`, `[lag, batch, features]`, gives `[lag, 1 + 2 · batch]`: column `b < batch` is the norm of sequence `b` at
+/// each lag, √(Σ_i w_i g_i²); column `batch` is the norm of the batch mean of the gradients summed over this lag and all
+/// smaller ones in the tensor, and those after it the norms of the same sums of every sequence. `time_order`: the rows come
+/// with the largest lag first, as the steps of a window do; the output has the smallest lag first either way.
+/// Half-precision input is computed in `f32`, the rest in its own type; every row is scaled by its largest entry, so that
+/// squares neither overflow nor vanish. No gradient flows through.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),

@@ -331,13 +331,13 @@ impl DirectEstimate {
         format!("K = {k}: {size}{noise}{short}")
     }
 
-    /// Moving averages of Â, Ĉ and their variances apart, `keep` of the previous ones: what noise each has averages out, where that of
-    /// their ratio would not.
+    /// Moving averages of Â, Ĉ and their variances apart, at most `keep` of the previous ones: what noise each has averages out, where
+    /// that of their ratio would not.
     ///
     /// A gradient grows and shrinks as the model learns. So that old values neither drown the new ones nor vanish beside them,
     /// they are brought to the present scale first, by the mean squared norm of a probe's gradient, which few probes suffice
-    /// for. Where Â/Ĉ differs at any length by more than three standard errors of both, the bias has changed, and the average
-    /// starts afresh.
+    /// for. The further the new Â/Ĉ lies from the old one than the errors of both explain, the less the old one weighs and the
+    /// larger is the average's error (METHOD §8, *Averages*).
     ///
     /// # Errors
     /// [`EstimateError::OutOfRange`] for `keep` outside [0, 1), [`EstimateError::UnequalProbes`] when the two were measured at

@@ -141,9 +141,10 @@ impl AdaptiveKConfig {
 /// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
 /// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
 ///
-/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate cannot
-/// tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes back to K₀ (a model that has not yet learnt to use its
-/// memory has a gradient without long reach, and a short K could keep it so) or stays, as the settings say.
+/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate
+/// cannot tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes
+/// back to K₀ (a model that has not yet learnt to use its memory has a gradient without long reach, and a short K could
+/// keep it so) or stays, as the settings say.
 ///
 /// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
 /// rounded, is the new K. The decision's reason is the saturated one when at least half of the usable probes were saturated

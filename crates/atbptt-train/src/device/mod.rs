@@ -203,7 +203,8 @@ pub fn device_by_name(name: &str) -> Result<NamedDevice, DeviceError> {
     open(backend, number)
 }
 
-/// Refuses a device whose backend this library has no operations for, such as LibTorch's: the first of them would panic. Training, probes and evaluation check the same.
+/// Refuses a device whose backend this library has no operations for, such as LibTorch's: the first of them would panic.
+/// Training, probes and evaluation check the same.
 ///
 /// # Errors
 ///

@@ -52,8 +52,8 @@ use pool::Buffer;
 use simd::Real;
 use window::Window;
 
-/// Runs `with` on the window's slices, where it goes over the weights `passes` times. `None` where a tensor is not of type `E`, is empty, or does not have the expected
-/// number of elements: then the reference body decides what that means.
+/// Runs `with` on the window's slices, where it goes over the weights `passes` times. `None` where a tensor is not of type
+/// `E`, is empty, or does not have the expected number of elements: then the reference body decides what that means.
 fn with_window<E: Real, B: Host, R: Send>(
     cell: Cell,
     args: &Arguments<B>,
