@@ -87,10 +87,10 @@ fn preset() -> Result<Settings<Task>> {
             eval_chunk: 400,
             ..TbpttConfig::default()
         }
-        .with_losses(16),
+        .with_losses(20),
         batch: 4,
         epochs: 60,
-        lr: 3e-3,
+        lr: 2e-3,
         ..Plan::new(rule)
     };
     let task = Task {
