@@ -1,9 +1,9 @@
 //! Training on a GPU backend against the same training on the CPU, and checkpoints that change backends.
 //!
-//! On whatever wgpu finds; a software device counts (Debian: `mesa-vulkan-drivers`). Without any, every test says so and
-//! passes. The random generator is one per process, so tests that train take turns.
+//! On the best GPU backend that is compiled in, CUDA before wgpu; for wgpu a software device counts (Debian:
+//! `mesa-vulkan-drivers`). Without any, every test says so and passes. The random generator is one per process, so tests that train take turns.
 
-#![cfg(feature = "wgpu")]
+#![cfg(feature = "cube")]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failure here is a failed test.
 
 mod common;
@@ -23,9 +23,11 @@ use burn::train::Learner;
 use common::programs::example;
 use common::{Model, corpus, model, training, turn, weights};
 
-/// The wgpu device, or `None` after saying why the test is skipped.
+const BACKEND: &str = if cfg!(feature = "cuda") { "cuda" } else { "wgpu" };
+
+/// Its device, or `None` after saying why the test is skipped.
 fn gpu() -> Option<NamedDevice> {
-    match device_by_name("wgpu") {
+    match device_by_name(BACKEND) {
         Ok(device) => Some(device),
         Err(error) => {
             println!("skipped: {error}");
@@ -213,7 +215,7 @@ fn the_language_model_example_runs_on_the_gpu_and_names_it() {
         ])
         .args(["--epochs", "1", "--fixed-k", "10", "--out"])
         .arg(&run)
-        .env("BURN_DEVICE", "wgpu")
+        .env("BURN_DEVICE", BACKEND)
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -230,7 +232,7 @@ fn the_language_model_example_runs_on_the_gpu_and_names_it() {
 
 /// With no driver to be found the program ends with one line that says what to install and what to run on instead.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "wgpu"))]
 fn without_an_adapter_the_error_names_the_remedy() {
     let Some(program) = example("wiki2") else {
         return;

@@ -25,6 +25,11 @@ fn devices() -> Vec<(&'static str, Device)> {
             "skipped on wgpu: no adapter; install a Vulkan driver, such as mesa-vulkan-drivers"
         ),
     }
+    #[cfg(feature = "cuda")]
+    match Device::enumerate(burn::tensor::DeviceType::Cuda).is_empty() {
+        false => all.push(("cuda", Device::cuda(0))),
+        true => println!("skipped on cuda: no device"),
+    }
     all
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo test --release --features wgpu --test launches -- --nocapture` prints the table of docs/RESULTS.md.
 
-#![cfg(feature = "wgpu")]
+#![cfg(feature = "cube")]
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 
 mod common;

@@ -119,7 +119,7 @@ fn kernels_equal_the_compositions() {
 
 /// As on the CPU, in f32: one rounding, and for sums √n of them.
 #[test]
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "cube")]
 fn gpu_kernels_equal_the_compositions() {
     if common::gpu().is_some() {
         equal_the_compositions::<burn::backend::Cube>(DType::F32, DType::I32, 1e-6);

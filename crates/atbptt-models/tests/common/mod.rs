@@ -19,7 +19,7 @@ pub fn devices() -> Vec<(&'static str, Device)> {
 /// The CPU backends, and for f32 the GPU too where there is one (software devices count).
 pub fn devices_for(dtype: DType) -> Vec<(&'static str, Device)> {
     let gpu = (dtype == DType::F32).then(gpu).flatten();
-    let gpu = gpu.map(|device| ("wgpu", device));
+    let gpu = gpu.map(|device| ("gpu", device));
     devices().into_iter().chain(gpu).collect()
 }
 
@@ -30,7 +30,7 @@ pub fn all_devices() -> Vec<(&'static str, Device)> {
 
 /// Runs `check` with the loop over time on the host and, where a CubeCL backend is compiled in, on the device.
 pub fn with_each_time_loop(check: impl Fn()) {
-    #[cfg(all(feature = "wgpu", feature = "_internals"))]
+    #[cfg(all(feature = "cube", feature = "_internals"))]
     {
         use atbptt_models::ops::internals::{TimeLoop, set_time_loop};
         // The setting is the process's.
@@ -42,24 +42,33 @@ pub fn with_each_time_loop(check: impl Fn()) {
         check();
         set_time_loop(TimeLoop::Auto);
     }
-    #[cfg(not(all(feature = "wgpu", feature = "_internals")))]
+    #[cfg(not(all(feature = "cube", feature = "_internals")))]
     check();
 }
 
-/// Device of the wgpu backend, or `None` after printing once why the tests on it are skipped.
+/// A device of a CubeCL backend, CUDA before wgpu, or `None` after printing once why the tests on it are skipped.
 pub fn gpu() -> Option<Device> {
     static GPU: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();
     GPU.get_or_init(|| {
         let device = find_gpu();
-        if let Err(reason) = &device {
-            println!("skipped on wgpu: {reason}");
+        match &device {
+            Ok(device) => println!("the GPU of these tests: {device:?}"),
+            Err(reason) => println!("skipped on the GPU: {reason}"),
         }
         device.ok()
     })
     .clone()
 }
 
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "cuda")]
+fn find_gpu() -> Result<Device, &'static str> {
+    match Device::enumerate(burn::tensor::DeviceType::Cuda).is_empty() {
+        true => Err("no CUDA device"),
+        false => Ok(Device::cuda(0)),
+    }
+}
+
+#[cfg(all(feature = "wgpu", not(feature = "cuda")))]
 fn find_gpu() -> Result<Device, &'static str> {
     use burn::tensor::{DeviceKind, DeviceType};
     match Device::enumerate(DeviceType::Wgpu).is_empty() {
@@ -68,9 +77,9 @@ fn find_gpu() -> Result<Device, &'static str> {
     }
 }
 
-#[cfg(not(feature = "wgpu"))]
+#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
 fn find_gpu() -> Result<Device, &'static str> {
-    Err("built without the feature `wgpu`")
+    Err("built without the features `wgpu` and `cuda`")
 }
 
 /// The most precise float type of a test device: GPUs have no f64 that all of them share.

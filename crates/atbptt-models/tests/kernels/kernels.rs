@@ -246,7 +246,7 @@ pub(crate) fn case(cell: Cell, time: usize, batch: usize, inputs: usize, hidden:
 
 /// The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing. The reference runs on the CPU: Burn
 /// 0.22.1's fusion gets the GRU's wrong at batch 1.
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "cube")]
 mod gpu {
     use super::*;
     use crate::common::{gpu, with_each_time_loop};
