@@ -119,11 +119,8 @@ pub fn check_pieces<M: RecurrentModel>(
     let mut check = ModelCheck::default();
     let model = frozen(model);
     let (whole, _) = model.forward(batch, None)?;
-    let [sequences, time, width] = whole.dims();
-    let expected = [batch.sequences(), steps];
-    if [sequences, time] != expected {
-        let got = [sequences, time, width];
-        check.broken.push(BrokenRule::Layout { got, expected });
+    if let Some(rule) = layout(&whole, batch) {
+        check.broken.push(rule);
         return Ok(check);
     }
     let (again, _) = model.forward(batch, None)?;
@@ -137,6 +134,11 @@ pub fn check_pieces<M: RecurrentModel>(
     let (head, tail) = (batch.slice(0..cut), batch.slice(cut..steps));
     let (first, state) = model.forward(&head, None)?;
     let (second, _) = model.forward(&tail, Some(state.detach()))?;
+    // Of as many steps as sequences, a window alone does not tell which come first.
+    if let Some(rule) = layout(&first, &head).or_else(|| layout(&second, &tail)) {
+        check.broken.push(rule);
+        return Ok(check);
+    }
     let part = |start, len| whole.clone().narrow(1, start, len);
     let (expected_first, expected_second) = (part(0, cut), part(cut, steps - cut));
     let ahead = difference(&first, &expected_first)?;
@@ -170,6 +172,23 @@ pub fn check_pieces<M: RecurrentModel>(
             .push(BrokenRule::LossNotSummed { whole, pieces });
     }
     Ok(check)
+}
+
+/// Refuses `features` of a model's `forward` that are not `[batch, time, features]` of `batch`.
+///
+/// # Errors
+///
+/// [`ModelError::Rules`] with [`BrokenRule::Layout`].
+pub fn check_layout<B: SequenceBatch>(features: &Tensor<3>, batch: &B) -> Result<(), ModelError> {
+    match layout(features, batch) {
+        Some(rule) => Err(ModelError::Rules { broken: vec![rule] }),
+        None => Ok(()),
+    }
+}
+
+fn layout<B: SequenceBatch>(features: &Tensor<3>, batch: &B) -> Option<BrokenRule> {
+    let (got, expected) = (features.dims(), [batch.sequences(), batch.steps()]);
+    (got[..2] != expected).then_some(BrokenRule::Layout { got, expected })
 }
 
 /// A window with context before its loss, by the model's own `window`.

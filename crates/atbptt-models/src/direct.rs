@@ -20,6 +20,7 @@ use burn::tensor::{Device, Tensor};
 use self::counted::{Copy, Counted};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
+use crate::check::check_layout;
 use crate::probe::autodiff_device;
 use crate::recurrent::RecurrentModel;
 use crate::state::RecurrentState;
@@ -140,6 +141,7 @@ pub fn piece_gradients<M: RecurrentModel>(
         let copy = model.clone().map(&mut Copy(&counted.ids));
         let piece = batch.slice(from..to);
         let (features, after) = copy.forward(&piece, state)?;
+        check_layout(&features, &piece)?;
         state = Some(after);
         last = Some((features, piece));
         copies.push(copy);

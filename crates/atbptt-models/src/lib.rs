@@ -83,7 +83,7 @@ mod state;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod stepper;
 pub use batch::{SequenceBatch, TokenBatch};
-pub use check::{BrokenRule, ModelCheck, check_model, check_pieces};
+pub use check::{BrokenRule, ModelCheck, check_layout, check_model, check_pieces};
 pub use direct::{CountedWeights, DirectPlan, PieceGradients, direct_statistics, piece_gradients};
 pub use error::ModelError;
 pub use inference::TextState;

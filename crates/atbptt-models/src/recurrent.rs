@@ -29,7 +29,7 @@ pub trait RecurrentModel: Module + ModuleDisplay + Sync + 'static {
     /// Runs all steps of `batch` from `state` (`None`: the start of a sequence).
     ///
     /// Returns what the loss reads, one feature vector per sequence and step, `[batch, time, features]`, and the state after
-    /// the last step.
+    /// the last step. Another layout is refused wherever features are read ([`check_layout`](crate::check_layout)).
     ///
     /// # Errors
     ///

@@ -5,13 +5,14 @@
 use std::ops::Range;
 
 use atbptt_models::{
-    BrokenRule, GruLayer, LanguageModelConfig, LstmLayer, ModelCheck, ModelError, RecurrentLayer,
-    RecurrentModel, RecurrentState, SequenceBatch, SeriesBatch, SeriesModelConfig, SeriesShape,
-    StepLoss, TokenBatch, check_model, check_pieces,
+    BrokenRule, DirectPlan, GruLayer, LanguageModelConfig, LstmLayer, MinGruLayer, ModelCheck,
+    ModelError, RecurrentLayer, RecurrentModel, RecurrentState, RnnLayer, SequenceBatch,
+    SeriesBatch, SeriesModelConfig, SeriesShape, StepLoss, TokenBatch, WindowPlan, check_model,
+    check_pieces, piece_gradients,
 };
 use burn::module::{Module, Param};
 use burn::nn;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor, TensorData, Tolerance};
 
 const SEQUENCES: usize = 2;
 const STEPS: usize = 6;
@@ -356,6 +357,100 @@ fn every_broken_rule_is_named() {
         over_reset.broken.contains(&BrokenRule::GradientOverReset),
         "{over_reset:?}"
     );
+}
+
+/// Of as many steps as sequences, the shape of a whole window is the same in both layouts.
+#[test]
+fn a_time_major_model_is_told_so_even_where_a_window_has_as_many_steps_as_sequences() {
+    let device = Device::flex().autodiff();
+    let square = series(&device).slice(0..SEQUENCES);
+    let model = toy(
+        Faults {
+            time_major: true,
+            ..Faults::default()
+        },
+        &device,
+    );
+    let found = check_model(&model, &square).unwrap();
+    let expected = BrokenRule::Layout {
+        got: [1, SEQUENCES, HIDDEN],
+        expected: [SEQUENCES, 1],
+    };
+    assert_eq!(found.broken, [expected]);
+}
+
+/// Issue 16: one layout, `[batch, time, features]`. Models of this library have it, and whatever reads features refuses another,
+/// where nobody has checked the model too.
+#[test]
+fn forward_has_one_layout_batch_time_features() {
+    let device = Device::flex().autodiff();
+    let batch = tokens(&device);
+    fn language_features<L: RecurrentLayer>(batch: &TokenBatch, device: &Device) -> Tensor<3> {
+        let config = LanguageModelConfig::new(SEQUENCES * STEPS).with_hidden(5);
+        let model = config.with_dropout(0.0).init::<L>(device).unwrap();
+        let (features, _) = model.forward(batch, None).unwrap();
+        // Step 3 of sequence 1 is where its prefix, alone, puts it.
+        let (alone, _) = model.forward(&batch.slice(0..4), None).unwrap();
+        let at = |features: Tensor<3>| features.slice([1..2, 3..4, 0..5]).into_data();
+        at(features.clone()).assert_approx_eq::<f32>(&at(alone), Tolerance::default());
+        features
+    }
+    for features in [
+        language_features::<LstmLayer>(&batch, &device),
+        language_features::<GruLayer>(&batch, &device),
+        language_features::<RnnLayer>(&batch, &device),
+        language_features::<MinGruLayer>(&batch, &device),
+    ] {
+        assert_eq!(features.dims(), [SEQUENCES, STEPS, 5]);
+    }
+    let shape = SeriesShape {
+        batch: SEQUENCES,
+        time: STEPS,
+        inputs: 1,
+        targets: 1,
+    };
+    let values = vec![0.5; SEQUENCES * STEPS];
+    let batch = SeriesBatch::from_host(values.clone(), values, None, shape, &device).unwrap();
+    let model = SeriesModelConfig::new(1, 1, 4)
+        .init::<GruLayer>(&device)
+        .unwrap();
+    let (features, _) = model.forward(&batch, None).unwrap();
+    assert_eq!(features.dims(), [SEQUENCES, STEPS, 4]);
+
+    let model = toy(
+        Faults {
+            time_major: true,
+            ..Faults::default()
+        },
+        &device,
+    );
+    let batch = series(&device);
+    let plan = WindowPlan {
+        warm_up: 0,
+        loss_from: 3,
+        carry: 4,
+    };
+    let pieces = DirectPlan::new(1, vec![0, 2]);
+    for error in [
+        model.window(&batch, None, plan).err(),
+        model.compensated_window(&batch, None, &[1.0; 5]).err(),
+        model.state_gradients(&batch, None).err(),
+        piece_gradients(&model, &batch, None, &pieces).err(),
+    ] {
+        let error = error.unwrap();
+        let ModelError::Rules { broken } = &error else {
+            panic!("{error}");
+        };
+        assert!(
+            matches!(broken[..], [BrokenRule::Layout { .. }]),
+            "{broken:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("[batch, time, features]") && text.contains("swap"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Exact evaluation: every loss of a source counts once, the state carried throughout.
 
-use atbptt_models::{RecurrentModel, RecurrentState, SequenceBatch, StepLoss, WindowPlan};
+use atbptt_models::{
+    RecurrentModel, RecurrentState, SequenceBatch, StepLoss, WindowPlan, check_layout,
+};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::TrainError;
@@ -127,6 +129,7 @@ pub fn evaluate_with<M: RecurrentModel>(
 ) -> Result<SummedLoss, TrainError> {
     run(source, chunk, device, |start, batch, state| {
         let (features, state) = model.forward(&batch, state)?;
+        check_layout(&features, &batch)?;
         let loss = model.loss(features.clone(), &batch)?;
         look(EvaluatedChunk {
             start,

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::{RecurrentModel, StepLoss, WindowLoss, WindowPlan, check_plan, frozen};
 use crate::ModelError;
 use crate::batch::SequenceBatch;
+use crate::check::check_layout;
 use crate::probe::{StateGradients, autodiff_device};
 use crate::state::RecurrentState;
 
@@ -32,6 +33,7 @@ pub(crate) fn window_in_pieces<M: RecurrentModel>(
             true => frozen(model).forward(&piece, state)?,
             false => model.forward(&piece, state)?,
         };
+        check_layout(&features, &piece)?;
         if from >= plan.loss_from {
             let part = model.loss(features, &piece)?;
             loss = Some(match loss {
@@ -69,6 +71,7 @@ pub(super) fn compensated_window_stepwise<M: RecurrentModel>(
     for step in 0..batch.steps() {
         let piece = batch.slice(step..step + 1);
         let (features, after) = model.forward(&piece, state)?;
+        check_layout(&features, &piece)?;
         let part = model.loss(features, &piece)?;
         loss = Some(match loss {
             Some(sum) => sum.plus(part),
@@ -142,6 +145,7 @@ pub(crate) fn state_gradients_stepwise<M: RecurrentModel>(
     }
     let last = batch.slice(steps - 1..steps);
     let (features, _) = model.forward(&last, Some(state))?;
+    check_layout(&features, &last)?;
     let feature_tap = Tensor::zeros(features.shape(), (&device, features.dtype())).require_grad();
     let loss = model.loss(features + feature_tap.clone(), &last)?;
     loss.check_tracked("the lag profile")?;

@@ -44,9 +44,13 @@ impl SequenceBatch for Weighted {
     }
 }
 
+/// `features`: `[batch, time, hidden]`; the file's weights are time-major.
 fn weighted_loss(features: Tensor<3>, batch: &Weighted) -> StepLoss {
     let count = batch.steps() * batch.sequences();
-    StepLoss::new((features * batch.weights.clone()).sum(), count)
+    StepLoss::new(
+        (features.swap_dims(0, 1) * batch.weights.clone()).sum(),
+        count,
+    )
 }
 
 /// A golden case as a model, and its weights, or what stands in their place, in PyTorch's layout.
@@ -74,7 +78,7 @@ impl<L: TorchCompatible> RecurrentModel for Ours<L> {
         let options = UnrollOptions::default();
         let run = self.layers.unroll(batch.x.clone(), state, options)?;
         let state = run.last_state();
-        Ok((run.output, state))
+        Ok((run.output.swap_dims(0, 1), state))
     }
 
     fn loss(&self, features: Tensor<3>, batch: &Weighted) -> Result<StepLoss, ModelError> {
@@ -123,7 +127,7 @@ impl RecurrentModel for BurnLstms {
             output = next;
             states.push(state);
         }
-        Ok((output.swap_dims(0, 1), states))
+        Ok((output, states))
     }
 
     fn loss(&self, features: Tensor<3>, batch: &Weighted) -> Result<StepLoss, ModelError> {
@@ -254,7 +258,7 @@ impl RecurrentModel for BurnCells {
             }
             outputs.push(x);
         }
-        Ok((Tensor::stack(outputs, 0), state))
+        Ok((Tensor::stack(outputs, 1), state))
     }
 
     fn loss(&self, features: Tensor<3>, batch: &Weighted) -> Result<StepLoss, ModelError> {
