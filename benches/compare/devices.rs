@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use atbptt::core::FixedK;
-use atbptt::train::{NamedDevice, Scheme, device_from_env};
+use atbptt::train::{NamedDevice, Scheme, device_from_env, devices_by_names};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 
@@ -45,6 +45,9 @@ pub struct Devices {
     /// How many times as fast as one core here a device is.
     #[arg(long, default_value_t = 1.0)]
     faster: f64,
+    /// Devices that the same window is measured on, too, by the names of `--devices`: `ws://127.0.0.1:3000` tells what a server costs.
+    #[arg(long, value_name = "NAMES")]
+    beside: Option<String>,
 }
 
 pub fn run(options: &Devices) -> Result<()> {
@@ -96,6 +99,15 @@ pub fn run(options: &Devices) -> Result<()> {
             print!(" {:>10}", time(real));
         }
         println!();
+    }
+    if let (Some(names), Some(here)) = (&options.beside, alone) {
+        let there = median(
+            case(options.batch),
+            &devices_by_names(names)?,
+            options.windows,
+        )?;
+        let times = there / (here * options.faster);
+        println!("on {names}: {}, {times:.1} times as long", time(there));
     }
     Ok(())
 }

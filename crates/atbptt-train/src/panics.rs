@@ -5,7 +5,10 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
+#[cfg(any(feature = "remote", test))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "remote")]
+use std::panic::{set_hook, take_hook};
 #[cfg(feature = "remote")]
 use std::sync::Once;
 
@@ -19,9 +22,10 @@ pub(crate) fn keep_quiet() {
 }
 
 /// Runs `work`; a panic in it becomes its message.
+#[cfg(any(feature = "remote", test))]
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let was = QUIET.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    let result = catch_unwind(AssertUnwindSafe(work));
     QUIET.set(was);
     result.map_err(|cause| message(cause.as_ref()))
 }
@@ -40,8 +44,8 @@ pub(crate) fn message(cause: &(dyn Any + Send)) -> String {
 pub(crate) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |panic| match QUIET.get() {
+        let before = take_hook();
+        set_hook(Box::new(move |panic| match QUIET.get() {
             true => log::error!("{panic}"),
             false => before(panic),
         }));

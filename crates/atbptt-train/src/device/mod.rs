@@ -10,6 +10,8 @@ mod graphics;
 mod open;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "remote")]
+mod watch;
 
 use std::fmt;
 
@@ -19,6 +21,8 @@ use self::address::Address;
 use self::open::open;
 
 pub use error::DeviceError;
+#[cfg(feature = "remote")]
+pub(crate) use watch::Watch;
 
 /// The variable that names a device.
 pub const DEVICE_VARIABLE: &str = "BURN_DEVICE";
@@ -77,13 +81,12 @@ impl NamedDevice {
     }
 
     /// Why its server does not answer, for a device of another process whose server does not.
+    #[cfg(feature = "remote")]
     pub(crate) fn lost(&self) -> Option<String> {
-        #[cfg(feature = "remote")]
-        if self.is_remote() {
-            let address = Address::parse(&self.adapter).ok()?;
-            return remote::listens(&address).err();
+        if !self.is_remote() {
+            return None;
         }
-        None
+        remote::listens(&Address::parse(&self.adapter).ok()?).err()
     }
 }
 

@@ -74,17 +74,30 @@ pub(super) fn address_of(device: &Device) -> Option<String> {
 
 /// Whether somebody accepts connections at `address`; why not, if not.
 pub(super) fn listens(address: &Address) -> Result<(), String> {
+    let places = places(address)?;
+    match places.is_empty() {
+        true => Err(format!("the name `{}` has no address", address.host)),
+        false => knock(&places),
+    }
+}
+
+/// Where the host of `address` is.
+pub(super) fn places(address: &Address) -> Result<Vec<SocketAddr>, String> {
     let (host, port) = (address.host.clone(), address.port);
     let bare = host.trim_matches(['[', ']']).to_owned();
     let find = move || (bare.as_str(), port).to_socket_addrs();
-    let found: Vec<SocketAddr> = match within(ANSWER, find) {
-        Some(Ok(found)) => found.collect(),
-        Some(Err(error)) => return Err(format!("no host is called `{host}`: {error}")),
-        None => return Err(format!("the name `{host}` was not found in time")),
-    };
-    let mut failed = format!("the name `{host}` has no address");
-    for place in found {
-        match TcpStream::connect_timeout(&place, ACCEPT) {
+    match within(ANSWER, find) {
+        Some(Ok(found)) => Ok(found.collect()),
+        Some(Err(error)) => Err(format!("no host is called `{host}`: {error}")),
+        None => Err(format!("the name `{host}` was not found in time")),
+    }
+}
+
+/// Whether one of `places` accepts a connection; why not, if none does.
+pub(super) fn knock(places: &[SocketAddr]) -> Result<(), String> {
+    let mut failed = "its address is not known".to_owned();
+    for place in places {
+        match TcpStream::connect_timeout(place, ACCEPT) {
             Ok(_) => return Ok(()),
             Err(error) => failed = error.to_string(),
         }

@@ -1,6 +1,7 @@
 //! The loop itself: epochs, one after the other.
 
 mod identity;
+#[cfg(feature = "remote")]
 mod lost;
 mod probes;
 mod saved;
@@ -125,6 +126,20 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
 
     pub(super) fn finish(self) -> (Tbptt<M>, SupervisedTrainingEventProcessor<Tbptt<M>>) {
         (self.learner.model(), self.parts.event_processor)
+    }
+
+    /// All epochs, to their end or an error that names its cause.
+    pub(super) fn train_to_end(
+        &mut self,
+        train: TrainLoader<Tbptt<M>>,
+        valid: ValidLoader<Tbptt<M>>,
+        starting_epoch: usize,
+    ) -> Result<(), TrainError> {
+        #[cfg(feature = "remote")]
+        if self.named.iter().any(NamedDevice::is_remote) {
+            return self.train_on_servers(train, valid, starting_epoch);
+        }
+        self.train(train, valid, starting_epoch)
     }
 
     /// All epochs.

@@ -1,11 +1,13 @@
 //! Processes that serve their devices, for tests of training on them.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A server on a free port of this machine; killed when it is dropped.
 pub struct Server {
     process: Child,
+    /// Open as long as it may print: a line for every device.
+    _said: BufReader<ChildStdout>,
     address: String,
 }
 
@@ -32,10 +34,9 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let mut prints = BufReader::new(process.stdout.take().unwrap());
         let mut said = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut said)
-            .unwrap();
+        prints.read_line(&mut said).unwrap();
         let address = said.split_whitespace().next().unwrap_or_default();
         let address = address
             .strip_suffix("/0")
@@ -43,6 +44,7 @@ impl Server {
         Self {
             address: address.into(),
             process,
+            _said: prints,
         }
     }
 

@@ -10,9 +10,9 @@ use atbptt_core::{BiasEstimator, FixedK, Scheme};
 use atbptt_models::{LanguageModelConfig, LstmLayer, SeriesModelConfig, TokenBatch};
 use atbptt_train::data::{Series, SeriesSet, SeriesSource, Split};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, ProbeConfig, QuietRenderer,
-    SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource, TrainError,
-    TrainingObserver, WorkerReport,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, OnNonFinite, ProbeConfig,
+    QuietRenderer, SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource,
+    TrainError, TrainingObserver, WorkerReport,
 };
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
@@ -30,7 +30,7 @@ pub struct Setup {
     layers: usize,
 }
 
-/// Seven sequences of 142 steps: 48 windows of 6 losses in two epochs.
+/// Seven sequences of 157 steps: 52 windows of 6 losses in two epochs.
 const SEQUENCES: usize = 7;
 
 impl Setup {
@@ -61,7 +61,7 @@ impl Setup {
         resume: Option<Checkpoint>,
         observer: Option<Arc<dyn TrainingObserver>>,
     ) -> Result<Outcome, TrainError> {
-        let corpus = corpus(1001, 101);
+        let corpus = corpus(1101, 101);
         let policy = AdaptiveKConfig::new(0.5)
             .with_k0(6)
             .with_k_max(20)
@@ -180,7 +180,7 @@ pub fn trained(setup: &Setup) -> Outcome {
     setup.run(tempfile::tempdir().unwrap().path(), None)
 }
 
-/// 48 updates, dropout on: the same units are dropped, the same numbers estimated, and the same K chosen.
+/// 52 updates, dropout on: the same units are dropped, the same numbers estimated, and the same K chosen.
 #[test]
 fn two_three_and_four_devices_train_as_one_does() {
     let _turn = turn();
@@ -191,6 +191,7 @@ fn two_three_and_four_devices_train_as_one_does() {
         };
         let one = trained(&of(1));
         assert!(one.workers.is_empty() && one.history.len() > 4);
+        assert!(one.reports.last().unwrap().step >= 50);
         println!("{estimator:?}: K = {:?}", one.ks());
         for devices in [2, 3, 4] {
             let several = trained(&of(devices));
@@ -252,7 +253,7 @@ fn a_run_on_two_devices_goes_on_to_the_bit_and_on_one_or_three_to_rounding() {
     };
     let expected = trained(&setup(2));
     let (folder, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let at = vec![4, 13, 24, 37];
+    let at = vec![4, 13, 26, 37];
     let observer = Arc::new(Snapshots {
         folder: folder.path().to_owned(),
         into: copies.path().to_owned(),
@@ -330,25 +331,30 @@ fn packed_sequences_are_shared_in_the_order_of_the_epoch() {
     let rows = whole.inputs().clone().slice([1..3, 0..15, 0..1]);
     assert_eq!(part.inputs().to_data(), rows.to_data());
 
-    let run = |devices: usize| {
-        let folder = tempfile::tempdir().unwrap();
-        device.clone().autodiff().seed(5);
-        let model = SeriesModelConfig::new(1, 1, 8)
-            .init::<LstmLayer>(&self::device())
-            .unwrap();
-        let strategy = AdaptiveTbptt::new(
-            FixedK::new(8).unwrap(),
-            TbpttConfig::default().with_losses(5),
-        )
-        .unwrap()
-        .on_devices(vec![Device::flex(); devices])
+    let (one, two) = (series_run(&source, 1), series_run(&source, 2));
+    // Streams end at different steps, so that shards count different numbers of losses.
+    assert_eq!((one.1[1].tokens, two.1[1].tokens), (233, 233));
+    assert!(apart(&one.0, &two.0) < 1e-6, "{:e}", apart(&one.0, &two.0));
+}
+
+/// Two epochs over `source` on so many devices, windows that are not finite left out: weights and reports.
+fn series_run(source: &SeriesSource, devices: usize) -> (Vec<f32>, Vec<EpochReport>) {
+    let folder = tempfile::tempdir().unwrap();
+    device().seed(5);
+    let model = SeriesModelConfig::new(1, 1, 8)
+        .init::<LstmLayer>(&device())
         .unwrap();
-        let handle = strategy.handle();
-        let result = SupervisedTraining::new(
-            folder.path(),
-            StreamLoader::new(source.clone()).into_loader(),
-            StreamLoader::new(source.clone()).into_loader(),
-        )
+    let strategy = AdaptiveTbptt::new(
+        FixedK::new(8).unwrap(),
+        TbpttConfig::default().with_losses(5),
+    )
+    .unwrap()
+    .on_non_finite(OnNonFinite::Skip)
+    .on_devices(vec![Device::flex(); devices])
+    .unwrap();
+    let handle = strategy.handle();
+    let loader = || StreamLoader::new(source.clone()).into_loader();
+    let result = SupervisedTraining::new(folder.path(), loader(), loader())
         .renderer(Box::new(QuietRenderer))
         .with_application_logger(None)
         .num_epochs(2)
@@ -358,19 +364,44 @@ fn packed_sequences_are_shared_in_the_order_of_the_epoch() {
             SgdConfig::new().init(),
             0.1,
         ));
-        handle.finish(&result).unwrap();
-        (weights(&result.model), handle.reports()[1].tokens)
-    };
-    let (one, counted) = run(1);
-    let (two, counted_by_two) = run(2);
-    // Streams end at different steps, so that shards count different numbers of losses.
-    assert_eq!((counted, counted_by_two), (233, 233));
-    let apart = one
-        .iter()
-        .zip(&two)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(apart < 1e-6, "{apart:e}");
+    handle.finish(&result).unwrap();
+    (weights(&result.model), handle.reports())
+}
+
+fn apart(one: &[f32], other: &[f32]) -> f32 {
+    let pairs = one.iter().zip(other);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// The square of a target of 1e30 is beyond all numbers, on the device that has the third sequence. The coordinator leaves out the
+/// window of all, as one device alone does.
+#[test]
+fn a_window_that_is_not_finite_on_one_device_is_left_out_on_all() {
+    let _turn = turn();
+    let series = (0..4).map(|nth| {
+        let wave = |t: usize| (0.3 * t as f32 + nth as f32).sin();
+        let mut targets: Vec<f32> = (1..=60).map(wave).collect();
+        if nth == 2 {
+            targets[33] = 1e30;
+        }
+        Series::new((0..60).map(wave).collect(), 1, targets, 1).unwrap()
+    });
+    let set = SeriesSet::new(series.collect()).unwrap();
+    let source = SeriesSource::new(set, 4).unwrap();
+    let one = series_run(&source, 1);
+    for devices in [2, 3] {
+        let several = series_run(&source, devices);
+        for (report, alone) in several.1.iter().zip(&one.1) {
+            assert_eq!((report.skipped, alone.skipped), (1, 1));
+            assert_eq!((report.tokens, alone.tokens), (4 * 55, 4 * 55));
+            let loss = (report.train_loss, alone.train_loss);
+            assert!(
+                loss.0.is_finite() && (loss.0 / loss.1 - 1.0).abs() < 1e-5,
+                "{loss:?}"
+            );
+        }
+        assert!(apart(&several.0, &one.0) < 1e-6, "{devices} devices");
+    }
 }
 
 /// A source that hands out no shards.

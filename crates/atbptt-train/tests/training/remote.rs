@@ -1,7 +1,8 @@
 //! Devices of other processes: the run of local devices, errors with their cause, and a server that dies.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,105 @@ fn a_server_that_dies_ends_the_run_with_its_address_and_the_checkpoint_to_go_on_
         let distance = resumed.distance(&expected);
         assert!(distance < 1e-5, "{what}: {distance:e}");
     }
+}
+
+/// A way to a server that can be blocked without either end being told, as by a cable that is pulled.
+struct Way {
+    address: String,
+    blocked: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(server: &Server) -> Self {
+        let entrance = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("ws://{}", entrance.local_addr().unwrap());
+        let exit = server.address().strip_prefix("ws://").unwrap().to_owned();
+        let blocked = Arc::new(AtomicBool::new(false));
+        let state = blocked.clone();
+        entrance.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            // Once it is blocked, the entrance closes: nobody gets in any more.
+            while !state.load(Ordering::SeqCst) {
+                match entrance.accept() {
+                    Ok((client, _)) => {
+                        client.set_nonblocking(false).unwrap();
+                        let server = TcpStream::connect(&exit).unwrap();
+                        carry(
+                            client.try_clone().unwrap(),
+                            server.try_clone().unwrap(),
+                            &state,
+                        );
+                        carry(server, client, &state);
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Self { address, blocked }
+    }
+}
+
+/// Carries what comes from one end to the other; once the way is blocked, no more, and the ends stay open.
+fn carry(mut from: TcpStream, mut to: TcpStream, blocked: &Arc<AtomicBool>) {
+    let blocked = blocked.clone();
+    std::thread::spawn(move || {
+        let mut part = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = from.read(&mut part) {
+            while blocked.load(Ordering::SeqCst) {
+                std::thread::park();
+            }
+            if to.write_all(&part[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+struct Block {
+    way: Arc<AtomicBool>,
+    after: usize,
+    windows: AtomicUsize,
+}
+
+impl TrainingObserver for Block {
+    fn on_window(&self, _epoch: usize, _counted: usize, _total: usize, _loss: f64) {
+        if self.windows.fetch_add(1, Ordering::SeqCst) + 1 == self.after {
+            self.way.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Without a watch, it would be after a quarter of an hour, when TCP gives up.
+#[test]
+fn a_server_that_vanishes_without_a_word_ends_the_run_within_a_minute() {
+    let _turn = turn();
+    let server = Server::start("flex");
+    let way = Way::to(&server);
+    let mut setup = Setup::new(0);
+    setup.devices = vec![device_by_name(&way.address).unwrap().device];
+    let observer = Arc::new(Block {
+        way: way.blocked.clone(),
+        after: 7,
+        windows: AtomicUsize::new(0),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let error = setup
+        .watched(folder.path(), None, Some(observer))
+        .unwrap_err();
+    println!("{error} ({:.1} s)", started.elapsed().as_secs_f64());
+    let TrainError::Server { device, reason, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(device.contains(&way.address), "{error}");
+    assert!(reason.contains("no connection for 3"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(60), "{error}");
+    let saved = Checkpoint::newest(folder.path()).unwrap();
+    assert_eq!(saved.step(), 5);
+    let resumed = Setup::new(1).run(folder.path(), Some(saved));
+    let distance = resumed.distance(&trained(&Setup::new(1)));
+    assert!(distance < 1e-5, "{distance:e}");
 }
 
 #[test]

@@ -8,21 +8,19 @@ use burn::train::{TrainLoader, ValidLoader};
 
 use super::Run;
 use crate::TrainError;
-use crate::device::NamedDevice;
+use crate::device::Watch;
 use crate::learner::Tbptt;
 use crate::panics;
 
 impl<M: RecurrentModel> Run<'_, M> {
-    /// All epochs, to their end or an error that names its cause.
-    pub(in crate::strategy) fn train_to_end(
+    /// All epochs, the servers watched meanwhile.
+    pub(super) fn train_on_servers(
         &mut self,
         train: TrainLoader<Tbptt<M>>,
         valid: ValidLoader<Tbptt<M>>,
         starting_epoch: usize,
     ) -> Result<(), TrainError> {
-        if !self.named.iter().any(NamedDevice::is_remote) {
-            return self.train(train, valid, starting_epoch);
-        }
+        let watch = Watch::over(&self.named);
         let ended = panics::caught(|| self.train(train, valid, starting_epoch));
         ended
             .unwrap_or_else(|reason| {
@@ -30,16 +28,16 @@ impl<M: RecurrentModel> Run<'_, M> {
                     reason: reason.lines().next().unwrap_or_default().into(),
                 })
             })
-            .map_err(|error| self.for_lost_server(error))
+            .map_err(|error| self.for_lost_server(error, &watch))
     }
 
     /// `error`, or that a server no longer answers.
-    fn for_lost_server(&self, error: TrainError) -> TrainError {
+    fn for_lost_server(&self, error: TrainError, watch: &Watch) -> TrainError {
         log::error!("{error}");
-        let lost = self
-            .named
-            .iter()
-            .find_map(|device| Some((device, device.lost()?)));
+        let lost = self.named.iter().find_map(|device| {
+            let reason = watch.lost(device).or_else(|| device.lost())?;
+            Some((device, reason))
+        });
         match lost {
             Some((device, reason)) => TrainError::Server {
                 device: device.to_string(),
