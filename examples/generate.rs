@@ -15,6 +15,7 @@
 #[path = "series/columns.rs"]
 mod columns;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -89,7 +90,8 @@ fn main() -> ExitCode {
         });
     match done {
         Ok(text) => {
-            println!("{text}");
+            // Who reads it may have read enough, and closed the pipe.
+            let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -111,6 +113,9 @@ fn run<L: RecurrentLayer>(cli: &Cli, trained: &TrainedModel) -> Result<String> {
     if let Some(path) = &cli.perplexity {
         let mut content = std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        if content.trim().is_empty() {
+            return Err(format!("{} holds no text to predict", path.display()).into());
+        }
         if !content.ends_with('\n') {
             content.push('\n');
         }

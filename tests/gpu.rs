@@ -23,7 +23,11 @@ use burn::train::Learner;
 use common::programs::example;
 use common::{Model, corpus, model, training, turn, weights};
 
-const BACKEND: &str = if cfg!(feature = "cuda") { "cuda" } else { "wgpu" };
+const BACKEND: &str = if cfg!(feature = "cuda") {
+    "cuda"
+} else {
+    "wgpu"
+};
 
 /// Its device, or `None` after saying why the test is skipped.
 fn gpu() -> Option<NamedDevice> {

@@ -35,7 +35,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::data::{Events, content_hash};
 use crate::model::EventModel;
 
@@ -192,20 +192,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let model = EventModel::new(marks, task.hidden, task.layers, &run.device()?)?;
     let folder = start.folder(&cli.run, "book_order")?;
     if !cli.run.quiet {
-        println!(
+        say(format_args!(
             "events:  {} for training, {} for validation, {} for testing; {marks} marks",
             events.len(),
             valid.len(),
             test.len()
-        );
-        println!(
+        ));
+        say(format_args!(
             "model:   LSTM, {} layers of {} units, {} parameters; {} streams of {} events",
             task.layers,
             task.hidden,
             model.num_params(),
             plan.batch,
             training.common_steps(),
-        );
+        ));
         announce(&in_words(&devices), &plan, &folder);
     }
     let valid = valid.parallel();

@@ -33,7 +33,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::online::{MINUTE, Model, Online};
 use crate::recording::{AHEAD, COORDINATES, INPUTS, RATE, Recording};
 
@@ -166,7 +166,7 @@ fn run() -> Result<ExitCode> {
             .filter_map(|summary| summary.measures.get(measure));
         values.sum::<f64>() / summaries.len() as f64
     };
-    println!(
+    say(format_args!(
         "\nmean of {} recordings, over horizons of 0.1 to 2.1 s: test nRMSE {:.3} (validation {:.3}), {:.2} mm RMSE; the last position as the \
          forecast: {:.3}\npublished, means over nine recordings at 10 Hz (arXiv:2403.01607): SnAp-1 0.157, the lowest there; RTRL and UORO \
          are above it",
@@ -175,7 +175,7 @@ fn run() -> Result<ExitCode> {
         mean("valid_nrmse"),
         mean("test_rmse"),
         mean("persistence_nrmse"),
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -232,17 +232,17 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
         .after_windows(move |model: &Model, place| forecasts.look(model, place))
         .with_measures(move |_| measured.measures());
     if !args.quiet {
-        println!(
+        say(format_args!(
             "data:    recording {}, {} steps, from {}",
             task.recording,
             online.recording.steps(),
             task.data
-        );
-        println!(
+        ));
+        say(format_args!(
             "model:   LSTM of {} units, {} parameters",
             task.hidden,
             model.num_params()
-        );
+        ));
         announce(&found, &plan, &folder);
     }
     let result = run.train(

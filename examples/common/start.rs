@@ -10,9 +10,9 @@ use atbptt::train::run::{EarlierRun, Run, RunEnd, RunFolder, RunResult, RunSumma
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Result;
 use super::diagnostics::diagnose;
 use super::options::{Plan, RunArgs};
+use super::{Result, say};
 
 /// Settings of a run as its folder holds them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,10 +93,9 @@ impl<T: DeserializeOwned> Start<T> {
 
 /// The last lines of what a run says before it trains, on which devices, by which rule for K, and where it writes.
 pub fn announce(devices: &impl Display, plan: &Plan, folder: &RunFolder) {
-    println!("device:  {devices}");
-    println!("K:       {}", plan.in_words());
-    println!("run:     {}", folder.path().display());
-    println!();
+    say(format_args!("device:  {devices}"));
+    say(format_args!("K:       {}", plan.in_words()));
+    say(format_args!("run:     {}\n", folder.path().display()));
 }
 
 /// Looks closer at the model of a complete run and tells its outcome in the program's words.
@@ -110,7 +109,7 @@ pub fn finish<M: RecurrentModel>(
     outcome: impl FnOnce(&RunSummary) -> String,
 ) -> Result<ExitCode> {
     if let RunEnd::Interrupted { .. } = result.end {
-        println!("{result}");
+        say(&result);
         return Ok(result.exit_code());
     }
     let (code, folder) = (result.exit_code(), result.folder);
@@ -131,7 +130,7 @@ pub fn finish<M: RecurrentModel>(
                 folder.path().display()
             );
         }
-        println!("{}", outcome(summary));
+        say(outcome(summary));
     }
     Ok(code)
 }

@@ -34,7 +34,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
 use crate::model::CopyModel;
 
@@ -272,17 +272,17 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let model = CopyModel::new(task.symbols, task.hidden, task.layers, &run.device()?)?;
     let folder = start.folder(&cli.run, "copy")?;
     if !cli.run.quiet {
-        println!("data:    {}", task.in_words());
-        println!(
+        say(format_args!("data:    {}", task.in_words()));
+        say(format_args!(
             "         {} training steps of {sequences} sequences",
             training.steps(),
-        );
-        println!(
+        ));
+        say(format_args!(
             "model:   LSTM, {} layers of {} units, {} parameters",
             task.layers,
             task.hidden,
             model.num_params()
-        );
+        ));
         announce(&in_words(&devices), &plan, &folder);
     }
     let result = run.train(

@@ -34,7 +34,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::report::{ChunkBias, Flows};
 
 /// Train an LSTM to turn daily weather into the flow of a river with adaptively truncated backpropagation through time.
@@ -179,12 +179,16 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
     let model: SeriesModel<LstmLayer> = config.init(&device)?;
     let folder = start.folder(&cli.run, "rainfall")?;
     if !cli.run.quiet {
-        println!("data:    {}, from {}", flows.title(), task.data);
-        println!(
+        say(format_args!(
+            "data:    {}, from {}",
+            flows.title(),
+            task.data
+        ));
+        say(format_args!(
             "model:   LSTM of {} units, {} parameters",
             task.hidden,
             model.num_params()
-        );
+        ));
         announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();

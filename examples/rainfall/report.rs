@@ -15,9 +15,9 @@ use burn::tensor::Device;
 
 use crate::YEARS;
 use crate::basin::Basin;
-use crate::common::Result;
 use crate::common::options::Plan;
 use crate::common::trained_bias;
+use crate::common::{Result, say};
 
 type Model = SeriesModel<LstmLayer>;
 
@@ -188,7 +188,7 @@ pub fn bias(
     device: &Device,
 ) -> Result<()> {
     let curve = trained_bias::measure(model, train, &plan.training, CHUNK, device)?;
-    println!("\n{}", trained_bias::in_words(&curve, "days"));
+    say(format_args!("\n{}", trained_bias::in_words(&curve, "days")));
     let epochs = result.reports.iter().map(|report| {
         let bias = report.measures.get("chunk_bias").copied();
         (report.epoch as f64, bias.unwrap_or(f64::NAN))

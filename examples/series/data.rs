@@ -42,9 +42,17 @@ pub struct DataArgs {
     #[arg(long)]
     no_header: bool,
 
+    /// Leave out lines at the beginning of every file, before the header
+    #[arg(long, value_name = "LINES")]
+    skip_first: Option<usize>,
+
     /// Leave out rows at the end of every file
     #[arg(long, value_name = "ROWS")]
     drop_last: Option<usize>,
+
+    /// What stands for a missing value, besides nothing at all, with commas between [default: NA,NaN,null,?]
+    #[arg(long, value_name = "NAMES", value_parser = names, allow_hyphen_values = true)]
+    missing: Option<Names>,
 
     /// What to do about a missing input [default: refuse]
     #[arg(long, value_enum)]
@@ -109,7 +117,7 @@ impl Default for Data {
     }
 }
 
-/// Names of columns.
+/// Names of columns, or of what is missing.
 #[derive(Clone, Debug)]
 struct Names(Vec<String>);
 
@@ -123,7 +131,7 @@ fn names(text: &str) -> std::result::Result<Names, String> {
     let row = row.map_err(|error| error.to_string())?.unwrap_or_default();
     let names: Vec<String> = row.iter().map(str::to_owned).collect();
     match names.is_empty() {
-        true => Err("name a column, or several with commas between them".into()),
+        true => Err("give a name, or several with commas between them".into()),
         false => Ok(Names(names)),
     }
 }
@@ -173,6 +181,10 @@ impl DataArgs {
         options.decimal_comma |= self.decimal_comma;
         options.header &= !self.no_header;
         options.drop_last = self.drop_last.unwrap_or(options.drop_last);
+        options.skip_first = self.skip_first.unwrap_or(options.skip_first);
+        if let Some(Names(missing)) = &self.missing {
+            options.missing.clone_from(missing);
+        }
         let [input, target] = &mut data.missing;
         match self.missing_input {
             Some(MissingInput::Refuse) => *input = Missing::Refuse,

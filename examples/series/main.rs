@@ -34,7 +34,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::data::{Data, DataArgs};
 
 /// Train an LSTM on columns of CSV files with adaptively truncated backpropagation through time, and forecast.
@@ -193,19 +193,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let model: SeriesModel<LstmLayer> = config.init(&run.device()?)?;
     let folder = start.folder(&cli.run, "series")?;
     if !cli.run.quiet {
-        println!("data:    {}", task.data.in_words());
-        println!(
+        say(format_args!("data:    {}", task.data.in_words()));
+        say(format_args!(
             "         {} steps, of them {} for training, in {} streams",
             normalised.total_steps(),
             training.steps_counted(),
             plan.batch,
-        );
-        println!(
+        ));
+        say(format_args!(
             "model:   LSTM, {} layers of {} units, {} parameters",
             task.layers,
             task.hidden,
             model.num_params()
-        );
+        ));
         announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::plan::Choice;
 use crate::run::Run;
 use crate::spec::Spec;
@@ -122,7 +122,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         return Err(format!("{} holds no results yet", out.display()).into());
     }
     if interrupted {
-        println!("interrupted; the same command goes on");
+        say("interrupted; the same command goes on");
         return Ok(ExitCode::from(130));
     }
     // A step that is too large for a policy is found by trying it.
@@ -190,14 +190,14 @@ fn show(
     fs::write(&table_path, &table)
         .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;
     report::figure(spec, finished, &figure_path)?;
-    println!("{}\n\n{table}", spec.title);
-    println!("figure: {}", figure_path.display());
+    say(format_args!("{}\n\n{table}", spec.title));
+    say(format_args!("figure: {}", figure_path.display()));
     match &cli.into {
         // Half a table never replaces a whole one unasked.
-        Some(document) if !(complete || cli.report) => println!(
+        Some(document) if !(complete || cli.report) => say(format_args!(
             "{} is left as it was, as runs are missing; --report writes what is there",
             document.display()
-        ),
+        )),
         Some(document) => {
             let name = cli.file.file_stem().unwrap_or_default().to_string_lossy();
             report::write_into(document, &name, spec, &table, &figure_path)?;

@@ -33,7 +33,7 @@ use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
 use crate::common::start::{Settings, Start, announce, finish};
-use crate::common::{Result, exit_code, trained_bias};
+use crate::common::{Result, exit_code, say, trained_bias};
 use crate::system::{SETTLING, System};
 
 /// Train an LSTM to simulate a system from its input alone, with adaptively truncated backpropagation through time.
@@ -146,7 +146,7 @@ fn run() -> Result<ExitCode> {
         let system = cli.system.unwrap_or(System::Silverbox);
         let start = Start::new(&cli.run, || new(system), |settings| cli.apply(settings))?;
         let (code, line) = identify(start, &cli.run)?;
-        println!("{}", line.unwrap_or_default());
+        say(line.unwrap_or_default());
         return Ok(code);
     }
     let mut lines = Vec::new();
@@ -160,9 +160,9 @@ fn run() -> Result<ExitCode> {
             // Interrupted.
             None => return Ok(code),
         }
-        println!();
+        say("");
     }
-    println!("{}", lines.join("\n"));
+    say(lines.join("\n"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -203,17 +203,17 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
     let model: Model = config.init(&device)?;
     let folder = start.folder(args, &format!("sysid-{system}"))?;
     if !args.quiet {
-        println!(
+        say(format_args!(
             "data:    {system}, {} training steps in {} streams, from {}",
             train.steps_counted(),
             plan.batch,
             task.data
-        );
-        println!(
+        ));
+        say(format_args!(
             "model:   LSTM of {} units, {} parameters",
             task.hidden,
             model.num_params()
-        );
+        ));
         announce(&in_words(&devices), &plan, &folder);
     }
     let template = model.clone();
@@ -224,7 +224,10 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
         let trained: Model = TrainedModel::open(folder.path())?.load(template)?;
         let losses = plan.training.scheme.losses(1);
         let curve = trained_bias::measure(&trained, &train, &plan.training, losses, &device)?;
-        println!("\n{}", trained_bias::in_words(&curve, "steps"));
+        say(format_args!(
+            "\n{}",
+            trained_bias::in_words(&curve, "steps")
+        ));
         let (simulated, _) = simulate(&trained.valid(), &scale, &parts.test)?;
         let panel = trained_bias::panel(&curve, "steps");
         draw(system, &simulated, &parts.test, panel, &folder)?;

@@ -52,7 +52,7 @@ use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 
 use crate::common::diagnostics::SIZES;
-use crate::common::{Result, exit_code};
+use crate::common::{Result, exit_code, say};
 use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 use crate::options::Cli;
@@ -204,10 +204,10 @@ where
         .into());
     }
     let _folder = RunFolder::create(&cli.out)?;
-    println!(
+    say(format_args!(
         "training: {name}, {scheme:?}, K = {} for {} epochs",
         cli.train_k, cli.epochs
-    );
+    ));
     let training = SupervisedTraining::new(
         &cli.out,
         StreamLoader::new(train.clone()).into_loader::<M>(),
@@ -291,13 +291,13 @@ impl Watch {
             let (bias, error) = report::measured(truth, *k);
             format!("K {k}: {bias:.3} ± {error:.3}")
         };
-        println!(
+        say(format_args!(
             "epoch {}: loss {:.4}; true bias {}; {}",
             at.epoch,
             record.train_loss,
             words(&cli.k, bias),
             words(&cli.delta, tolerated),
-        );
+        ));
         for (repeat, statistics) in record.statistics.iter().enumerate() {
             if self.controllers.len() <= repeat {
                 self.controllers.push(cli.controllers()?);
@@ -329,13 +329,13 @@ impl Watch {
                 }
             }
             if repeat == 0 {
-                println!(
+                say(format_args!(
                     "  direct, {} probes: {}\n  averaged over updates: {}; K chosen: {}",
                     single.probes(),
                     single.describe(cli.train_k),
                     averaged.describe(cli.train_k),
                     words(&chosen, usize::to_string),
-                );
+                ));
             }
             readings.add(
                 cli,

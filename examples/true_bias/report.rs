@@ -6,8 +6,8 @@ use atbptt::core::BiasEstimate;
 use atbptt::core::direct::{DirectEstimate, DirectOutcome};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 
-use crate::common::Result;
 use crate::common::diagnostics::SIZES;
+use crate::common::{Result, say};
 use crate::options::{Cli, SHORTEST};
 
 /// Below it a ratio says nothing: the error of the truth itself.
@@ -129,10 +129,10 @@ pub fn write(cli: &Cli, name: &str, readings: &Readings) -> Result<()> {
     let tables = format!("{}\n{}", ratios(readings), regrets(cli, readings));
     fs::write(cli.out.join("table.md"), &tables)?;
     figure(cli, name, readings)?;
-    println!(
+    say(format_args!(
         "\n{tables}\nfigure: {}",
         cli.out.join("true_bias.png").display()
-    );
+    ));
     Ok(())
 }
 

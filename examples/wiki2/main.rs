@@ -29,7 +29,7 @@ use burn::module::Module;
 use self::common::diagnostics::lstm_parts;
 use self::common::options::{in_words, parse};
 use self::common::start::{Settings, Start, announce, finish};
-use self::common::{Result, exit_code};
+use self::common::{Result, exit_code, say};
 use self::options::{Cli, Language, PROGRAM};
 
 type Model = LanguageModel<LstmLayer>;
@@ -106,33 +106,33 @@ fn introduce(
     folder: &RunFolder,
 ) {
     let Settings { task, plan } = settings;
-    println!("text:    {}", corpus.description());
-    println!(
+    say(format_args!("text:    {}", corpus.description()));
+    say(format_args!(
         "         {} training, {} validation, {} test tokens; {} different {}",
         corpus.len(Split::Train),
         corpus.len(Split::Valid),
         corpus.len(Split::Test),
         corpus.vocabulary().len(),
         task.reading.unit_name(),
-    );
-    println!(
+    ));
+    say(format_args!(
         "model:   LSTM, {} layer(s) of {} units, {} parameters, {}; batch {}",
         task.layers,
         task.hidden,
         model.num_params(),
         task.precision.name(),
         plan.batch,
-    );
+    ));
     if !task.scaled.is_empty() {
-        println!(
+        say(format_args!(
             "scaled:  {}; --paper gives the full settings",
             task.scaled.join(", ")
-        );
+        ));
     }
     if let Some(floor) = corpus.perplexity_floor(Split::Valid) {
-        println!(
+        say(format_args!(
             "floor:   no model can reach a validation perplexity below {floor:.1} on this text"
-        );
+        ));
     }
     announce(&in_words(devices), plan, folder);
 }

@@ -9,7 +9,7 @@ use atbptt::train::run::DataPath;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::common::Result;
+use super::common::{Result, say};
 use super::options::Language;
 
 /// Where the text comes from.
@@ -129,22 +129,22 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
                 .into());
             }
             Err(error) => {
-                println!("WikiText-2 is not available: {error}");
-                println!();
-                println!(
+                say(format_args!("WikiText-2 is not available: {error}"));
+                say("");
+                say(format_args!(
                     "  *** Training on the BUILT-IN CORPUS: generated sentences, not real text. ***"
-                );
-                println!(
+                ));
+                say(format_args!(
                     "  *** Give a folder with --data to train on a text of your own.           ***"
-                );
-                println!();
+                ));
+                say("");
                 task.text = Text::BuiltIn;
                 built_in(task.max_tokens)?
             }
         },
     };
     for warning in corpus.warnings() {
-        println!("warning: {warning} (--unit char)");
+        say(format_args!("warning: {warning} (--unit char)"));
     }
     Ok(corpus)
 }
@@ -162,12 +162,12 @@ fn from_folder(folder: &Path, options: &CorpusOptions) -> Result<Corpus> {
         return Ok(Corpus::from_folder(folder, options)?);
     }
     let cache = cache_folder()?;
-    println!(
+    say(format_args!(
         "{} holds {} MiB of text: its tokens are kept in {}",
         folder.display(),
         bytes >> 20,
         cache.display()
-    );
+    ));
     Ok(Corpus::from_large_folder(folder, options, cache)?)
 }
 

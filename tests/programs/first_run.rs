@@ -136,6 +136,11 @@ fn generate_works_in_a_folder_without_the_text() {
         shown.starts_with("perplexity ") && shown.contains("over 5 tokens"),
         "{shown}"
     );
+    // The same text as another program writes it.
+    let other = format!("\u{feff}{word} {word}\r\n{word}");
+    fs::write(alone.path().join("other.txt"), other).unwrap();
+    assert_eq!(success(&write(&["--perplexity", "other.txt"])), shown);
+    fs::write(alone.path().join("empty.txt"), "\n").unwrap();
     for (arguments, expected) in [
         (
             &["--temperature", "-1"][..],
@@ -144,6 +149,7 @@ fn generate_works_in_a_folder_without_the_text() {
         (&["--top-p", "2"], "(0, 1]"),
         (&["--prompt", "no-such-word"], "no-such-word"),
         (&["--perplexity", "absent.txt"], "absent.txt"),
+        (&["--perplexity", "empty.txt"], "holds no text"),
         (&["--series", "rows.csv"], "model is of another kind"),
     ] {
         let error = failure(&write(arguments));
@@ -174,4 +180,33 @@ fn a_metric_of_ones_own_is_shown_and_kept() {
     assert!((5.0..100.0).contains(&accuracy), "{accuracy}");
     assert!((0.01..1.0).contains(&confidence), "{confidence}");
     assert!(run.join("tensorboard/valid").is_dir());
+}
+
+/// With a Python that has PyTorch, its outputs are ours; without one, the program says why there is no comparison.
+#[test]
+fn weights_go_to_pytorch_and_back_or_the_program_says_why_not() {
+    let Some(program) = example("torch_weights") else {
+        return;
+    };
+    let mut without = command(&program);
+    let said = success(
+        &without
+            .env("TORCH_PYTHON", "/no/such/python")
+            .output()
+            .unwrap(),
+    );
+    for kind in ["LSTM", "GRU", "RNN"] {
+        let skipped = format!("{kind}: skipped: /no/such/python cannot be started");
+        assert!(said.contains(&skipped), "{said}");
+    }
+    let said = success(&command(&program).output().unwrap());
+    for kind in ["LSTM", "GRU", "RNN"] {
+        let compared = said.contains(&format!("{kind}: PyTorch: equal to 1e-5"));
+        let skipped = said.contains(&format!("{kind}: skipped: "));
+        assert!(compared != skipped, "{said}");
+        let back = said.contains(&format!(
+            "{kind}: the file that PyTorch saved: equal to 1e-5"
+        ));
+        assert_eq!(back, compared && cfg!(feature = "pytorch"), "{said}");
+    }
 }

@@ -273,6 +273,27 @@ fn missing_targets_are_refused_or_masked_and_errors_name_the_place() {
         "mask",
     ]));
     assert!(said.contains("test error (RMSE) c "), "{said}");
+
+    // A mark of the file's own, below a line about the file.
+    let text = fs::read_to_string(&file).unwrap().replace(",\n", ",-999\n");
+    fs::write(&file, format!("measured by hand\n{text}")).unwrap();
+    let marked = ["--input", "a", "--target", "c", "--skip-first", "1"];
+    let error = failure(&with(&[&marked[..], &["--missing", "NA,-999"]].concat()));
+    assert!(
+        error.contains("row 1 (line 3), column \"c\": the value is missing"),
+        "{error}"
+    );
+    let masked = ["--missing", "-999", "--missing-target", "mask"];
+    let run = folder.path().join("marked");
+    let mut masked = series(
+        &program,
+        &[&["--epochs", "1"], &marked[..], &masked].concat(),
+    );
+    masked.arg("--data").arg(&file).arg("--out").arg(&run);
+    success(&masked.output().unwrap());
+    let forecast = rows(&run.join("forecast.csv"));
+    let missing = forecast.iter().filter(|row| row[4].is_empty()).count();
+    assert_eq!((forecast.len(), missing), (300, 60));
 }
 
 /// A byte order mark, names with commas and blanks, columns without a name and of text, line ends of Windows.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on should stop
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -249,6 +250,40 @@ fn a_text_is_read_as_words_characters_or_bytes_by_the_rules_asked_for() {
         !refused.status.success() && error.contains("--builtin"),
         "{error}"
     );
+}
+
+/// As with `… | head`: whoever reads has enough after a line, and the run goes on to its end.
+#[test]
+fn a_closed_pipe_ends_no_run() {
+    let (Some(program), Some(generate)) = (example("wiki2"), example("generate")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let closed_after_a_line = |mut command: Command| {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        reader.read_line(&mut line).unwrap();
+        drop(reader);
+        let output = child.wait_with_output().unwrap();
+        assert!(!line.is_empty());
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    };
+    let mut train = tiny(&program);
+    train.args(["--epochs", "3", "--out"]).arg(&run);
+    closed_after_a_line(train);
+    assert_eq!(epochs(&run).len(), 3);
+    assert!(run.join("result.json").is_file() && run.join("report.png").is_file());
+    let mut write = command(&generate);
+    // More than a pipe holds.
+    write.arg(&run).args(["--tokens", "15000"]);
+    closed_after_a_line(write);
 }
 
 /// Interrupted wherever SIGINT happens to land, then resumed: the same losses to the last bit as one run through.

@@ -123,6 +123,9 @@ fn golden_files_of_torch_save_give_pytorchs_outputs() {
     let gru = NamedTensors::open("tests/data/gru.pt").unwrap();
     let gru = config::<GruLayer>(case("gru")).from_torch(gru, &device);
     check_outputs(case("gru"), &gru.unwrap(), &device);
+    let rnn = NamedTensors::open("tests/data/rnn.pt").unwrap();
+    let rnn = config::<RnnLayer>(case("rnn_tanh")).from_torch(rnn, &device);
+    check_outputs(case("rnn_tanh"), &rnn.unwrap(), &device);
 }
 
 /// PyTorch 2.15 wrote both files, of the same model; saved under a name of 21 letters, the first misleads readers of archives that count
@@ -135,6 +138,20 @@ fn a_file_of_torch_save_is_read_whatever_the_length_of_its_name() {
     });
     assert_eq!(saved, expected);
     assert_eq!(saved.names().count(), 11);
+}
+
+/// A whole word language model that PyTorch 2.15 wrote, and the logits it gave, beside the tests so that no PyTorch is needed.
+#[test]
+fn the_logits_of_a_word_language_model_are_those_of_pytorch() {
+    let case = std::fs::read_to_string("tests/data/words-RNN_TANH-untied.json").unwrap();
+    let case: Value = serde_json::from_str(&case).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for extension in ["pt", "safetensors"] {
+        let file = format!("words-RNN_TANH-untied.{extension}");
+        let copy = folder.path().join(&file);
+        std::fs::copy(Path::new("tests/data").join(file), copy).unwrap();
+    }
+    language_model_of::<RnnLayer>(folder.path(), &case);
 }
 
 /// What `data/torch_cases.py` says of its cases; `None`, with the reason printed, where there is no Python with torch

@@ -481,6 +481,19 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
         NamedTensors::of(&model).unwrap()
     );
     assert!(trained.language_model::<GruLayer>(&device).is_err());
+    // A note of versions; what a newer one wrote is refused with that version.
+    let about = std::fs::read_to_string(away.join("about.json")).unwrap();
+    let mut note: serde_json::Value = serde_json::from_str(&about).unwrap();
+    assert_eq!(note["atbptt"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(note["format"], 1);
+    (note["atbptt"], note["format"]) = ("9.8.7".into(), 2.into());
+    std::fs::write(away.join("about.json"), note.to_string()).unwrap();
+    let error = TrainedModel::open(&away).unwrap_err().to_string();
+    assert!(
+        error.contains("version 9.8.7 of the library wrote it, in format 2"),
+        "{error}"
+    );
+    std::fs::write(away.join("about.json"), about).unwrap();
     std::fs::write(away.join("weights.safetensors"), "damaged").unwrap();
     let error = trained.language_model::<LstmLayer>(&device).unwrap_err();
     assert!(error.to_string().contains("no safetensors file"), "{error}");

@@ -2,8 +2,8 @@
 
     python3 make_pt.py ../../../../shared/golden/recurrent_layers.json .
 
-makes `lstm.pt` (float32) and `gru.pt` (float64, two layers where the golden file has them) with the weights of the golden
-cases of those kinds. The names inside the pickle are PyTorch's own; its classes are stood in for while pickling.
+makes `lstm.pt` and `rnn.pt` (float32) and `gru.pt` (float64, two layers where the golden file has them) with the weights of the
+golden cases of those kinds. The names inside the pickle are PyTorch's own; its classes are stood in for while pickling.
 """
 
 import collections
@@ -98,6 +98,6 @@ def save(path, state, kind):
 
 golden, out = sys.argv[1], sys.argv[2]
 cases = json.load(open(golden))["cases"]
-for name, kind in (("lstm", FloatStorage), ("gru", DoubleStorage)):
-    case = max((case for case in cases if case["kind"].lower() == name), key=lambda case: case["layers"])
+for name, kind in (("lstm", FloatStorage), ("gru", DoubleStorage), ("rnn", FloatStorage)):
+    case = max((case for case in cases if case["kind"].lower().startswith(name)), key=lambda case: case["layers"])
     save(f"{out}/{name}.pt", case["params"], kind)

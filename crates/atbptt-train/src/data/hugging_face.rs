@@ -169,6 +169,31 @@ mod tests {
         assert_eq!(tokenizer.fingerprint().len(), 64);
     }
 
+    /// The kinds of models that files have, each cutting one word into pieces of its own.
+    #[test]
+    fn pieces_of_words_are_those_of_each_kind_of_model() {
+        let bpe = r#"{"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {"<unk>": 0, "l": 1, "o": 2, "w": 3, "lo": 4, "low": 5}, "merges": ["l o", "lo w"]}"#;
+        let word_piece = r###"{"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": {"<unk>": 0, "low": 1, "##low": 2}}"###;
+        let unigram = r#"{"type": "Unigram", "unk_id": 0,
+            "vocab": [["<unk>", 0.0], ["l", -9.0], ["o", -9.0], ["w", -9.0], ["low", -1.0], ["lowl", -0.1], ["ow", -0.2]]}"#;
+        for (model, words, text, expected) in [
+            (bpe, 6, "lowlo low", &[5, 4, 5][..]),
+            (word_piece, 3, "lowlow wow", &[1, 2, 0]),
+            (unigram, 7, "lowlow low", &[5, 6, 4]),
+        ] {
+            let (head, _) = WORDS.split_once("\"model\"").unwrap();
+            let file = format!("{head}\"model\": {model}}}");
+            let tokenizer = HuggingFaceTokenizer::from_bytes(file.as_bytes()).unwrap();
+            let mut ids = Vec::new();
+            tokenizer.encode(text, &mut ids).unwrap();
+            assert_eq!(ids, expected, "{model}");
+            assert_eq!(tokenizer.vocabulary().unwrap().len(), words);
+        }
+    }
+
     #[test]
     fn files_that_describe_no_tokeniser_are_refused() {
         let huge = WORDS.replace("\"dog\": 4", "\"dog\": 4294967295");

@@ -1,5 +1,6 @@
 //! Texts, read in blocks of bounded size and checked to be UTF-8: as words, or as characters.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -81,6 +82,14 @@ fn finish_word(
     let more = word.is_empty() || take(Piece::Word(word))?;
     word.clear();
     Ok(more)
+}
+
+/// `text` without byte order marks.
+pub(super) fn without_marks(text: &str) -> Cow<'_, str> {
+    match text.contains(BYTE_ORDER_MARK) {
+        true => Cow::Owned(text.replace(BYTE_ORDER_MARK, "")),
+        false => Cow::Borrowed(text),
+    }
 }
 
 /// Calls `take` with every character, line breaks too and byte order marks not, until it answers `false` or the text ends.

@@ -51,6 +51,16 @@ fn a_byte_order_mark_anywhere_is_no_part_of_a_word() {
     })
     .unwrap();
     assert_eq!(characters, "a b\ncd \ne");
+    // Nor of a text that a trained model reads.
+    use crate::data::{TokenUnit, Vocabulary};
+    let names = ["a", "b", "cd", "e", "<eos>"].map(String::from);
+    let vocabulary = Vocabulary::try_from(names.to_vec()).unwrap();
+    let ids = TokenUnit::Words.encode(&vocabulary, text).unwrap();
+    assert_eq!(ids, [0, 1, 4, 2, 4, 3]);
+    let names = ["a", " ", "b", "\n", "c", "d", "e"].map(String::from);
+    let vocabulary = Vocabulary::try_from(names.to_vec()).unwrap();
+    let ids = TokenUnit::Characters.encode(&vocabulary, text).unwrap();
+    assert_eq!(ids, [0, 1, 2, 3, 4, 5, 1, 3, 6]);
 }
 
 /// Line 3 starts at byte 6 ("ab\n" twice); its second byte, 0xff, is offset 7. An unfinished character at the end is
@@ -82,16 +92,20 @@ fn reading_stops_where_enough_is_read() {
     assert_eq!(left, 0);
 }
 
-/// 300 MiB without a line break, from a reader that holds none of it: words of 8 bytes.
-struct Endless(usize);
+/// So many bytes without a line break, from a reader that holds none of them: words of 8 bytes.
+struct Endless<'a> {
+    left: usize,
+    read: &'a std::cell::Cell<usize>,
+}
 
-impl Read for Endless {
+impl Read for Endless<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let count = into.len().min(self.0) / 8 * 8;
+        let count = into.len().min(self.left) / 8 * 8;
         into[..count]
             .chunks_mut(8)
             .for_each(|word| word.copy_from_slice(b"abcdefg "));
-        self.0 -= count;
+        self.left -= count;
+        self.read.set(self.read.get() + count);
         Ok(count)
     }
 }
@@ -100,11 +114,17 @@ impl Read for Endless {
 #[test]
 fn a_text_that_is_one_line_of_260_mib_is_read_in_bounded_memory() {
     let bytes = 260 << 20;
-    let (mut count, mut ends) = (0, 0);
-    for_each_word(Endless(bytes), "here", |piece| {
+    let (mut count, mut ends, mut held) = (0, 0, 0);
+    let read = std::cell::Cell::new(0);
+    let text = Endless {
+        left: bytes,
+        read: &read,
+    };
+    for_each_word(text, "here", |piece| {
         match piece {
             Piece::Word(word) => {
                 assert_eq!(word.len(), 7);
+                held = held.max(read.get() - 8 * count);
                 count += 1;
             }
             Piece::EndOfLine => ends += 1,
@@ -113,6 +133,7 @@ fn a_text_that_is_one_line_of_260_mib_is_read_in_bounded_memory() {
     })
     .unwrap();
     assert_eq!((count, ends), (bytes / 8, 1));
+    assert!(held <= 2 * BLOCK, "{held} bytes were read ahead");
 }
 
 #[test]

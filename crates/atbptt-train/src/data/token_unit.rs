@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::text::without_marks;
 use super::vocabulary::{END_OF_LINE, UNKNOWN};
 use super::{DataError, Vocabulary};
 
@@ -32,7 +33,8 @@ impl TokenUnit {
         }
     }
 
-    /// Tokens of a text by the vocabulary of another one: words and characters that it does not know become its `<unk>`.
+    /// Tokens of a text by the vocabulary of another one: words and characters that it does not know become its `<unk>`. Byte order
+    /// marks are no part of either.
     ///
     /// ```
     /// use atbptt_train::data::{TokenUnit, Vocabulary};
@@ -56,6 +58,7 @@ impl TokenUnit {
         };
         match self {
             Self::Words => {
+                let text = without_marks(text);
                 let lines = text.split_inclusive('\n');
                 let tokens = lines.flat_map(|line| {
                     let end = line.ends_with('\n').then_some(END_OF_LINE);
@@ -65,7 +68,8 @@ impl TokenUnit {
             }
             Self::Characters => {
                 let mut buffer = [0; 4];
-                text.chars()
+                without_marks(text)
+                    .chars()
                     .map(|character| id(character.encode_utf8(&mut buffer)))
                     .collect()
             }

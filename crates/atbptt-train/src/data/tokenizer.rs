@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::text::without_marks;
 use super::{DataError, TokenUnit, Vocabulary};
 
 /// Cuts texts into tokens of a vocabulary that it knows beforehand.
@@ -80,7 +81,7 @@ impl Tokens {
             Self::Own(tokenizer) => {
                 let mut ids = Vec::new();
                 // Line by line, as corpora are read.
-                for line in text.split_inclusive('\n') {
+                for line in without_marks(text).split_inclusive('\n') {
                     tokenizer.encode(line, &mut ids)?;
                 }
                 Ok(ids)

@@ -1,5 +1,8 @@
 //! What a run shows while it trains: a line per epoch and, on a terminal, a bar within one.
 
+use std::fmt::Display as Shown;
+use std::io::Write;
+
 use crate::observer::Resumed;
 use crate::report::EpochReport;
 use crate::workers::WorkerReport;
@@ -126,6 +129,11 @@ fn worked_line(workers: &[WorkerReport]) -> String {
     format!("devices: of {seconds:.1} s in windows and probes, each worked for: {shares}")
 }
 
+/// A line on standard output. Who reads it may have closed the pipe (`… | head`): the run goes on without.
+fn say(line: impl Shown) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Progress on standard output.
 pub(super) struct Progress {
     shown: bool,
@@ -145,21 +153,21 @@ impl Progress {
 
     pub(super) fn resumed(&self, resumed: &Resumed) {
         if self.shown {
-            println!("{}", resumed_lines(resumed));
+            say(resumed_lines(resumed));
         }
     }
 
     /// Which device trains on what, where there are several.
     pub(super) fn workers(&self, workers: &[WorkerReport]) {
         if self.shown && workers.len() > 1 {
-            println!("{}", workers_line(workers));
+            say(workers_line(workers));
         }
     }
 
     /// How long each device has worked; nothing on one.
     pub(super) fn worked(&self, workers: &[WorkerReport]) {
         if self.shown && !workers.is_empty() {
-            println!("{}", worked_line(workers));
+            say(worked_line(workers));
         }
     }
 
@@ -175,7 +183,7 @@ impl Progress {
         if self.bar.is_first_window()
             && let Some(header) = self.lines.header
         {
-            println!("{header}");
+            say(header);
         }
         self.bar
             .window(epoch, counted, total, || (self.lines.running)(running_loss));
@@ -184,20 +192,20 @@ impl Progress {
     pub(super) fn epoch(&self, report: &EpochReport) {
         if self.shown {
             self.clear();
-            println!("{}", (self.lines.line)(report));
+            say((self.lines.line)(report));
         }
     }
 
     /// All epochs at once, when another display had the screen.
     pub(super) fn all(&self, resumed: Option<&Resumed>, reports: &[EpochReport]) {
         if let Some(resumed) = resumed {
-            println!("{}", resumed_lines(resumed));
+            say(resumed_lines(resumed));
         }
         if let Some(header) = self.lines.header {
-            println!("{header}");
+            say(header);
         }
         for report in reports {
-            println!("{}", (self.lines.line)(report));
+            say((self.lines.line)(report));
         }
     }
 }
