@@ -57,6 +57,8 @@ struct Choice {
     repeat: usize,
     delta: f64,
     truth: usize,
+    /// The lengths that the truth itself, within two of its standard errors, does not tell from it.
+    truth_interval: (usize, usize),
     chosen: usize,
     by_reading: Vec<usize>,
     noise_limited: [bool; 2],
@@ -115,6 +117,10 @@ impl Readings {
                 repeat: of.repeat,
                 delta,
                 truth: cap(of.truth.smallest_k(delta)),
+                truth_interval: {
+                    let (first, last) = of.truth.k_interval(delta, 2.0);
+                    (cap(Some(first)), cap(Some(last)))
+                },
                 chosen: cap(Some(chosen)),
                 by_reading: all.map(cap).collect(),
                 noise_limited,
@@ -179,6 +185,8 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
         "noise_limited",
         "averaged_noise_limited",
         "truth",
+        "truth_from",
+        "truth_to",
         "controller",
     ];
     table.write_record(head.into_iter().chain(names()))?;
@@ -192,6 +200,8 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
             single.to_string(),
             averaged.to_string(),
             choice.truth.to_string(),
+            choice.truth_interval.0.to_string(),
+            choice.truth_interval.1.to_string(),
             choice.chosen.to_string(),
         ];
         let ks = choice.by_reading.iter().map(usize::to_string);
@@ -298,9 +308,30 @@ fn regrets(cli: &Cli, readings: &Readings) -> String {
             let usable = of_delta().filter(|choice| !is_limited(nth, choice.noise_limited));
             row(name, usable.map(|c| (c.by_reading[nth], c.truth)).collect());
         }
-        text.push('\n');
+        let usable = || of_delta().filter(|choice| !choice.noise_limited[1]);
+        let (known, within) = (
+            usable().filter(|c| is_near(c.truth_interval, c.truth)),
+            usable().filter(|c| reaches(c.truth_interval, c.chosen)),
+        );
+        let of = usable().count();
+        text += &format!(
+            "\nThe truth knows its K({delta}) within a factor 1.5 in {} of these; the controller's K lies within a factor 1.5 of \
+             what the truth cannot tell from it in {}.\n\n",
+            percent(known.count(), of),
+            percent(within.count(), of),
+        );
     }
     text
+}
+
+/// Whether both ends of an interval lie within a factor 1.5 of `k`.
+fn is_near((first, last): (usize, usize), k: usize) -> bool {
+    2 * k <= 3 * first && 2 * last <= 3 * k
+}
+
+/// Whether `k` lies within a factor 1.5 of some length of an interval.
+fn reaches((first, last): (usize, usize), k: usize) -> bool {
+    2 * first <= 3 * k && 2 * k <= 3 * last
 }
 
 /// A panel per K: the first seed's truth solid, its first controller's estimates dashed; no point where the noise has it.
