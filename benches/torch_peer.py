@@ -12,7 +12,8 @@ usage: torch_peer.py [--only layer|train|step] [--case NAME] [--repeat N] [--dev
   step   one step of nn.LSTM at batch 1 with a carried state, without gradients: milliseconds per call
 
 Every case runs in a process of its own, so that its peak memory is its own. Seconds are the median of the repeats after one
-that warms up; tokens per second count losses for `train`. All in float32. Subnormal numbers are flushed to zero, as on our side;
+that warms up; layers warm up for half a second, and are repeated for as long at least; tokens per second count losses for
+`train`. All in float32. Subnormal numbers are flushed to zero, as on our side;
 --keep-subnormals is PyTorch's default. On a CPU, nn.LSTM runs oneDNN's fused kernel in its forward pass where oneDNN
 serves it, and products run in oneDNN or MKL. --compile passes the model to torch.compile. Needs torch.
 """
@@ -35,6 +36,8 @@ TRAIN = [
 ]
 STEP = [32, 64, 128, 256, 512, 1024]
 STEPS_PER_REPEAT = 200
+# A layer is run for so many seconds before it is timed, and timed for so long at least.
+LEAST_TIME = 0.5
 
 
 def names(rehearse):
@@ -87,14 +90,19 @@ def measure(args, kind, name, sizes):
         if args.device == "cuda":
             torch.cuda.synchronize()
 
-    times = []
-    for _ in range(args.repeat + 1):
-        wait()
-        started = time.perf_counter()
-        run()
-        wait()
-        times.append((time.perf_counter() - started) / calls)
-    seconds = statistics.median(times[1:])
+    def rounds(least):
+        times = []
+        begun = time.perf_counter()
+        while len(times) < least or kind == "layer" and time.perf_counter() - begun < LEAST_TIME:
+            wait()
+            started = time.perf_counter()
+            run()
+            wait()
+            times.append((time.perf_counter() - started) / calls)
+        return times
+
+    rounds(1)
+    seconds = statistics.median(rounds(args.repeat))
     return {
         "case": name,
         "seconds": seconds,

@@ -146,6 +146,10 @@ pub const LAYERS: [LayerCase; 4] = [
     LayerCase::new(Cell::Gru, 16, 512, 100),
 ];
 
+/// A layer is run for so long before it is timed, and timed for so long at least, as on the peer's side: the median of three runs of
+/// some milliseconds says more of the moment than of the layer.
+pub const LEAST_TIME: Duration = Duration::from_millis(500);
+
 /// Losses per update of strided windows: the library's default.
 const STRIDED_LOSSES: usize = Scheme::DEFAULT_LOSSES;
 

@@ -8,7 +8,7 @@ use atbptt::train::device_from_env;
 use burn::tensor::{Device, Distribution, Tensor};
 
 use crate::Result;
-use crate::cases::{Cell, LayerCase, Measured};
+use crate::cases::{Cell, LEAST_TIME, LayerCase, Measured};
 
 pub fn measure(case: LayerCase, repeat: usize) -> Result<Measured> {
     let named = device_from_env()?;
@@ -51,14 +51,17 @@ fn times<L: RecurrentLayer>(
         .map(|state| state.map_parts(&mut |part| part.require_grad()))
         .collect();
     let mut times = Vec::with_capacity(repeat);
-    for round in 0..=repeat {
+    let (mut begun, mut warm) = (Instant::now(), false);
+    while !warm || times.len() < repeat || begun.elapsed() < LEAST_TIME {
         let started = Instant::now();
         let (output, _) = layers.forward(input.clone(), Some(state.clone()))?;
         // From ones, as the peer starts from a given gradient of the outputs.
         black_box(output.backward());
         device.sync().map_err(|error| format!("{error:?}"))?;
-        if round > 0 {
+        if warm {
             times.push(started.elapsed());
+        } else if begun.elapsed() >= LEAST_TIME {
+            (begun, warm) = (Instant::now(), true);
         }
     }
     Ok(times)

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! A case is named, sized and timed as in the peer's program (`benches/torch_peer.py`): one warm-up run, then the median of
-//! the repeats; `layer/*` is a forward and backward pass with the gradients of weights, input and initial state, `train/*`
-//! one update of the real training loop. Every case runs in a process of its own, so that its peak memory is its own; both
+//! the repeats (layers warm up for half a second, and are repeated for as long at least); `layer/*` is a forward and
+//! backward pass with the gradients of weights, input and initial state, `train/*` one update of the real training loop. Every case runs in a process of its own, so that its peak memory is its own; both
 //! sides use all cores, and rounds alternate. The peer flushes subnormal numbers to zero, as our kernels do. Our side runs
 //! on the device of `BURN_DEVICE`; `gpu.sh` does a whole round on an NVIDIA GPU.
 

@@ -417,6 +417,41 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// Where nobody else holds the saved gates, gradients take their place; where somebody does, the gates stay.
+#[test]
+fn gradients_are_the_same_bits_whether_or_not_the_gates_are_held() {
+    for cell in CELLS {
+        for (taps, reset_mask) in [(false, false), (true, true)] {
+            let window = Case {
+                taps,
+                reset_mask,
+                ..case(cell, 7, 5, 6, 37)
+            };
+            let x = window.tensors::<Flex>(DType::F32);
+            let forward = || Flex::sequence_forward(cell, window.args(&x));
+            let backward = |saved| {
+                let grads =
+                    Flex::sequence_backward(cell, window.args(&x), saved, x.get(7), window.needs);
+                [
+                    grads.input,
+                    grads.input_weight,
+                    grads.recurrent_weight,
+                    grads.bias,
+                    grads.recurrent_bias,
+                    grads.taps,
+                    Some(grads.state),
+                ]
+                .map(|grad| grad.map(values::<Flex>))
+            };
+            let held = forward();
+            let before = values::<Flex>(held.gates.clone());
+            let expected = backward(held.clone());
+            assert_eq!(values::<Flex>(held.gates), before, "{window:?}");
+            assert!(backward(forward()) == expected, "{window:?}");
+        }
+    }
+}
+
 /// Transposed, sliced and broadcast tensors are read as what they show.
 #[test]
 fn views_are_read_right() {

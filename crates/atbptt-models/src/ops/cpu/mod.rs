@@ -46,6 +46,7 @@ use super::types::{
     Arguments, NeedsGrad, NllArguments, NllNeedsGrad, NllOutput, Optional, SavedActivations,
     SequenceGradients, Sizes,
 };
+use backward::Gates;
 use host::Host;
 use panel::EPILOGUE_WORK;
 use pool::Buffer;
@@ -179,20 +180,25 @@ pub(crate) fn sequence_backward<B: Host>(
     grad: FloatTensor<B>,
     needs: NeedsGrad,
 ) -> SequenceGradients<B> {
+    let mut saved = saved;
     by_type!(args.input, E => with_window::<E, B, _>(cell, &args, 2, |window| {
         let values = window.rows() * window.hidden;
         let size = cell.state_parts() * window.hidden;
         let states = Held::<B>::new::<E>(&saved.states, window.rows() * size)?;
-        let gates = match cell.saved_gates() {
-            0 => None,
-            gates => Some(Held::<B>::new::<E>(&saved.gates, values * gates)?),
-        };
         let grad = Held::<B>::new::<E>(&grad, window.rows() * size)?;
-        let saved = backward::Saved {
-            states: states.elements()?,
-            gates: elements(&gates)?.unwrap_or_default(),
-            grad: grad.elements()?,
+        let (states, grad) = (states.elements()?, grad.elements()?);
+        let count = values * cell.saved_gates();
+        let held;
+        // Where nobody else holds the gates, gradients may take their place.
+        let gates = match B::elements_mut::<E>(&mut saved.gates) {
+            _ if count == 0 => Gates::Kept(&[]),
+            Some(gates) if gates.len() == count => Gates::Free(gates),
+            _ => {
+                held = Held::<B>::new::<E>(&saved.gates, count)?;
+                Gates::Kept(held.elements()?)
+            }
         };
+        let saved = backward::Saved { states, gates, grad };
         let out = backward::backward(cell, window, saved, needs);
         let tensor = |data: Option<Buffer<E>>, shape: &[usize]| {
             data.map(|data| B::tensor::<E>(data, shape.to_vec()))
