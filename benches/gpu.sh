@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed and memory on an NVIDIA GPU beside PyTorch's, in two halves, for machines that have a GPU but no network:
 #
-#   benches/gpu.sh build DIR        # anywhere with Cargo: one benchmark program per backend into DIR
+#   benches/gpu.sh build DIR        # anywhere with Cargo: one benchmark program, of all backends, into DIR
 #   benches/gpu.sh run DIR [OUT]    # on the GPU: eight minutes at most; tables and JSON lines into OUT (gpu-results)
 #
 # `run` needs PyTorch with CUDA (TORCH_PYTHON) for the peer's side, the NVIDIA driver, and for Vulkan its loader (libvulkan1).
@@ -30,14 +30,12 @@ usage() {
 }
 
 build() {
-    local dir="$1" backend program
+    local dir="$1" program features="${backends// /,}"
     mkdir -p "$dir"
-    for backend in $backends; do
-        program="$(cargo bench --no-run --bench compare --features "$backend,${GPU_FEATURES-autotune}" \
-            --message-format=json | sed -n 's/.*"executable":"\([^"]*compare-[^"]*\)".*/\1/p' | tail -1)"
-        cp "$program" "$dir/compare-$backend"
-        printf 'built %s\n' "$dir/compare-$backend"
-    done
+    program="$(cargo bench --no-run --bench compare --features "$features,${GPU_FEATURES-autotune}" \
+        --message-format=json | sed -n 's/.*"executable":"\([^"]*compare-[^"]*\)".*/\1/p' | tail -1)"
+    cp "$program" "$dir/compare"
+    printf 'built %s\n' "$dir/compare"
 }
 
 # left: seconds that remain of the limit.
@@ -103,12 +101,12 @@ run() {
     else
         printf 'peer: %s has no torch; set TORCH_PYTHON\n' "$python" | tee -a "$out/missing.txt"
     fi
+    program="$dir/compare"
+    if [[ ! -x "$program" ]]; then
+        printf '%s: not built\n' "$program" | tee -a "$out/missing.txt"
+        return 1
+    fi
     for backend in $backends; do
-        program="$dir/compare-$backend"
-        if [[ ! -x "$program" ]]; then
-            printf '%s: not built\n' "$program" | tee -a "$out/missing.txt"
-            continue
-        fi
         export BURN_DEVICE="$backend"
         step 60 "$backend-layer" "$program" ours --only layer --repeat "$repeat" "${rehearse[@]}"
         step 60 "$backend-wiki2" "$program" ours --case train/wiki2/ --repeat "$repeat" "${rehearse[@]}"
