@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use atbptt_models::{GruConfig, LstmConfig, RecurrentState};
+use atbptt_models::{GruLayer, LstmLayer, RecurrentState, StackConfig};
 use burn::nn;
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, SamplingMode};
@@ -80,7 +80,7 @@ fn measure(c: &mut Criterion, medians: &Medians, case: Case, whose: &'static str
 }
 
 fn lstm(c: &mut Criterion, medians: &Medians, case: Case, device: &Device) {
-    let config = LstmConfig::new(case.hidden, case.hidden);
+    let config = StackConfig::<LstmLayer>::new(case.hidden, case.hidden);
     let Ok(ours) = config.init(device) else {
         return;
     };
@@ -103,7 +103,7 @@ fn lstm(c: &mut Criterion, medians: &Medians, case: Case, device: &Device) {
 }
 
 fn gru(c: &mut Criterion, medians: &Medians, case: Case, device: &Device) {
-    let config = GruConfig::new(case.hidden, case.hidden);
+    let config = StackConfig::<GruLayer>::new(case.hidden, case.hidden);
     let Ok(ours) = config.init(device) else {
         return;
     };

@@ -11,8 +11,7 @@
 
 use atbptt::models::{LstmLayer, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
-use atbptt::train::data::{Series, SeriesSet, SeriesSource};
-use atbptt::train::run::LossName;
+use atbptt::train::data::{PackedSource, Series, SeriesSet};
 use burn::optim::AdamConfig;
 
 /// A swing that is let go and pushed now and then: from the pushes alone, where is it?
@@ -41,8 +40,8 @@ fn episodes(
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let train = SeriesSource::new(episodes((0..24).map(|n| 20 + 10 * n))?, 4)?.with_shuffle(1);
-    let valid = SeriesSource::new(episodes([40, 90, 140, 190].into_iter())?, 4)?;
+    let train = PackedSource::new(episodes((0..24).map(|n| 20 + 10 * n))?, 4)?.with_shuffle(1);
+    let valid = PackedSource::new(episodes([40, 90, 140, 190].into_iter())?, 4)?;
     println!(
         "{} episodes of 20 to 250 steps in {} streams: {} steps, each counted once per epoch",
         train.set().series().len(),
@@ -55,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             clip: Clip::Norm(1.0),
             ..TbpttConfig::default()
         })
-        .with_loss_name(LossName::Named("Mean squared error".into()))
+        .with_loss_name("Mean squared error")
         .must_match("data", train.set().content_hash())
         .with_epochs(10);
     let model: SeriesModel<LstmLayer> = SeriesModelConfig::new(1, 1, 24)

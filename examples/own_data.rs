@@ -3,13 +3,12 @@
 //! `cargo run --release --example own_data` (a few seconds) ends with a validation loss far below 1, the variance of the
 //! targets, and leaves a run folder in `runs/`.
 //!
-//! Neither dataset nor batcher knows of sequences: an item is one step. `DatasetSource` is told how many items each sequence
+//! Neither dataset nor batcher knows of sequences: an item is one step. `DatasetSequences` is told how many items each sequence
 //! has, and how the batcher's rows become `[batch, time, …]`.
 
 use atbptt::models::{GruLayer, SeriesBatch, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
-use atbptt::train::data::{DatasetSequences, DatasetSource};
-use atbptt::train::run::LossName;
+use atbptt::train::data::{DatasetSequences, PackedSource};
 use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -55,7 +54,7 @@ fn source(lengths: &[usize]) -> Result<impl SequenceSource<Batch = SeriesBatch>,
     let sequences = DatasetSequences::new(items, Readings, lengths, |(x, y), layout, _device| {
         layout.series_batch(x, y)
     })?;
-    Ok(DatasetSource::new(sequences, 4)?.with_shuffle(1))
+    Ok(PackedSource::new(sequences, 4)?.with_shuffle(1))
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -65,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             clip: Clip::Norm(1.0),
             ..TbpttConfig::default()
         })
-        .with_loss_name(LossName::Named("Mean squared error".into()))
+        .with_loss_name("Mean squared error")
         .with_epochs(10);
     let model: SeriesModel<GruLayer> = SeriesModelConfig::new(1, 1, 16).init(&run.device()?)?;
     let folder = RunFolder::numbered("runs", "own_data")?;

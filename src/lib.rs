@@ -69,8 +69,8 @@ pub use atbptt_train::AdaptiveTbptt;
 /// What most programs need.
 pub mod prelude {
     pub use atbptt_core::{
-        AdaptiveK, AdaptiveKConfig, BiasEstimator, Decision, FixedK, FixedKConfig, LagNorms,
-        PolicyConfig, TruncationPolicy,
+        AdaptiveKConfig, BiasEstimator, Decision, FixedKConfig, LagNorms, PolicyConfig,
+        TruncationPolicy,
     };
     pub use atbptt_models::{
         GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, ModelError, RecurrentModel,
@@ -78,8 +78,8 @@ pub mod prelude {
     };
     pub use atbptt_train::run::{Run, RunFolder, RunResult};
     pub use atbptt_train::{
-        AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling,
-        StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TbpttInput, TokenSource, TrainError,
+        AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling, Tbptt,
+        TbpttConfig, TbpttHandle, TbpttInput, TokenSource, TrainError, stream_loader,
     };
 }
 

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use atbptt::core::{AdaptiveKConfig, BiasEstimator, Estimator};
 use atbptt::models::NamedTensors;
 use atbptt::train::data::{
-    Corpus, CorpusOptions, MemoryTokens, Split, Table, TableOptions, TokenStream, Vocabulary,
+    Corpus, CorpusOptions, FileTokens, Split, Table, TableOptions, Vocabulary,
 };
 use atbptt::train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, FusedSgd, Identity, ProbeConfig, QuietRenderer,
-    StreamLoader, Tbptt, TbpttConfig,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, FusedSgd, ProbeConfig, Tbptt, TbpttConfig,
+    TokenSource, quiet_renderer, stream_loader,
 };
 use burn::tensor::Device;
 use burn::train::{Learner, SupervisedTraining};
@@ -80,9 +80,9 @@ fn seeds_of_files_are_accepted() {
         Checkpoint::from_bytes(&file).is_ok()
     };
     assert!(accepted("checkpoint_parts", parts) >= 2);
-    let tokens = |bytes: &[u8]| MemoryTokens::from_token_file(bytes).is_ok();
+    let tokens = |bytes: &[u8]| FileTokens::decode(bytes).is_ok();
     assert!(accepted("tokens", tokens) >= 1);
-    let norms = |bytes: &[u8]| atbptt::train::probe_file::ProbeFile::from_slice(bytes).is_ok();
+    let norms = |bytes: &[u8]| atbptt::train::probe_file::from_slice(bytes).is_ok();
     assert!(accepted("norms", norms) >= 5);
     let table = |bytes: &[u8]| {
         let options = TableOptions::default()
@@ -124,7 +124,7 @@ fn write_seeds() {
         fs::create_dir_all(folder("seeds", target)).unwrap();
         fs::write(folder("seeds", target).join(name), bytes).unwrap();
     };
-    let tokens = MemoryTokens::from(vec![0, 1, 2, 1, u32::MAX]).to_token_file();
+    let tokens = FileTokens::encode(&[0, 1, 2, 1, u32::MAX]);
     put("tokens", "whole", &tokens);
     put("tokens", "unsigned", &tokens[..tokens.len() - 32]);
     let vocabulary = Vocabulary::try_from(vec!["a".to_string(), "<eos>".into()]).unwrap();
@@ -165,7 +165,7 @@ fn checkpoint(epochs: usize) -> Vec<u8> {
     let text = "a b ".repeat(60);
     let options = CorpusOptions::default().with_max_eval_tokens(20);
     let corpus = Corpus::from_readers([text.as_bytes(); 3], &options).unwrap();
-    let stream = |split| TokenStream::for_training(corpus.tokens(split), 2).unwrap();
+    let stream = |split| TokenSource::training(corpus.tokens(split), 2).unwrap();
     let policy = AdaptiveKConfig::new(0.5)
         .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(5)
@@ -176,7 +176,7 @@ fn checkpoint(epochs: usize) -> Vec<u8> {
         ..TbpttConfig::default()
     };
     let checkpoints = CheckpointConfig::new(run.path())
-        .with_identity(Identity::new().must_match("data", corpus.fingerprint()))
+        .must_match("data", corpus.fingerprint())
         .with_settings("any text");
     let strategy = AdaptiveTbptt::new(policy.init().unwrap(), config)
         .unwrap()
@@ -185,11 +185,11 @@ fn checkpoint(epochs: usize) -> Vec<u8> {
     let model = targets::checkpoint::model(&Device::flex().autodiff());
     let result = SupervisedTraining::new(
         run.path(),
-        StreamLoader::tokens(stream(Split::Train)).into_loader(),
-        StreamLoader::tokens(stream(Split::Valid)).into_loader(),
+        stream_loader(stream(Split::Train)),
+        stream_loader(stream(Split::Valid)),
     )
     .num_epochs(epochs)
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_application_logger(None)
     .with_training_strategy(strategy.into_strategy())
     .launch(Learner::new(Tbptt::new(model), FusedSgd::new().init(), 0.1));

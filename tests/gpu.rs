@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use atbptt::core::FixedK;
+use atbptt::core::FixedKConfig;
 use atbptt::train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, FusedSgd, NamedDevice, ProbeConfig, TbpttConfig,
     TrainError, TrainingObserver, device_by_name,
@@ -69,7 +69,7 @@ fn run(
 ) -> (Vec<f64>, Vec<f64>) {
     let corpus = corpus(1_004, 101);
     let losses = Arc::new(Losses::default());
-    let mut strategy = AdaptiveTbptt::new(FixedK::new(5).unwrap(), config())
+    let mut strategy = AdaptiveTbptt::new(FixedKConfig::new(5).init().unwrap(), config())
         .unwrap()
         .with_checkpoints(CheckpointConfig::new(folder))
         .with_observer(losses.clone());
@@ -171,7 +171,7 @@ fn too_little_memory_names_batch_k_and_window() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(80_004, 101);
     // 2 · 20,000 steps · 4 sequences · 4 gates · 512 units · 4 bytes: beyond 1 GiB.
-    let policy = FixedK::new(20_000).unwrap();
+    let policy = FixedKConfig::new(20_000).init().unwrap();
     let strategy = AdaptiveTbptt::new(policy, config()).unwrap();
     let handle = strategy.handle();
     let start: Model = model(&corpus, 512, 0.0, 3).to_device(&gpu.device.clone().autodiff());

@@ -17,7 +17,7 @@ use atbptt::models::{
     DirectPlan, LstmLayer, LstmState, ModelError, RecurrentModel, SequenceBatch, Stack, StackModel,
     StepLoss, direct_statistics, piece_gradients,
 };
-use atbptt::train::probe_file::ProbeFile;
+use atbptt::train::probe_file;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
@@ -120,7 +120,7 @@ fn apart(got: &[f64], expected: &[f64]) -> f64 {
 /// Everything that the file says, measured again here.
 fn compare(bytes: &[u8], device: &Device) {
     const TOLERANCE: f64 = 1e-10;
-    let case = ProbeFile::from_slice(bytes).unwrap().cases.remove(0);
+    let case = probe_file::from_slice(bytes).unwrap().remove(0);
     let (norms, direct) = (case.norms.unwrap(), case.direct.unwrap());
     let file: Value = serde_json::from_slice(bytes).unwrap();
 
@@ -218,8 +218,8 @@ fn committed_example_of_the_python_script_agrees_with_this_library() {
 /// The cumulative sizes of one probe, whose batch is the file's: all six sequences at once.
 #[test]
 fn example_of_the_python_script_carries_sizes_that_estimates_read() {
-    let file = ProbeFile::open("python/example.json").unwrap();
-    let norms = file.cases[0].norms.as_ref().unwrap();
+    let cases = probe_file::open("python/example.json").unwrap();
+    let norms = cases[0].norms.as_ref().unwrap();
     let sizes = norms.mean_sum_norms().unwrap();
     let phi = |lag: usize| norms.row(lag).iter().sum::<f64>() / norms.sequences() as f64;
     // A mean is no longer than the mean length; its square is no smaller than what is left of it without noise.

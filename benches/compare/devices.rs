@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use atbptt::core::FixedK;
+use atbptt::core::FixedKConfig;
 use atbptt::train::{NamedDevice, Scheme, device_from_env, devices_by_names};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
@@ -141,7 +141,14 @@ fn simulate(count: usize, transfer: f64, window: f64, gather: f64) -> f64 {
 /// Median time of an update, in seconds.
 fn median(case: TrainCase, devices: &[NamedDevice], windows: usize) -> Result<f64> {
     // The first window has no context, and the second warms up.
-    let run = run_on(case, FixedK::new(case.k)?, windows + 2, 1, devices, |_| ())?;
+    let run = run_on(
+        case,
+        FixedKConfig::new(case.k).init()?,
+        windows + 2,
+        1,
+        devices,
+        |_| (),
+    )?;
     let mut steps: Vec<f64> = run
         .steps
         .iter()

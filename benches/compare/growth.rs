@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use atbptt::core::FixedK;
+use atbptt::core::FixedKConfig;
 use atbptt::train::{Scheme, device_from_env};
 use clap::Args;
 use plotters::prelude::*;
@@ -115,7 +115,7 @@ fn point(args: &Growth) -> Result<()> {
     };
     // At least about 2,000 loss tokens, so that short windows are not all noise.
     let repeat = args.repeat.max((2_000 / (k * batch)).min(100));
-    let run = train::run(case, FixedK::new(k)?, repeat + 2, 1)?;
+    let run = train::run(case, FixedKConfig::new(k).init()?, repeat + 2, 1)?;
     let times = run.steps.into_iter().skip(1).collect();
     println!(
         "{}",

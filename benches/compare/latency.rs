@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use atbptt::models::{LstmConfig, Stepper};
+use atbptt::models::{LstmLayer, StackConfig, Stepper};
 use atbptt::train::device_from_env;
 use burn::tensor::{Distribution, Tensor};
 use clap::Args;
@@ -46,7 +46,7 @@ pub fn run(args: &Latency) -> Result<()> {
     println!("|---|---|---|---|---|");
     for &hidden in &args.hidden {
         let [mut stepped, mut tensors, mut torch, mut onnx] = [const { Vec::new() }; 4];
-        let layers = LstmConfig::new(hidden, hidden).init(&device.device)?;
+        let layers = StackConfig::<LstmLayer>::new(hidden, hidden).init(&device.device)?;
         for _ in 0..args.rounds {
             let input = Tensor::<3>::random(
                 [1, 1, hidden],

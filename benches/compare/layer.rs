@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use atbptt::models::{GruConfig, LstmConfig, RecurrentLayer, RecurrentState, Stack};
+use atbptt::models::{GruLayer, LstmLayer, RecurrentLayer, RecurrentState, Stack, StackConfig};
 use atbptt::train::device_from_env;
 use burn::tensor::{Device, Distribution, Tensor};
 
@@ -16,11 +16,11 @@ pub fn measure(case: LayerCase, repeat: usize) -> Result<Measured> {
     let LayerCase { hidden, .. } = case;
     let times = match case.cell {
         Cell::Lstm => {
-            let config = LstmConfig::new(hidden, hidden).with_batch_first(false);
+            let config = StackConfig::<LstmLayer>::new(hidden, hidden).with_batch_first(false);
             times(&config.init(&device)?, case, repeat, &device)?
         }
         Cell::Gru => {
-            let config = GruConfig::new(hidden, hidden).with_batch_first(false);
+            let config = StackConfig::<GruLayer>::new(hidden, hidden).with_batch_first(false);
             times(&config.init(&device)?, case, repeat, &device)?
         }
     };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use atbptt::models::{LanguageModelConfig, direct_statistics};
-use atbptt::train::{ProbeConfig, Scheme, TokenSource, device_from_env, direct_probe, probe};
+use atbptt::train::{ProbeConfig, Scheme, device_from_env, direct_probe, probe};
 use clap::Args;
 
 use crate::Result;
@@ -56,7 +56,7 @@ pub fn run(args: &Probe) -> Result<()> {
             .init(&device)?;
         let config = ProbeConfig::new(window);
         let plan = config.direct_plan(scheme);
-        let source = TokenSource::new(tokens(case, 2 * config.direct_steps(scheme))?);
+        let source = tokens(case, 2 * config.direct_steps(scheme))?;
         let (mut norms, mut direct, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for seed in 0..=u64::from(args.repeat) {
             let started = Instant::now();

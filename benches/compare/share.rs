@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use atbptt::core::FixedK;
+use atbptt::core::FixedKConfig;
 use atbptt::train::device_from_env;
 use clap::Args;
 use cubecl::logging::{
@@ -82,7 +82,7 @@ pub fn run(args: &Share) -> Result<()> {
         false => TRAIN[0],
     };
     let windows = args.windows + 2;
-    let plain = train::run(case, FixedK::new(case.k)?, windows, 1)?;
+    let plain = train::run(case, FixedKConfig::new(case.k).init()?, windows, 1)?;
     let mut times: Vec<f64> = plain
         .steps
         .iter()
@@ -96,13 +96,19 @@ pub fn run(args: &Share) -> Result<()> {
     let measured = Arc::new(Mutex::new(Vec::new()));
     let watching = LaunchObservation::new(launches.clone());
     let (seen, kept) = (launches.clone(), measured.clone());
-    train::run_watched(case, FixedK::new(case.k)?, windows, 1, move |done| {
-        let so_far = seen.take();
-        if done > 2 {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.extend(so_far);
-        }
-    })?;
+    train::run_watched(
+        case,
+        FixedKConfig::new(case.k).init()?,
+        windows,
+        1,
+        move |done| {
+            let so_far = seen.take();
+            if done > 2 {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend(so_far);
+            }
+        },
+    )?;
     drop(watching);
 
     let mut kinds: BTreeMap<&str, Sum> = BTreeMap::new();

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use atbptt::core::{FixedK, TruncationPolicy};
+use atbptt::core::{FixedKConfig, TruncationPolicy};
 use atbptt::models::{LanguageModel, LanguageModelConfig, LstmLayer};
-use atbptt::train::data::{MemoryTokens, TokenStream};
 use atbptt::train::{
-    AdaptiveTbptt, EpochReport, FusedSgd, NamedDevice, QuietRenderer, StreamLoader, Tbptt,
-    TbpttConfig, TrainingObserver, device_from_env,
+    AdaptiveTbptt, EpochReport, FusedSgd, NamedDevice, Tbptt, TbpttConfig, TokenSource,
+    TrainingObserver, device_from_env, quiet_renderer, stream_loader,
 };
 use burn::train::{Learner, SupervisedTraining};
 use rand::{RngExt, SeedableRng};
@@ -22,7 +21,12 @@ pub fn measure(case: TrainCase, repeat: usize) -> Result<Measured> {
     // At the stream's beginning windows have less context than they want; the first that has all of it warms up.
     let losses = case.scheme.losses(case.k).max(1);
     let short = case.scheme.context(case.k).div_ceil(losses);
-    let run = run(case, FixedK::new(case.k)?, short + 1 + repeat, 1)?;
+    let run = run(
+        case,
+        FixedKConfig::new(case.k).init()?,
+        short + 1 + repeat,
+        1,
+    )?;
     Measured::new(
         case.name(),
         case.tokens(),
@@ -88,10 +92,10 @@ pub fn run_on(
     let folder = tempfile::tempdir()?;
     let result = SupervisedTraining::new(
         folder.path(),
-        StreamLoader::tokens(tokens(case, windows * case.scheme.losses(case.k))?).into_loader(),
-        StreamLoader::tokens(tokens(TrainCase { batch: 1, ..case }, 2)?).into_loader(),
+        stream_loader(tokens(case, windows * case.scheme.losses(case.k))?),
+        stream_loader(tokens(TrainCase { batch: 1, ..case }, 2)?),
     )
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_application_logger(None)
     .num_epochs(epochs)
     .with_training_strategy(strategy.into_strategy())
@@ -105,13 +109,12 @@ pub fn run_on(
 }
 
 /// Random tokens: `steps` steps of every sequence.
-pub fn tokens(case: TrainCase, steps: usize) -> Result<TokenStream> {
+pub fn tokens(case: TrainCase, steps: usize) -> Result<TokenSource> {
     let mut random = rand_pcg::Pcg64::seed_from_u64(1);
     let count = case.batch * (steps + 1);
     let most = u32::try_from(case.vocabulary)?;
     let tokens: Vec<u32> = (0..count).map(|_| random.random_range(0..most)).collect();
-    let store = Arc::new(MemoryTokens::from(tokens));
-    Ok(TokenStream::for_training(store, case.batch)?)
+    Ok(TokenSource::training(tokens, case.batch)?)
 }
 
 /// When each window ended.

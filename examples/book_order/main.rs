@@ -26,7 +26,7 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::prelude::*;
-use atbptt::train::run::{DataPath, LossName};
+use atbptt::train::run::DataPath;
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -170,9 +170,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .settings
         .run()
         .with_title(format!("Order book; {}", plan.rule_in_words()))
-        .with_loss_name(LossName::Named(
-            "Negative log-likelihood per event (nats)".into(),
-        ))
+        .with_loss_name("Negative log-likelihood per event (nats)")
         .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", content_hash([&events, &valid, &test]))

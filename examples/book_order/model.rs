@@ -9,7 +9,7 @@
 //! ```
 
 use atbptt::models::{
-    LstmConfig, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel,
+    LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackConfig, StackModel,
     StateGradients, StepLoss, WindowLoss, WindowPlan, ops,
 };
 use burn::module::{Module, Param, ParamId};
@@ -59,7 +59,7 @@ impl EventModel {
         };
         let zeros = |size: usize| Initializer::Zeros.init::<1, _>([size], device);
         Ok(Self {
-            layers: LstmConfig::new(hidden + 2, hidden)
+            layers: StackConfig::<LstmLayer>::new(hidden + 2, hidden)
                 .with_layers(layers)
                 .init(device)?,
             encoder: uniform([marks, hidden]),

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::models::SeriesModelConfig;
 use atbptt::prelude::*;
-use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
+use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
 use atbptt::train::device_from_env;
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
-use atbptt::train::run::{DataPath, LossName, RunSummary};
+use atbptt::train::run::{DataPath, RunSummary};
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::Parser;
@@ -197,8 +197,8 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
     let scale = Normalisation::fit(&first)?;
     let all = scale.apply(&SeriesSet::new(vec![series.clone()])?)?;
     let data = all.content_hash();
-    let train = SeriesSource::new(all, 1)?;
-    let valid = SeriesSource::new(scale.apply(&first)?, 1)?;
+    let train = PackedSource::new(all, 1)?;
+    let valid = PackedSource::new(scale.apply(&first)?, 1)?;
 
     let found = device_from_env()?;
     let run = start
@@ -209,7 +209,7 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
             task.recording,
             plan.rule_in_words()
         ))
-        .with_loss_name(LossName::Named("Squared error (normalised)".into()))
+        .with_loss_name("Squared error (normalised)")
         .with_display(args.display())
         .must_match("data", data)
         .must_match("hidden", task.hidden)

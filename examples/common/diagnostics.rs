@@ -64,7 +64,7 @@ pub fn diagnose<M: RecurrentModel>(
         })
         .collect::<std::result::Result<_, _>>()?;
     let pooled = LagNorms::pool(&probes.iter().collect::<Vec<_>>())?;
-    let profile = |of: &LagNorms| -> Result<Vec<f64>> { Ok(of.profile(norms.averaging)?.phi()) };
+    let profile = |of: &LagNorms| -> Result<Vec<f64>> { Ok(of.phi(norms.averaging)?) };
     let mut profiles = vec![("all parts".to_owned(), profile(&pooled)?)];
     for (part, name) in parts.iter().enumerate() {
         let of_part: Vec<LagNorms> = probes
@@ -186,7 +186,7 @@ pub fn diagnose<M: RecurrentModel>(
         folder.path().join("lag_profile.png"),
         &LagProfileFigure {
             title: "Lag profile of the trained model",
-            mean: &estimate.profile().phi(),
+            mean: &estimate.phi(),
             sequences: &sequences,
             tau: estimate.tau(),
             beta: Some(estimate.beta()).filter(|beta| beta.is_finite()),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
 use atbptt::train::Checkpoint;
-use atbptt::train::run::{EarlierRun, Run, RunEnd, RunFolder, RunResult, RunSummary};
+use atbptt::train::run::{Run, RunFolder, RunResult, RunSummary};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +40,8 @@ impl<T: Serialize> Settings<T> {
 /// A run about to begin: a new one, or an earlier one to go on with.
 pub struct Start<T> {
     pub settings: Settings<T>,
-    /// The earlier run, where it goes on in another folder.
-    elsewhere: Option<EarlierRun>,
+    /// What it goes on from in another folder than the earlier run's.
+    elsewhere: Option<Checkpoint>,
     /// The earlier run's own folder.
     folder: Option<RunFolder>,
 }
@@ -54,15 +54,15 @@ impl<T: DeserializeOwned> Start<T> {
         new: impl FnOnce() -> Settings<T>,
         options: impl FnOnce(Settings<T>) -> Result<Settings<T>>,
     ) -> Result<Self> {
-        let earlier = run.resume.as_ref().map(EarlierRun::find).transpose()?;
+        let earlier = run.resume.as_ref().map(Checkpoint::find).transpose()?;
         let settings = options(match &earlier {
-            Some(earlier) => earlier.settings()?,
+            Some(earlier) => earlier.settings_as()?,
             None => new(),
         })?;
         settings.plan.check()?;
         // A run that goes on in its own folder holds it from now on.
         let (elsewhere, folder) = match (earlier, &run.out) {
-            (Some(earlier), None) => (None, Some(earlier.go_on()?)),
+            (Some(earlier), None) => (None, Some(RunFolder::go_on(earlier)?)),
             (earlier, _) => (earlier, None),
         };
         Ok(Self {
@@ -82,8 +82,8 @@ impl<T: DeserializeOwned> Start<T> {
         Ok(
             match (self.folder.take(), self.elsewhere.take(), &run.out) {
                 (Some(folder), _, _) => folder,
-                (None, Some(earlier), Some(out)) => earlier.go_on_in(out)?,
-                (None, Some(earlier), None) => earlier.go_on()?,
+                (None, Some(earlier), Some(out)) => RunFolder::go_on_in(out, earlier)?,
+                (None, Some(earlier), None) => RunFolder::go_on(earlier)?,
                 (None, None, Some(out)) => RunFolder::create(out)?,
                 (None, None, None) => RunFolder::numbered("runs", program)?,
             },
@@ -108,7 +108,7 @@ pub fn finish<M: RecurrentModel>(
     parts: &[String],
     outcome: impl FnOnce(&RunSummary) -> String,
 ) -> Result<ExitCode> {
-    if let RunEnd::Interrupted { .. } = result.end {
+    if result.interrupted {
         say(&result);
         return Ok(result.exit_code());
     }

@@ -5,7 +5,7 @@ use atbptt::core::direct::{DirectOutcome, default_contexts};
 use atbptt::core::seed::mix;
 use atbptt::models::RecurrentModel;
 use atbptt::prelude::*;
-use atbptt::train::measured_curve;
+use atbptt::train::measured_bias;
 use atbptt::train::plot::{Line, LinesPanel};
 use burn::tensor::Device;
 
@@ -33,7 +33,7 @@ pub fn measure<M: RecurrentModel>(
     let seeds: Vec<u64> = seeds.collect();
     let scheme = Scheme::Strided { losses };
     let model = model.clone().train();
-    Ok(measured_curve(
+    Ok(measured_bias(
         &model, train, probe, scheme, &ks, &seeds, device,
     )?)
 }

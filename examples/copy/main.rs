@@ -25,7 +25,7 @@ use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
 use atbptt::train::evaluate;
-use atbptt::train::run::{DataPath, LossName};
+use atbptt::train::run::DataPath;
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -255,7 +255,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .settings
         .run()
         .with_title(format!("{}; {}", task.in_words(), plan.rule_in_words()))
-        .with_loss_name(LossName::Named("Loss per symbol (nats)".into()))
+        .with_loss_name("Loss per symbol (nats)")
         .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", identity)

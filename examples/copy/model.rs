@@ -1,7 +1,7 @@
 //! The model of the copy task: symbols through a linear layer, a two-layer LSTM, a softmax over symbols.
 
 use atbptt::models::{
-    LstmConfig, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel,
+    LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackConfig, StackModel,
     StateGradients, StepLoss, TokenBatch, WindowLoss, WindowPlan, ops,
 };
 use burn::module::{Module, Param, ParamId};
@@ -36,7 +36,7 @@ impl CopyModel {
             max: bound,
         };
         Ok(Self {
-            layers: LstmConfig::new(hidden, hidden)
+            layers: StackConfig::<LstmLayer>::new(hidden, hidden)
                 .with_layers(layers)
                 .init(device)?,
             encoder: uniform.init([symbols, hidden], device),

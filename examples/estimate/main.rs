@@ -45,7 +45,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use atbptt::train::probe_file::{ProbeCase, ProbeFile};
+use atbptt::train::probe_file::{self, ProbeCase};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -162,12 +162,10 @@ enum SchemeArg {
 
 fn run(args: &Args) -> Result<String, Box<dyn Error>> {
     let read = match args.file.as_os_str() == "-" {
-        true => ProbeFile::from_reader(io::stdin().lock()),
-        false => ProbeFile::open(&args.file),
+        true => probe_file::from_reader(io::stdin().lock()),
+        false => probe_file::open(&args.file),
     };
-    let cases = read
-        .map_err(|error| format!("{}: {error}", args.file.display()))?
-        .cases;
+    let cases = read.map_err(|error| format!("{}: {error}", args.file.display()))?;
     let index = match (args.case, cases.len()) {
         (Some(index), _) => index,
         (None, 1) => 0,

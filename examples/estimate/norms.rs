@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use atbptt::core::{
-    Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, FitLags, GradientSize,
-    KInterval, LagNorms, Reason, Tau, k_interval,
+    Averaging, BiasEstimate, BiasEstimator, DecayFit, EstimateError, GradientSize, KInterval,
+    LagNorms, Reason, Tau, k_interval,
 };
 use atbptt::train::plot::{LagProfileFigure, lag_profile_figure};
 use atbptt::train::probe_file::ProbeCase;
@@ -226,8 +226,8 @@ fn estimator(
     let fit = match (args.fit, args.quantile) {
         (Some(Fit::Quantile), quantile) => DecayFit::Quantile(quantile.unwrap_or(0.95)),
         (_, Some(_)) => return Err("--quantile belongs to --fit quantile; add it".into()),
-        (Some(Fit::Ols), None) => DecayFit::LeastSquares(FitLags::All),
-        (Some(Fit::OlsTail), None) => DecayFit::LeastSquares(FitLags::Tail),
+        (Some(Fit::Ols), None) => DecayFit::LeastSquaresOfAllLags,
+        (Some(Fit::OlsTail), None) => DecayFit::LeastSquares,
         (Some(Fit::Max), None) => DecayFit::Max,
         (None, None) => base.fit,
     };
@@ -284,8 +284,8 @@ fn estimator(
 
 fn fit_in_words(fit: DecayFit) -> String {
     match fit {
-        DecayFit::LeastSquares(FitLags::All) => "least squares over all lags".into(),
-        DecayFit::LeastSquares(FitLags::Tail) => "least squares over the lags from τ on".into(),
+        DecayFit::LeastSquaresOfAllLags => "least squares over all lags".into(),
+        DecayFit::LeastSquares => "least squares over the lags from τ on".into(),
         DecayFit::Max => "largest slope from τ on".into(),
         DecayFit::Quantile(quantile) => format!("{quantile} quantile of the slopes"),
         other => format!("{other:?}"),
@@ -334,7 +334,7 @@ fn half_life(estimate: &BiasEstimate) -> Option<f64> {
 
 fn csv(estimate: &BiasEstimate) -> String {
     let mut out = String::from("lag,phi,absolute_bias,relative_bias\n");
-    for (lag, phi) in estimate.profile().phi().into_iter().enumerate() {
+    for (lag, phi) in estimate.phi().into_iter().enumerate() {
         let (absolute, relative) = (estimate.absolute_bias(lag), estimate.relative_bias(lag));
         out += &format!("{lag},{phi:e},{absolute:e},{relative:e}\n");
     }
@@ -357,7 +357,7 @@ fn draw(
         path,
         &LagProfileFigure {
             title,
-            mean: &estimate.profile().phi(),
+            mean: &estimate.phi(),
             sequences: &sequences,
             tau: estimate.tau(),
             beta: (estimate.log_beta() < 0.0).then(|| estimate.beta()),

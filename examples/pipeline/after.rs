@@ -2,7 +2,7 @@
 //! 20 steps by hand, `pipeline_after` has adaptive truncation. docs/PIPELINE.md shows what has changed between them.
 
 use atbptt::prelude::*;
-use atbptt::train::data::{DatasetSequences, DatasetSource};
+use atbptt::train::data::{DatasetSequences, PackedSource};
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::InMemDataset;
 use burn::module::Module;
@@ -125,7 +125,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let shape = [layout.batch(), layout.time()];
             TokenBatch::from_tensors(rows.symbols.reshape(shape), rows.answers.reshape(shape))
         })?;
-        Ok::<_, TrainError>(StreamLoader::new(DatasetSource::new(sequences, 16)?).into_loader())
+        Ok::<_, TrainError>(stream_loader(PackedSource::new(sequences, 16)?))
     };
     let training = SupervisedTraining::new(
         "runs/pipeline",

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
-use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
-use atbptt::train::run::{DataPath, EpochLines, LossName, TrainedModel};
+use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
+use atbptt::train::run::{DataPath, TrainedModel};
 use atbptt::train::{RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
@@ -144,8 +144,8 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
     let data = [train.content_hash(), valid.content_hash()].concat();
     // The years are cut into streams that are read in parallel.
     let streams = train.cut_with_context(plan.batch, task.warm_up)?;
-    let train = SeriesSource::new(streams, plan.batch)?;
-    let valid = SeriesSource::new(valid, 1)?;
+    let train = PackedSource::new(streams, plan.batch)?;
+    let valid = PackedSource::new(valid, 1)?;
 
     let flows = Flows::new(basin, scale.clone(), task.warm_up);
     let chunk = ChunkBias::new(&plan, train.clone());
@@ -154,11 +154,8 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
         .settings
         .run()
         .with_title(format!("{}; {}", flows.title(), plan.rule_in_words()))
-        .with_loss_name(LossName::Named("Squared error (normalised)".into()))
-        .with_lines(EpochLines {
-            line: report::epoch_line,
-            ..EpochLines::LOSS
-        })
+        .with_loss_name("Squared error (normalised)")
+        .with_epoch_lines(None, report::epoch_line)
         .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", data)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atbptt::core::seed::mix;
 use atbptt::models::{LstmLayer, SeriesModel};
 use atbptt::prelude::*;
-use atbptt::train::data::{Normalisation, SeriesSource};
+use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::{Forecast, number};
 use atbptt::train::{ForecastErrors, probe_direct};
@@ -132,13 +132,13 @@ impl Flows {
 /// The share of the gradient that chunks without context leave out, measured after every epoch.
 #[derive(Clone)]
 pub struct ChunkBias {
-    train: SeriesSource,
+    train: PackedSource<SeriesSet>,
     probe: ProbeConfig,
     seed: u64,
 }
 
 impl ChunkBias {
-    pub fn new(plan: &Plan, train: SeriesSource) -> Self {
+    pub fn new(plan: &Plan, train: PackedSource<SeriesSet>) -> Self {
         Self {
             train,
             probe: plan.training.probe.clone(),
@@ -182,7 +182,7 @@ pub fn epoch_line(report: &EpochReport) -> String {
 /// Measures the bias of the trained model's gradient, prints it and draws it as `bias.png`, with that of chunks over the epochs.
 pub fn bias(
     model: &Model,
-    train: &SeriesSource,
+    train: &PackedSource<SeriesSet>,
     plan: &Plan,
     result: &RunResult<Model>,
     device: &Device,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use atbptt::models::{LstmLayer, SeriesModel};
 use atbptt::prelude::*;
-use atbptt::train::data::{SeriesSet, SeriesSource};
+use atbptt::train::data::{PackedSource, SeriesSet};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::RunFolder;
 use burn::tensor::{Device, Tensor};
@@ -23,7 +23,7 @@ struct Predicted {
 /// Runs over `source`, a stream per series, the state carried from chunk to chunk.
 fn predict(
     model: &Model,
-    source: &SeriesSource,
+    source: &PackedSource<SeriesSet>,
     chunk: usize,
     device: &Device,
 ) -> std::result::Result<Vec<Predicted>, TrainError> {
@@ -63,7 +63,7 @@ fn read(values: Tensor<3>) -> std::result::Result<Vec<f32>, TrainError> {
 /// Root of the mean squared error of every target of `source`, in its units.
 pub fn root_mean_squares(
     model: &Model,
-    source: &SeriesSource,
+    source: &PackedSource<SeriesSet>,
     chunk: usize,
     device: &Device,
 ) -> std::result::Result<Vec<f64>, TrainError> {
@@ -117,7 +117,7 @@ pub fn write(
     let (horizon, shares) = (data.horizon(), data.shares());
     for (name, one) in series.names.iter().zip(series.normalised.series()) {
         let steps = one.steps();
-        let source = SeriesSource::new(SeriesSet::new(vec![one.clone()])?, 1)?;
+        let source = PackedSource::new(SeriesSet::new(vec![one.clone()])?, 1)?;
         let predicted = predict(model, &source, chunk, &device)?;
         let [train, valid] = shares.map(|share| (share * steps as f64).round() as usize);
         for (column, (target, scale)) in data

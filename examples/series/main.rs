@@ -23,8 +23,7 @@ use std::process::ExitCode;
 use atbptt::models::{SeriesLoss, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::Checkpoint;
-use atbptt::train::data::SeriesSource;
-use atbptt::train::run::LossName;
+use atbptt::train::data::PackedSource;
 use burn::module::Module;
 use burn::optim::AdamConfig;
 use clap::{Parser, ValueEnum};
@@ -146,10 +145,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let series = task.data.load()?;
     let normalised = &series.normalised;
     // Long series are cut, so that there are as many sequences as are read at a time.
-    let training = SeriesSource::new(series.training.cut(plan.batch)?, plan.batch)?
+    let training = PackedSource::new(series.training.cut(plan.batch)?, plan.batch)?
         .with_shuffle(plan.training.seed);
     let [valid, test] = [&series.valid, &series.test]
-        .map(|part| SeriesSource::new(part.clone(), part.series().len()));
+        .map(|part| PackedSource::new(part.clone(), part.series().len()));
     let (valid, test) = (valid?, test?);
 
     let (device, chunk) = (devices[0].device.clone(), plan.training.eval_chunk);
@@ -166,7 +165,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .settings
         .run()
         .with_title(format!("{}; {}", task.data.title(), plan.rule_in_words()))
-        .with_loss_name(LossName::Named(loss.into()))
+        .with_loss_name(loss)
         .with_devices(devices.clone())
         .with_display(cli.run.display())
         .must_match("data", normalised.content_hash())

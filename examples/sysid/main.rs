@@ -20,9 +20,9 @@ use std::process::ExitCode;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
-use atbptt::train::data::{Normalisation, Series, SeriesSource};
+use atbptt::train::data::{Normalisation, PackedSource, Series};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
-use atbptt::train::run::{DataPath, Forecast, LossName, RunSummary, TrainedModel};
+use atbptt::train::run::{DataPath, Forecast, RunSummary, TrainedModel};
 use atbptt::train::{ForecastErrors, RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
@@ -176,15 +176,15 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
     let (train, valid) = (scale.apply(&parts.train)?, scale.apply(&parts.valid)?);
     let data = [train.content_hash(), valid.content_hash()].concat();
     let streams = train.cut_with_context(plan.batch, task.warm_up)?;
-    let train = SeriesSource::new(streams, plan.batch)?;
-    let valid = SeriesSource::new(valid, 1)?;
+    let train = PackedSource::new(streams, plan.batch)?;
+    let valid = PackedSource::new(valid, 1)?;
 
     let (test, units) = (parts.test.clone(), scale.clone());
     let run = start
         .settings
         .run()
         .with_title(format!("{system}; {}", plan.rule_in_words()))
-        .with_loss_name(LossName::Named("Squared error (normalised)".into()))
+        .with_loss_name("Squared error (normalised)")
         .with_devices(devices.clone())
         .with_display(args.display())
         .must_match("data", data)

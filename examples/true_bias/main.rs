@@ -32,8 +32,8 @@ mod rivers;
 use std::fs;
 use std::process::ExitCode;
 
-use atbptt::core::policy::{AdaptiveK, Estimate, Measurement, Position, TruncationPolicy};
-use atbptt::core::{BiasEstimator, DirectEstimate, FixedK, LagNorms, Tau};
+use atbptt::core::policy::{Estimate, Measurement, Position, TruncationPolicy};
+use atbptt::core::{BiasEstimator, DirectEstimate, FixedKConfig, LagNorms, Tau};
 use atbptt::models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, SeriesModelConfig,
 };
@@ -41,7 +41,7 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, CorpusOptions, Split, SyntheticConfig};
 use atbptt::train::run::RunFolder;
 use atbptt::train::{
-    FusedSgd, QuietRenderer, device_from_env, measured_curve, probe, probe_direct,
+    FusedSgd, device_from_env, measured_bias, probe, probe_direct, quiet_renderer,
 };
 use burn::module::Module;
 use burn::optim::{AdamConfig, ModuleOptimizer};
@@ -194,7 +194,7 @@ where
     };
     let updates_per_epoch =
         (train.common_steps() as f64 / scheme.losses(cli.train_k) as f64).max(1.0);
-    let strategy = AdaptiveTbptt::new(FixedK::new(cli.train_k)?, config)?;
+    let strategy = AdaptiveTbptt::new(FixedKConfig::new(cli.train_k).init()?, config)?;
     let handle = strategy.handle();
     if cli.out.join("checkpoint").exists() {
         return Err(format!(
@@ -210,10 +210,10 @@ where
     ));
     let training = SupervisedTraining::new(
         &cli.out,
-        StreamLoader::new(train.clone()).into_loader::<M>(),
-        StreamLoader::new(valid).into_loader::<M>(),
+        stream_loader::<M>(train.clone()),
+        stream_loader::<M>(valid),
     )
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_default_checkpointers()
     .with_checkpointing_strategy(KeepLastNCheckpoints::new(cli.epochs))
     .num_epochs(cli.epochs)
@@ -273,7 +273,7 @@ where
 /// Controllers that watch one run, one per repeat and tolerance.
 #[derive(Default)]
 struct Watch {
-    controllers: Vec<Vec<AdaptiveK>>,
+    controllers: Vec<Vec<Box<dyn TruncationPolicy>>>,
 }
 
 impl Watch {
@@ -376,7 +376,7 @@ where
     ks.extend(record::dense_contexts(cli.window).iter().map(|c| c + 1));
     let seeds: Vec<u64> = (0..cli.batches).map(|n| cli.seed * 1_000_000 + n).collect();
     let (config, scheme) = (config.clone(), cli.scheme());
-    Ok(measured_curve(
+    Ok(measured_bias(
         model, source, config, scheme, &ks, &seeds, device,
     )?)
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use atbptt::core::policy::{AdaptiveK, AdaptiveKConfig, MonitorConfig, Schedule, UpdateEvery};
+use atbptt::core::policy::{
+    AdaptiveKConfig, MonitorConfig, PolicyConfig, Schedule, TruncationPolicy,
+};
 use atbptt::prelude::Scheme;
 use clap::{Parser, ValueEnum};
 
@@ -189,7 +191,7 @@ impl Cli {
     }
 
     /// One controller per tolerance, with the library's settings but for the longest K: the window.
-    pub fn controllers(&self) -> Result<Vec<AdaptiveK>> {
+    pub fn controllers(&self) -> Result<Vec<Box<dyn TruncationPolicy>>> {
         let mut monitor = MonitorConfig::default()
             .with_probes(self.probes as usize)
             .with_max_probes(self.pool() as usize);
@@ -201,7 +203,7 @@ impl Cli {
             schedule = schedule.with_first(Some(first));
         }
         if let Some(interval) = self.interval {
-            schedule = schedule.with_every(UpdateEvery::Updates(interval));
+            schedule = schedule.with_every_updates(interval);
         }
         let monitor = monitor.with_schedule(schedule);
         let each = self.delta.iter().map(|&delta| {
@@ -213,7 +215,7 @@ impl Cli {
                 Some(hysteresis) => config.with_hysteresis(hysteresis),
                 None => config,
             };
-            Ok(config.with_monitor(monitor).init()?)
+            Ok(PolicyConfig::from(config.with_monitor(monitor)).init()?)
         });
         each.collect()
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atbptt::train::data::{Normalisation, SeriesSet, SeriesSource};
+use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
 
 use crate::basin::{Basin, WEATHER};
 use crate::common::Result;
@@ -13,7 +13,7 @@ pub const INPUTS: usize = WEATHER.len();
 const SEQUENCES: usize = 8;
 
 /// Training days before 1996 and validation days of 1996 to 1998, normalised by the former.
-pub fn load(folder: &Path) -> Result<[SeriesSource; 2]> {
+pub fn load(folder: &Path) -> Result<[PackedSource<SeriesSet>; 2]> {
     let basin = Basin::read(folder)?;
     let mut train = basin.days(0..1996);
     // The weather is older than the flow.
@@ -23,7 +23,7 @@ pub fn load(folder: &Path) -> Result<[SeriesSource; 2]> {
     let (train, valid) = (set(train)?, set(basin.days(1996..1999))?);
     let scale = Normalisation::fit(&train)?;
     Ok([
-        SeriesSource::new(scale.apply(&train)?.cut(SEQUENCES)?, SEQUENCES)?,
-        SeriesSource::new(scale.apply(&valid)?, 1)?,
+        PackedSource::new(scale.apply(&train)?.cut(SEQUENCES)?, SEQUENCES)?,
+        PackedSource::new(scale.apply(&valid)?, 1)?,
     ])
 }

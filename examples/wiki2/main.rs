@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use atbptt::models::{LanguageModel, LstmLayer};
 use atbptt::train::data::{Corpus, Split};
-use atbptt::train::run::{Display, EpochLines, RunFolder, number};
+use atbptt::train::run::{Display, RunFolder, number};
 use atbptt::train::{EpochReport, NamedDevice};
 use burn::module::Module;
 
@@ -59,11 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             true => Display::Lines,
             false => Display::Dashboard,
         })
-        .with_lines(EpochLines {
-            header: Some(HEADER),
-            line: epoch_line,
-            ..EpochLines::PERPLEXITY
-        })
+        .with_epoch_lines(Some(HEADER), epoch_line)
         .with_test(corpus.evaluation(Split::Test, plan.batch)?);
     let config = task.model(corpus.vocabulary().len());
     let run = task

@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atbptt::train::data::{
-    Corpus, CorpusOptions, SyntheticConfig, TokenUnit, VocabularyRule, download::WikiText2,
-};
+use atbptt::train::data::{Corpus, CorpusOptions, SyntheticConfig, TokenUnit, download::WikiText2};
 use atbptt::train::run::DataPath;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -32,7 +30,7 @@ pub struct ReadingArgs {
 
     /// Which splits may add words to the vocabulary; others become <unk> [default: all]
     #[arg(long, value_enum, conflicts_with = "builtin")]
-    vocabulary: Option<VocabularyArg>,
+    vocabulary: Option<WordsOf>,
 
     /// How often a word must stand in these splits; rarer ones become <unk> [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "builtin")]
@@ -49,11 +47,14 @@ enum UnitArg {
     Byte,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum VocabularyArg {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+enum WordsOf {
     /// Train, valid and test, as published perplexities on PTB and WikiText-2 count
+    #[default]
+    #[serde(rename = "AllSplits")]
     All,
     /// Train alone
+    #[serde(rename = "TrainOnly")]
     Training,
 }
 
@@ -61,7 +62,7 @@ enum VocabularyArg {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     unit: TokenUnit,
-    vocabulary: VocabularyRule,
+    vocabulary: WordsOf,
     min_count: usize,
 }
 
@@ -74,11 +75,7 @@ impl ReadingArgs {
             Some(UnitArg::Byte) => TokenUnit::Bytes,
             None => reading.unit,
         };
-        reading.vocabulary = match self.vocabulary {
-            Some(VocabularyArg::All) => VocabularyRule::AllSplits,
-            Some(VocabularyArg::Training) => VocabularyRule::TrainOnly,
-            None => reading.vocabulary,
-        };
+        reading.vocabulary = self.vocabulary.unwrap_or(reading.vocabulary);
         reading.min_count = self.min_count.unwrap_or(reading.min_count);
     }
 }
@@ -102,7 +99,7 @@ pub fn load(task: &mut Language, paper: bool) -> Result<Corpus> {
     let options = CorpusOptions {
         max_tokens: task.max_tokens,
         max_eval_tokens: task.max_tokens.map(|limit| (limit / 10).max(1)),
-        vocabulary: task.reading.vocabulary,
+        words_of_train_only: task.reading.vocabulary == WordsOf::Training,
         min_count: task.reading.min_count,
         unit: task.reading.unit,
     };

@@ -4,7 +4,7 @@ use std::panic;
 use std::sync::OnceLock;
 
 use atbptt_core::{
-    AdaptiveKConfig, ArtbpConfig, FixedK, Measurement, Position, RandomLengthConfig, Scheme,
+    AdaptiveKConfig, ArtbpConfig, FixedKConfig, Measurement, Position, RandomLengthConfig, Scheme,
     TruncationPolicy,
 };
 use atbptt_models::{LanguageModel, LanguageModelConfig, LstmLayer};
@@ -130,7 +130,7 @@ fn restore_policies(checkpoint: &Checkpoint) {
     let artbp = ArtbpConfig::new(4).with_longest(9);
     let policies: [Box<dyn TruncationPolicy>; 4] = [
         Box::new(adaptive.init().expect("in range")),
-        Box::new(FixedK::new(4).expect("in range")),
+        Box::new(FixedKConfig::new(4).init().expect("in range")),
         Box::new(RandomLengthConfig::new(4).init().expect("in range")),
         Box::new(artbp.init().expect("in range")),
     ];

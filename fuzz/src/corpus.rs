@@ -7,8 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use atbptt_train::data::{
-    Corpus, CorpusOptions, MemoryTokens, Split, TokenStore, TokenStream, TokenUnit, Vocabulary,
-    VocabularyRule,
+    Corpus, CorpusOptions, Split, TokenStore, TokenStream, TokenUnit, Vocabulary,
 };
 
 use super::check_message;
@@ -20,10 +19,7 @@ pub fn corpus(data: &[u8]) {
     let options = CorpusOptions {
         max_tokens: (*limit < 200).then_some(usize::from(*limit)),
         max_eval_tokens: (*eval_limit < 200).then_some(usize::from(*eval_limit)),
-        vocabulary: match rule % 2 {
-            0 => VocabularyRule::AllSplits,
-            _ => VocabularyRule::TrainOnly,
-        },
+        words_of_train_only: rule % 2 != 0,
         unit: match rule / 2 % 4 {
             1 => TokenUnit::Characters,
             2 => TokenUnit::Bytes,
@@ -121,7 +117,7 @@ pub fn check_vocabulary(vocabulary: &Vocabulary) {
 
 /// Whatever batch and window: windows stay in the text, and an exact stream counts every token once.
 fn check_streams(tokens: &[u32], batch: usize, window: usize) {
-    let store: Arc<dyn TokenStore> = Arc::new(MemoryTokens::from(tokens.to_vec()));
+    let store: Arc<dyn TokenStore> = Arc::new(tokens.to_vec());
     match TokenStream::for_training(store.clone(), batch) {
         Ok(stream) => {
             assert!(batch * (stream.steps() + 1) <= tokens.len());

@@ -6,10 +6,9 @@ use atbptt_core::convergence::{
     bound_growth, gradient_norm_bound, max_step_size, slowdown, slowdown_without_noise,
 };
 use atbptt_core::policy::*;
-use atbptt_core::profile::LOG_ZERO;
 use atbptt_core::{
-    Averaging, BiasEstimate, BiasEstimator, DecayFit, DirectStatistics, EstimateError, FitLags,
-    GradientSize, LagNorms, Scheme, TailFrom, Tau, k_interval, tail_bound,
+    Averaging, BiasEstimate, BiasEstimator, DecayFit, DirectStatistics, EstimateError,
+    GradientSize, LagNorms, Scheme, Tau, k_interval, tail_bound,
 };
 
 use super::check_message;
@@ -142,8 +141,8 @@ fn settings(u: &mut Unstructured) -> Result<BiasEstimator> {
         _ => Tau::Lepski,
     };
     let fit = match u.int_in_range(0..=3)? {
-        0 => DecayFit::LeastSquares(FitLags::All),
-        1 => DecayFit::LeastSquares(FitLags::Tail),
+        0 => DecayFit::LeastSquaresOfAllLags,
+        1 => DecayFit::LeastSquares,
         2 => DecayFit::Max,
         _ => DecayFit::Quantile(float(u)?),
     };
@@ -161,10 +160,7 @@ fn settings(u: &mut Unstructured) -> Result<BiasEstimator> {
     ];
     Ok(BiasEstimator {
         tau,
-        tail_from: match u.arbitrary()? {
-            true => TailFrom::WindowEnd,
-            false => TailFrom::Tau,
-        },
+        tail_from_tau: u.arbitrary()?,
         fit,
         fit_lag_zero: u.arbitrary()?,
         averaging,
@@ -188,18 +184,13 @@ pub fn check_norms(norms: &LagNorms, tau: Option<usize>) {
 }
 
 fn check_with(norms: &LagNorms, settings: BiasEstimator) {
-    let profile = match norms.profile(settings.averaging) {
-        Ok(profile) => profile,
+    match norms.phi(settings.averaging) {
+        Ok(phi) => {
+            assert_eq!(phi.len(), norms.lags());
+            assert!(phi.iter().all(|x| *x >= 0.0));
+        }
         Err(error) => return check_message(&error),
-    };
-    assert_eq!(profile.lags(), norms.lags());
-    assert!(
-        profile
-            .log()
-            .iter()
-            .all(|x| *x >= LOG_ZERO && x.is_finite())
-    );
-    assert!(profile.phi().iter().all(|x| *x >= 0.0));
+    }
     match settings.estimate(norms) {
         Ok(estimate) => check_estimate(&estimate),
         Err(error) => check_message(&error),
@@ -295,8 +286,8 @@ fn free_functions(u: &mut Unstructured) -> Result<()> {
         .map(|_| float(u))
         .collect::<Result<_>>()?;
     let fits = [
-        DecayFit::LeastSquares(FitLags::All),
-        DecayFit::LeastSquares(FitLags::Tail),
+        DecayFit::LeastSquaresOfAllLags,
+        DecayFit::LeastSquares,
         DecayFit::Max,
         DecayFit::Quantile(c),
     ];
@@ -316,11 +307,11 @@ fn policies(
     estimator: BiasEstimator,
     probes: &[std::result::Result<LagNorms, EstimateError>],
 ) -> Result<()> {
-    let every = match u.arbitrary()? {
-        true => UpdateEvery::Epochs(length(u)?),
-        false => UpdateEvery::Updates(u.arbitrary()?),
+    let regular = match u.arbitrary()? {
+        true => Schedule::every_epochs(length(u)?),
+        false => Schedule::every_updates(u.arbitrary()?),
     };
-    let schedule = Schedule::regular(every)
+    let schedule = regular
         .with_first(u.arbitrary()?)
         .with_at_start(u.arbitrary()?);
     let estimator = match u.int_in_range(0..=2)? {
@@ -369,12 +360,12 @@ fn policies(
         (random.whole, random.shortest, random.longest) = (share, b, c);
     }
     check_policy(&random.into(), &measured);
-    let truncation = match u.arbitrary()? {
-        true => Truncation::Constant,
-        false => Truncation::Decaying { alpha: spread },
+    let alpha = match u.arbitrary()? {
+        true => None,
+        false => Some(spread),
     };
     let artbp = ArtbpConfig::new(a)
-        .with_truncation(truncation)
+        .with_alpha(alpha)
         .with_longest(b)
         .with_monitor(Some(monitor))
         .with_seed(u.arbitrary()?);

@@ -2,20 +2,19 @@
 
 use atbptt_core::direct::DirectStatistics;
 use atbptt_core::{LagNorms, Scheme};
-use atbptt_train::probe_file::{MAX_LAGS, ProbeFile};
+use atbptt_train::probe_file::{MAX_LAGS, from_reader, from_slice};
 use serde_json::{Map, Value, json};
 
 use super::{check_message, estimator};
 
 /// Bytes: the file.
 pub fn norms(data: &[u8]) {
-    let file = match ProbeFile::from_slice(data) {
-        Ok(file) => file,
+    let read = match from_slice(data) {
+        Ok(read) => read,
         Err(error) => return check_message(&error),
     };
-    assert!(!file.cases.is_empty());
-    let cases: Vec<Value> = file
-        .cases
+    assert!(!read.is_empty());
+    let cases: Vec<Value> = read
         .iter()
         .map(|case| {
             let mut object = Map::new();
@@ -30,9 +29,9 @@ pub fn norms(data: &[u8]) {
         })
         .collect();
     let text = json!({ "cases": cases }).to_string();
-    let again = ProbeFile::from_reader(text.as_bytes()).expect("its own JSON");
-    assert_eq!(again.cases.len(), file.cases.len());
-    for (again, case) in again.cases.iter().zip(&file.cases) {
+    let again = from_reader(text.as_bytes()).expect("its own JSON");
+    assert_eq!(again.len(), read.len());
+    for (again, case) in again.iter().zip(&read) {
         assert_eq!((again.tau, &again.direct), (case.tau, &case.direct));
         // Squares of sums cannot be told from what was made of them.
         let plain = |norms: &LagNorms| (rows(norms), norms.mean_sum_norms().map(<[f64]>::to_vec));
@@ -41,7 +40,7 @@ pub fn norms(data: &[u8]) {
             case.norms.as_ref().map(plain)
         );
     }
-    for case in file.cases.iter().take(4) {
+    for case in read.iter().take(4) {
         if let Some(norms) = &case.norms {
             estimator::check_norms(norms, case.tau);
         }

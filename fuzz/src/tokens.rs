@@ -1,6 +1,6 @@
 //! What the cache of a large corpus holds: token files, and the vocabulary beside them.
 
-use atbptt_train::data::{MemoryTokens, TokenStore, Vocabulary};
+use atbptt_train::data::{FileTokens, Vocabulary};
 use sha2::{Digest, Sha256};
 
 use super::{check_message, corpus};
@@ -18,10 +18,10 @@ pub fn tokens(data: &[u8]) {
 }
 
 fn check(bytes: &[u8]) {
-    match MemoryTokens::from_token_file(bytes) {
+    match FileTokens::decode(bytes) {
         Ok(tokens) => {
             assert_eq!(
-                tokens.to_token_file(),
+                FileTokens::encode(&tokens),
                 bytes,
                 "another file of the same tokens"
             );

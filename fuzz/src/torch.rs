@@ -5,7 +5,7 @@ use std::panic;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atbptt_models::{LstmConfig, NamedTensors};
+use atbptt_models::{LstmLayer, NamedTensors, StackConfig};
 use burn::tensor::Device;
 
 use super::check_message;
@@ -44,7 +44,7 @@ pub fn torch(data: &[u8]) {
     let again = NamedTensors::from_safetensors(&written).expect("what was written is read");
     // Bytes, since a NaN is not equal to itself.
     assert_eq!(again.to_safetensors(&[]).expect("written again"), written);
-    match LstmConfig::new(2, 2).from_torch(read, &Device::flex()) {
+    match StackConfig::<LstmLayer>::new(2, 2).from_torch(read, &Device::flex()) {
         Ok(lstm) => assert!(lstm.to_torch().is_ok()),
         Err(error) => check_message(&error),
     }

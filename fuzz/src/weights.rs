@@ -1,6 +1,6 @@
 //! Safetensors files: what is read comes back the same, and goes into a model whole or not at all.
 
-use atbptt_models::{LstmConfig, NamedTensors};
+use atbptt_models::{LstmLayer, NamedTensors, StackConfig};
 use burn::tensor::Device;
 
 use super::check_message;
@@ -15,7 +15,7 @@ pub fn weights(data: &[u8]) {
     // Bytes, since a NaN is not equal to itself.
     assert_eq!(again.to_safetensors(&[]).expect("written again"), written);
     let device = Device::flex();
-    let config = LstmConfig::new(2, 2);
+    let config = StackConfig::<LstmLayer>::new(2, 2);
     let names: Vec<String> = read.names().map(str::to_owned).collect();
     match config.from_torch(read.clone(), &device) {
         Ok(lstm) => {

@@ -17,7 +17,7 @@
 
 mod settings;
 
-pub use settings::{BiasEstimator, GradientSize, TailFrom, Tau};
+pub use settings::{BiasEstimator, GradientSize, Tau};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,16 +126,16 @@ impl BiasEstimate {
         profile: LagProfile,
         tau: usize,
         line: DecayLine,
-        tail_from: TailFrom,
+        tail_from_tau: bool,
         log_gradient: &[f64],
     ) -> Self {
         let log_phi = profile.log();
         let log_beta = line.log_beta;
         let at = |lag: usize| log_phi.get(lag).copied().unwrap_or(LOG_ZERO);
         // The first lag of the tail, its log φ̃, and the last measured lag before it that says whether anything is left.
-        let (tail_from, log_first, log_last) = match tail_from {
-            TailFrom::Tau => (tau, at(tau), at(tau)),
-            TailFrom::WindowEnd => (
+        let (tail_from, log_first, log_last) = match tail_from_tau {
+            true => (tau, at(tau), at(tau)),
+            false => (
                 log_phi.len(),
                 line.log_phi_at(log_phi.len()),
                 at(profile.window()),
@@ -210,9 +210,9 @@ impl BiasEstimate {
         self.log_beta.exp()
     }
 
-    /// The averaged lag norms.
-    pub fn profile(&self) -> &LagProfile {
-        &self.profile
+    /// The lag profile: φ_k, the averaged norm at lag k, `k = 0..=W`.
+    pub fn phi(&self) -> Vec<f64> {
+        self.profile.phi()
     }
 
     /// Whether the bias has a bound at all; false when no decay was seen.
@@ -223,7 +223,7 @@ impl BiasEstimate {
     /// log E(k) for `k` kept steps, also beyond the window; `f64::INFINITY` when unbounded.
     ///
     /// With lags `0..k` kept, the measured lags that are dropped and the fitted tail beyond the window,
-    /// E(k) = Σ_{k ≤ i ≤ W} φ_i + φ̃_W β/(1−β), or after [`TailFrom::Tau`] the sum of Aicher et al. 2019,
+    /// E(k) = Σ_{k ≤ i ≤ W} φ_i + φ̃_W β/(1−β), or with [`BiasEstimator::tail_from_tau`] the sum of Aicher et al. 2019,
     /// E(k) = Σ_{k ≤ i < τ} φ_i + φ_τ/(1−β) for `k < τ` and φ_τ β^{k−τ}/(1−β) from τ on. (The released code adds φ_τ
     /// twice below τ and starts its profile at lag 1; this does neither.) Non-increasing in `k`, with one exception: a
     /// vanished tail without a decay rate reports the threshold, log −50, from its first lag on.

@@ -10,25 +10,19 @@ use serde::{Deserialize, Serialize};
 use crate::EstimateError;
 use crate::profile::{LOG_VANISHED, LOG_ZERO};
 
-/// Lags that take part in a least-squares fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum FitLags {
-    /// All lags, as the released code of Aicher et al. 2019 does: steadier, and moved by the head of the profile.
-    /// Profiles bend, so that this makes the tail too short: on Penn Treebank, E(30) came out at 0.62 to 0.87 of what
-    /// windows of 300 lags measured, and at 0.94 to 1.02 from the tail.
-    All,
-    /// Lags τ..=W, the lags that the geometric tail stands for: fewer points.
-    #[default]
-    Tail,
-}
-
 /// Estimator of log β (Aicher et al. 2019, "estimating β").
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 #[non_exhaustive]
 pub enum DecayFit {
-    /// Least-squares slope of log φ over the lag. Lags that vanished (log φ < −50) take no part; with fewer than two
-    /// left the slope is 0, "no decay seen".
-    LeastSquares(FitLags),
+    /// Least-squares slope of log φ over the lags τ..=W, those that the geometric tail stands for. Lags that vanished
+    /// (log φ < −50) take no part; with fewer than two left the slope is 0, "no decay seen".
+    #[default]
+    LeastSquares,
+    /// The same over all lags, as the released code of Aicher et al. 2019 does: more points, and moved by the head of the
+    /// profile. Profiles bend, so that this makes the tail too short: on Penn Treebank, E(30) came out at 0.62 to 0.87 of what
+    /// windows of 300 lags measured, and at 0.94 to 1.02 from the tail.
+    LeastSquaresOfAllLags,
     /// Largest slope from lag τ to any later lag: φ_{τ+k} ≤ φ_τ β^k then holds on the whole window (conservative).
     Max,
     /// This quantile, in [0, 1], of the slopes between all pairs of lags in τ..=W, interpolated linearly between order
@@ -39,9 +33,40 @@ pub enum DecayFit {
 /// Most lags that [`DecayFit::Quantile`] pairs: 256 MiB of slopes.
 const MAX_PAIRED: usize = 8192;
 
-impl Default for DecayFit {
-    fn default() -> Self {
-        Self::LeastSquares(FitLags::Tail)
+/// [`DecayFit`] as settings files have it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "DecayFit")]
+enum Written {
+    LeastSquares(FitLags),
+    Max,
+    Quantile(f64),
+}
+
+#[derive(Serialize, Deserialize)]
+enum FitLags {
+    All,
+    Tail,
+}
+
+impl From<Written> for DecayFit {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::LeastSquares(FitLags::All) => Self::LeastSquaresOfAllLags,
+            Written::LeastSquares(FitLags::Tail) => Self::LeastSquares,
+            Written::Max => Self::Max,
+            Written::Quantile(quantile) => Self::Quantile(quantile),
+        }
+    }
+}
+
+impl From<DecayFit> for Written {
+    fn from(fit: DecayFit) -> Self {
+        match fit {
+            DecayFit::LeastSquaresOfAllLags => Self::LeastSquares(FitLags::All),
+            DecayFit::LeastSquares => Self::LeastSquares(FitLags::Tail),
+            DecayFit::Max => Self::Max,
+            DecayFit::Quantile(quantile) => Self::Quantile(quantile),
+        }
     }
 }
 
@@ -109,8 +134,8 @@ impl DecayFit {
         }
         let at_tau = log_phi.get(tau).copied().unwrap_or(LOG_ZERO);
         let line = match self {
-            Self::LeastSquares(FitLags::All) => least_squares(log_phi, 0),
-            Self::LeastSquares(FitLags::Tail) => least_squares(log_phi, tau),
+            Self::LeastSquaresOfAllLags => least_squares(log_phi, 0),
+            Self::LeastSquares => least_squares(log_phi, tau),
             Self::Max => {
                 let largest = slopes_from(log_phi, tau).fold(f64::NEG_INFINITY, f64::max);
                 DecayLine {
@@ -218,8 +243,8 @@ mod tests {
     use super::*;
 
     const FITS: [DecayFit; 5] = [
-        DecayFit::LeastSquares(FitLags::All),
-        DecayFit::LeastSquares(FitLags::Tail),
+        DecayFit::LeastSquaresOfAllLags,
+        DecayFit::LeastSquares,
         DecayFit::Max,
         DecayFit::Quantile(0.95),
         DecayFit::Quantile(0.0),
@@ -232,8 +257,8 @@ mod tests {
     fn each_fit_has_its_slope() {
         let log_phi = [0.0, -1.0, -3.0, -4.0, -6.0];
         let expected = [
-            (DecayFit::LeastSquares(FitLags::All), -1.5),
-            (DecayFit::LeastSquares(FitLags::Tail), -1.6),
+            (DecayFit::LeastSquaresOfAllLags, -1.5),
+            (DecayFit::LeastSquares, -1.6),
             (DecayFit::Max, -1.5),
             (DecayFit::Quantile(0.5), -(5.0 / 3.0 + 1.5) / 2.0),
             (DecayFit::Quantile(1.0), -1.0),
@@ -244,7 +269,7 @@ mod tests {
         }
         // The tail's line at lag 4: the mean −3.5 at lag 2.5, and 1.5 steps of −1.6. The largest slope starts at τ.
         let at_end = |fit: DecayFit| fit.line(&log_phi, 1).unwrap().log_phi_at(4);
-        assert!((at_end(DecayFit::LeastSquares(FitLags::Tail)) + 5.9).abs() < 1e-14);
+        assert!((at_end(DecayFit::LeastSquares) + 5.9).abs() < 1e-14);
         assert!((at_end(DecayFit::Max) + 5.5).abs() < 1e-14);
         // Slope −1 from lag 1 on: levels −1, −2, −2, −3, so the line goes through −2 there.
         assert!((at_end(DecayFit::Quantile(1.0)) + 5.0).abs() < 1e-14);
@@ -252,7 +277,7 @@ mod tests {
 
     #[test]
     fn vanished_lags_take_no_part_in_least_squares() {
-        let fit = DecayFit::LeastSquares(FitLags::All);
+        let fit = DecayFit::LeastSquaresOfAllLags;
         assert_eq!(
             fit.log_beta(&[0.0, -1.0, -2.0, -51.0, -700.0], 1).unwrap(),
             -1.0

@@ -76,20 +76,19 @@ mod scheme;
 pub mod seed;
 pub mod step_gradients;
 
-pub use bias::{BiasEstimate, BiasEstimator, GradientSize, TailFrom, Tau, tail_bound};
-pub use decay::{DecayFit, FitLags};
+pub use bias::{BiasEstimate, BiasEstimator, GradientSize, Tau, tail_bound};
+pub use decay::DecayFit;
 #[cfg(feature = "burn")]
-pub use device::{LagGradients, LagNormOps, RowOrder};
+pub use device::LagGradients;
 pub use direct::{DirectEstimate, DirectOutcome, DirectStatistics};
 pub use error::EstimateError;
 pub use interval::{KInterval, k_interval};
 pub use norms::LagNorms;
 pub use policy::{
-    AdaptiveK, AdaptiveKConfig, ArtbpConfig, Decision, Estimate, Estimator, FixedK, FixedKConfig,
-    Measurement, Monitor, MonitorConfig, NextWindow, PolicyConfig, PolicyState, Position,
-    ProbeRequest, RandomLengthConfig, Reason, Schedule, Truncation, TruncationPolicy, UpdateEvery,
-    WhenNoiseLimited,
+    AdaptiveKConfig, ArtbpConfig, Decision, Estimate, Estimator, FixedKConfig, Measurement,
+    Monitor, MonitorConfig, NextWindow, PolicyConfig, PolicyState, Position, ProbeRequest,
+    RandomLengthConfig, Reason, Schedule, TruncationPolicy,
 };
-pub use profile::{Averaging, LagProfile};
+pub use profile::Averaging;
 pub use scheme::Scheme;
 pub use step_gradients::{StepGradient, parameter_norms};

@@ -261,12 +261,17 @@ impl LagNorms {
         self.debiased_squares.as_deref()
     }
 
-    /// The profile of these norms.
+    /// The lag profile of these norms: φ_k, the norms at lag k averaged over the sequences, `k = 0..=W`.
     ///
     /// # Errors
     /// [`EstimateError::ZeroAmongNorms`] for [`Averaging::LogThenMean`] where some norms of a lag are exactly zero and
     /// others are not.
-    pub fn profile(&self, averaging: Averaging) -> Result<LagProfile, EstimateError> {
+    pub fn phi(&self, averaging: Averaging) -> Result<Vec<f64>, EstimateError> {
+        Ok(self.profile(averaging)?.phi())
+    }
+
+    /// The profile in logs.
+    pub(crate) fn profile(&self, averaging: Averaging) -> Result<LagProfile, EstimateError> {
         LagProfile::of_rows(self.norms.chunks(self.sequences), averaging)
     }
 

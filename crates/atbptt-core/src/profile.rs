@@ -57,7 +57,7 @@ impl Averaging {
 /// The averaged norms in logs, one per lag: log φ_k for `k = 0..=W`. All finite; an exact zero is [`LOG_ZERO`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Raw")]
-pub struct LagProfile {
+pub(crate) struct LagProfile {
     log: Vec<f64>,
 }
 
@@ -97,12 +97,12 @@ impl LagProfile {
     }
 
     /// log φ_k, lag by lag.
-    pub fn log(&self) -> &[f64] {
+    pub(crate) fn log(&self) -> &[f64] {
         &self.log
     }
 
     /// φ_k, lag by lag.
-    pub fn phi(&self) -> Vec<f64> {
+    pub(crate) fn phi(&self) -> Vec<f64> {
         self.log
             .iter()
             .map(|x| if *x > LOG_ZERO { x.exp() } else { 0.0 })
@@ -110,12 +110,12 @@ impl LagProfile {
     }
 
     /// Number of lags, `W + 1`.
-    pub fn lags(&self) -> usize {
+    pub(crate) fn lags(&self) -> usize {
         self.log.len()
     }
 
     /// Window length W, in steps.
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.log.len().saturating_sub(1)
     }
 }
@@ -135,6 +135,13 @@ mod tests {
         assert!(
             (norms.profile(Averaging::LogThenMean).unwrap().log()[0] - 2f64.ln()).abs() < 1e-15
         );
+    }
+
+    #[test]
+    fn a_profile_is_checked_when_it_is_read() {
+        let read = serde_json::from_str::<LagProfile>;
+        assert_eq!(read(r#"{"log": [0.0, -1.0]}"#).unwrap().lags(), 2);
+        assert!(read(r#"{"log": [0.0, -1000.0]}"#).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use atbptt_core::device::{lag_norms, variance_weights};
-use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms, RowOrder};
+use atbptt_core::{BiasEstimator, EstimateError, GradientSize, LagGradients, LagNorms};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Every CPU backend, and the GPU where there is one (software devices count).
@@ -49,9 +49,11 @@ fn gradients(lags: usize, batch: usize, features: usize, seed: usize) -> Vec<Vec
         .collect()
 }
 
+/// Gradients `[lag][batch][features]` as a window's tensors have them: the earliest step, and so the largest lag, first.
 fn tensor(values: &[Vec<Vec<f64>>], dtype: DType, device: &Device) -> Tensor<3> {
     let shape = [values.len(), values[0].len(), values[0][0].len()];
-    let flat: Vec<f64> = values.iter().flatten().flatten().copied().collect();
+    let steps = values.iter().rev();
+    let flat: Vec<f64> = steps.flatten().flatten().copied().collect();
     Tensor::from_data(
         TensorData::new(flat, shape).convert_dtype(dtype),
         (device, dtype),
@@ -115,7 +117,6 @@ const DTYPES: [(DType, f64); 3] = [(DType::F64, 1e-13), (DType::F32, 1e-5), (DTy
 fn norms_agree_with_loops_on_every_backend_and_type() {
     let g = gradients(9, 4, 33, 1);
     let weights: Vec<f64> = (0..33).map(|i| 0.1 + i as f64 / 8.0).collect();
-    let reversed: Vec<_> = g.iter().rev().cloned().collect();
     for (name, device) in devices() {
         for (dtype, tolerance) in DTYPES {
             // Burn's NdArray backend has no half type, GPUs have no f64, and not all have halves.
@@ -131,13 +132,10 @@ fn norms_agree_with_loops_on_every_backend_and_type() {
             for device in [device.clone(), device.clone().autodiff()] {
                 let what = format!("{name} {dtype:?}");
                 let plain = by_loops(&g, &vec![1.0; 33]);
-                let got = read(lag_norms(tensor(&g, dtype, &device), None, RowOrder::Lag).unwrap());
+                let got = read(lag_norms(tensor(&g, dtype, &device), None).unwrap());
                 assert_close(&got, &plain, tolerance, &what);
-                let reversed = tensor(&reversed, dtype, &device);
-                let got = read(lag_norms(reversed, None, RowOrder::Time).unwrap());
-                assert_close(&got, &plain, tolerance, &format!("{what}, time order"));
                 let w = Some(vector(&weights, dtype, &device));
-                let got = read(lag_norms(tensor(&g, dtype, &device), w, RowOrder::Lag).unwrap());
+                let got = read(lag_norms(tensor(&g, dtype, &device), w).unwrap());
                 assert_close(
                     &got,
                     &by_loops(&g, &weights),
@@ -158,7 +156,7 @@ fn tiny_huge_and_zero_rows_keep_their_norms_in_f32() {
         .collect();
     for (name, device) in devices() {
         let g = tensor(&g, DType::F32, &device);
-        let got = read(lag_norms(g, None, RowOrder::Lag).unwrap());
+        let got = read(lag_norms(g, None).unwrap());
         assert_close(&[got[0], got[3], got[6]], &[5e25, 5e-25, 0.0], 1e-6, name);
     }
 }
@@ -187,9 +185,7 @@ fn a_probe_is_read_back_with_parts_and_cumulative_sizes() {
             let lag0 = tensor(&output, dtype, &device).reshape([batch, 5]);
             let mut collected = LagGradients::new(lag0, None).unwrap();
             for g in &parts {
-                collected = collected
-                    .part(tensor(g, dtype, &device), None, RowOrder::Lag)
-                    .unwrap();
+                collected = collected.part(tensor(g, dtype, &device), None).unwrap();
             }
             let norms = collected.read().unwrap();
             assert_eq!(
@@ -254,7 +250,7 @@ fn variance_weights_make_norms_independent_of_units() {
             let weights = variance_weights(tensor(states, DType::F32, &device)).unwrap();
             let weights = if inverse { weights.recip() } else { weights };
             let grads = tensor(grads, DType::F32, &device);
-            read(lag_norms(grads, Some(weights), RowOrder::Lag).unwrap())
+            read(lag_norms(grads, Some(weights)).unwrap())
         };
         let plain = norms(&states, &grads, false);
         assert_close(
@@ -304,25 +300,23 @@ fn refused(name: &str, device: &Device) {
     let start = || LagGradients::new(Tensor::ones([2, 3], device), None).unwrap();
     assert!(matches!(start().read(), Err(EstimateError::Empty { .. })));
     assert!(matches!(
-        start().part(zeros([4, 3, 3]), None, RowOrder::Lag),
+        start().part(zeros([4, 3, 3]), None),
         Err(EstimateError::Length { .. })
     ));
-    let one = start().part(zeros([4, 2, 3]), None, RowOrder::Lag).unwrap();
+    let one = start().part(zeros([4, 2, 3]), None).unwrap();
     assert!(matches!(
-        one.clone().part(zeros([5, 2, 3]), None, RowOrder::Lag),
+        one.clone().part(zeros([5, 2, 3]), None),
         Err(EstimateError::Length { .. })
     ));
     let weights = Some(Tensor::ones([2], device));
     assert!(matches!(
-        one.clone().part(zeros([4, 2, 3]), weights, RowOrder::Lag),
+        one.clone().part(zeros([4, 2, 3]), weights),
         Err(EstimateError::Length { .. })
     ));
     // A probe that diverged is a typed error, and so an unusable probe.
     for bad in [f32::NAN, f32::INFINITY] {
-        let diverged: Result<LagNorms, _> = start()
-            .part(zeros([4, 2, 3]) + bad, None, RowOrder::Lag)
-            .unwrap()
-            .read();
+        let diverged: Result<LagNorms, _> =
+            start().part(zeros([4, 2, 3]) + bad, None).unwrap().read();
         assert!(
             matches!(diverged, Err(EstimateError::NotANorm { .. })),
             "{name}: {bad}"
@@ -334,7 +328,7 @@ fn refused(name: &str, device: &Device) {
 fn gradients_without_entries_or_with_weights_that_do_not_fit_are_refused() {
     let device = Device::flex();
     for shape in [[0, 2, 3], [4, 0, 3], [4, 2, 0]] {
-        let found = lag_norms(Tensor::zeros(shape, &device), None, RowOrder::Lag);
+        let found = lag_norms(Tensor::zeros(shape, &device), None);
         assert!(
             matches!(found, Err(EstimateError::Empty { .. })),
             "{shape:?}"
@@ -345,7 +339,7 @@ fn gradients_without_entries_or_with_weights_that_do_not_fit_are_refused() {
         Err(EstimateError::Empty { .. })
     ));
     let grads = || Tensor::<3>::ones([4, 2, 3], &device);
-    let few = lag_norms(grads(), Some(Tensor::ones([2], &device)), RowOrder::Lag);
+    let few = lag_norms(grads(), Some(Tensor::ones([2], &device)));
     assert_eq!(
         few.unwrap_err(),
         EstimateError::Length {
@@ -359,14 +353,14 @@ fn gradients_without_entries_or_with_weights_that_do_not_fit_are_refused() {
         let elsewhere = Device::ndarray();
         let weights = Some(Tensor::ones([3], &elsewhere));
         assert!(matches!(
-            lag_norms(grads(), weights, RowOrder::Lag),
+            lag_norms(grads(), weights),
             Err(EstimateError::Device {
                 what: "the feature weights",
                 ..
             })
         ));
         let output = LagGradients::new(Tensor::ones([2, 3], &device), None).unwrap();
-        let part = output.part(Tensor::ones([4, 2, 3], &elsewhere), None, RowOrder::Lag);
+        let part = output.part(Tensor::ones([4, 2, 3], &elsewhere), None);
         assert!(matches!(
             part,
             Err(EstimateError::Device {
@@ -385,7 +379,7 @@ fn parts_of_other_types_and_tracked_weights_are_taken() {
     let single = Tensor::<2>::ones([2, 3], &device);
     let double = Tensor::<3>::ones([4, 2, 3], (&device, DType::F64));
     let norms = LagGradients::new(single, Some(weights))
-        .and_then(|norms| norms.part(double, None, RowOrder::Lag))
+        .and_then(|norms| norms.part(double, None))
         .and_then(LagGradients::read)
         .unwrap();
     for lag in 0..=4 {

@@ -18,25 +18,18 @@ pub use self::rules::BrokenRule;
 /// What differs by less, relative to the largest value, is rounding: a window may be summed in another order than its pieces.
 const TOLERANCE: f64 = 1e-3;
 
-/// What [`check_model`] found.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct ModelCheck {
-    /// Rules that the model breaks; empty for a sound one.
-    pub broken: Vec<BrokenRule>,
+/// What was found.
+#[derive(Default)]
+struct ModelCheck {
+    broken: Vec<BrokenRule>,
     /// What could not be checked, and why, one sentence each.
-    pub unchecked: Vec<&'static str>,
+    unchecked: Vec<&'static str>,
 }
 
 impl ModelCheck {
-    /// Turns broken rules into an error.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Rules`] with all of them.
-    pub fn into_result(self) -> Result<(), ModelError> {
+    fn into_result(self) -> Result<Vec<&'static str>, ModelError> {
         match self.broken.is_empty() {
-            true => Ok(()),
+            true => Ok(self.unchecked),
             false => Err(ModelError::Rules {
                 broken: self.broken,
             }),
@@ -44,7 +37,7 @@ impl ModelCheck {
     }
 }
 
-/// Checks the rules that training relies on:
+/// Checks the rules that training relies on, and gives what could not be checked, and why, one sentence each:
 ///
 /// - a window in pieces, the state handed on, gives the features `[batch, time, features]` of one run;
 /// - the loss is a sum, and its count the number of its terms;
@@ -63,23 +56,24 @@ impl ModelCheck {
 /// let device = Device::default().autodiff();
 /// let model = LanguageModelConfig::new(10).with_hidden(8).with_dropout(0.0).init::<LstmLayer>(&device)?;
 /// let batch = TokenBatch::from_host(&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7], 2, 3, &device)?;
-/// check_model(&model, &batch)?.into_result()?;
+/// let unchecked = check_model(&model, &batch)?;
+/// assert!(unchecked.is_empty());
 /// # Ok::<(), atbptt_models::ModelError>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`ModelError`] when the model fails, or the batch has less than two steps.
+/// [`ModelError::Rules`] with all rules that the model breaks; [`ModelError`] when it fails, or the batch has less than two steps.
 pub fn check_model<M: RecurrentModel>(
     model: &M,
     batch: &M::Batch,
-) -> Result<ModelCheck, ModelError> {
-    let mut check = check_pieces(model, batch)?;
+) -> Result<Vec<&'static str>, ModelError> {
+    let mut check = pieces(model, batch)?;
     let random = !check.unchecked.is_empty();
     // A wrong layout makes everything else wrong.
     let layout = |rule: &BrokenRule| matches!(rule, BrokenRule::Layout { .. });
     if check.broken.iter().any(layout) {
-        return Ok(check);
+        return check.into_result();
     }
     // What a device says of weights that were never used is not reliable.
     let (features, _) = model.forward(&batch.slice(0..1), None)?;
@@ -94,7 +88,7 @@ pub fn check_model<M: RecurrentModel>(
             "gradients and the detached state: the model is on a device without autodiff; check it on `device.autodiff()` too",
         ),
     }
-    Ok(check)
+    check.into_result()
 }
 
 /// The cheap part of [`check_model`]: that a window in pieces is the window, its features and its loss. Training does it once
@@ -106,7 +100,11 @@ pub fn check_model<M: RecurrentModel>(
 pub fn check_pieces<M: RecurrentModel>(
     model: &M,
     batch: &M::Batch,
-) -> Result<ModelCheck, ModelError> {
+) -> Result<Vec<&'static str>, ModelError> {
+    pieces(model, batch)?.into_result()
+}
+
+fn pieces<M: RecurrentModel>(model: &M, batch: &M::Batch) -> Result<ModelCheck, ModelError> {
     let steps = batch.steps();
     if steps < 2 {
         return Err(ModelError::Config {

@@ -5,14 +5,14 @@
 //! single backward pass, without any weight gradient; that is what truncation lengths are estimated from.
 //!
 //! ```text
-//! ops ──► layer ──► Stack (Lstm, Gru, …) ──► LanguageModel ──┐
+//! ops ──► layer ──► Stack ──► LanguageModel, SeriesModel ──────┐
 //!  ▲                                                           ├─► RecurrentModel ──► window loss      (training)
 //!  └ kernels per backend            a model of your own ───────┘                  └─► StateGradients   (probe)
 //! ```
 //!
-//! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>` and as a backend extension;
-//! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`], [`MinGruLayer`]: one layer's weights; [`Lstm`], [`Gru`], [`Rnn`],
-//!   [`MinGru`]: stacks with dropout;
+//! - [`ops`]: the sequence operations and the softmax loss, on `Tensor<D>`;
+//! - [`LstmLayer`], [`GruLayer`], [`RnnLayer`], [`MinGruLayer`]: one layer's weights; [`Stack`]: several of them, with dropout
+//!   in between;
 //! - [`LanguageModel`]: embedding, stack, tied or untied softmax that never holds all logits of a window at once;
 //! - [`SeriesModel`], [`SeriesBatch`]: continuous series, with missing targets;
 //! - [`RecurrentModel`], [`RecurrentState`], [`SequenceBatch`]: what a model of your own implements; [`StackModel`]: the
@@ -83,8 +83,8 @@ mod state;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod stepper;
 pub use batch::{SequenceBatch, TokenBatch};
-pub use check::{BrokenRule, ModelCheck, check_layout, check_model, check_pieces};
-pub use direct::{CountedWeights, DirectPlan, PieceGradients, direct_statistics, piece_gradients};
+pub use check::{BrokenRule, check_layout, check_model, check_pieces};
+pub use direct::{DirectPlan, PieceGradients, direct_statistics, piece_gradients};
 pub use error::ModelError;
 pub use inference::TextState;
 pub use init::WeightInit;
@@ -97,9 +97,7 @@ pub use recurrent::{Predictions, RecurrentModel, StepLoss, WindowLoss, WindowPla
 pub use sampling::Sampling;
 pub use series_batch::{SeriesBatch, SeriesShape};
 pub use series_model::{SeriesLoss, SeriesModel, SeriesModelConfig, SeriesPrediction};
-pub use stack::{
-    Gru, GruConfig, Lstm, LstmConfig, MinGru, MinGruConfig, Rnn, RnnConfig, Stack, StackConfig,
-};
+pub use stack::{Stack, StackConfig};
 pub use stack_model::StackModel;
 pub use state::{LstmState, RecurrentState};
 #[cfg(any(feature = "flex", feature = "ndarray"))]

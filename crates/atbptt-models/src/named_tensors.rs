@@ -5,13 +5,13 @@
 //! to PyTorch's names and layouts. Floats are kept as f32, whatever a file holds.
 //!
 //! ```
-//! use atbptt_models::{LstmConfig, NamedTensors};
+//! use atbptt_models::{LstmLayer, NamedTensors, StackConfig};
 //! use burn::tensor::Device;
 //!
 //! let device = Device::default();
-//! let lstm = LstmConfig::new(3, 4).init(&device)?;
+//! let lstm = StackConfig::<LstmLayer>::new(3, 4).init(&device)?;
 //! let file: Vec<u8> = NamedTensors::of(&lstm)?.to_safetensors(&[("note", "an example")])?;
-//! let back = NamedTensors::from_safetensors(&file)?.into_module(LstmConfig::new(3, 4).init(&device)?)?;
+//! let back = NamedTensors::from_safetensors(&file)?.into_module(StackConfig::<LstmLayer>::new(3, 4).init(&device)?)?;
 //! assert_eq!(NamedTensors::of(&back)?, NamedTensors::of(&lstm)?);
 //! # Ok::<(), atbptt_models::ModelError>(())
 //! ```

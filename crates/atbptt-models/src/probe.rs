@@ -4,7 +4,7 @@
 //! enters step s − k + 1, so lag 1 enters the last step and lag W is the state the window started from. Lag 0 is the
 //! feature vector that the loss of step s reads.
 
-use atbptt_core::{LagGradients, LagNorms, RowOrder};
+use atbptt_core::{LagGradients, LagNorms};
 use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
@@ -30,7 +30,7 @@ impl StateGradients {
     pub fn lag_norms(self) -> Result<LagNorms, ModelError> {
         let mut norms = LagGradients::new(self.features, None)?;
         for part in self.parts {
-            norms = norms.part(part, None, RowOrder::Time)?;
+            norms = norms.part(part, None)?;
         }
         Ok(norms.read()?)
     }

@@ -133,14 +133,13 @@ pub struct SeriesModel<L: RecurrentLayer> {
     loss: SeriesLoss,
 }
 
-/// What a model says about the targets of a window.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SeriesPrediction {
-    /// μ, `[batch, time, out]`.
-    pub mean: Tensor<3>,
-    /// σ, `[batch, time, out]`; for models with a Gaussian likelihood.
-    pub deviation: Option<Tensor<3>>,
+/// What a model says about targets: those of a window, in tensors `[batch, time, out]`, or of one series, in vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeriesPrediction<T = Tensor<3>> {
+    /// μ.
+    pub mean: T,
+    /// σ; for models with a Gaussian likelihood.
+    pub deviation: Option<T>,
 }
 
 impl<L: RecurrentLayer> SeriesModel<L> {

@@ -1,4 +1,4 @@
-//! Stacked recurrent layers: `Lstm`, `Gru`, `Rnn`, `MinGru`.
+//! Stacked recurrent layers: [`Stack`].
 //!
 //! Each layer runs a whole window as one operation; the law that joins windows: a sequence cut into chunks, each
 //! started from the state the last one left, gives the outputs of one long run. Gradients differ by design.
@@ -12,23 +12,14 @@ use burn::nn::Dropout;
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::ModelError;
-use crate::layer::{GruLayer, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
+use crate::layer::RecurrentLayer;
 use crate::ops::{self, SequenceOptions};
 use crate::state::{PackedState, RecurrentState};
 
-pub use self::config::{GruConfig, LstmConfig, MinGruConfig, RnnConfig, StackConfig};
+pub use self::config::StackConfig;
 pub(crate) use self::config::{check_size, dropout};
 
-/// Stacked LSTM.
-pub type Lstm = Stack<LstmLayer>;
-/// Stacked GRU.
-pub type Gru = Stack<GruLayer>;
-/// Stacked tanh RNN.
-pub type Rnn = Stack<RnnLayer>;
-/// Stacked minGRU.
-pub type MinGru = Stack<MinGruLayer>;
-
-/// Recurrent layers above each other, dropout in between.
+/// Recurrent layers above each other, dropout in between: an LSTM is a `Stack<LstmLayer>`, a GRU a `Stack<GruLayer>`.
 #[derive(Module, Debug)]
 pub struct Stack<L: RecurrentLayer> {
     /// Bottom layer first.

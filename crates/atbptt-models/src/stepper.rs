@@ -16,10 +16,10 @@ use crate::{ModelError, RecurrentState};
 /// its time per step hardly varies. Dropout is off. Later changes of the stack's weights do not reach it.
 ///
 /// ```
-/// use atbptt_models::{GruConfig, Stepper};
+/// use atbptt_models::{GruLayer, StackConfig, Stepper};
 /// use burn::tensor::Device;
 ///
-/// let gru = GruConfig::new(3, 8).with_layers(2).init(&Device::default())?;
+/// let gru = StackConfig::<GruLayer>::new(3, 8).with_layers(2).init(&Device::default())?;
 /// let mut stepper = Stepper::new(&gru, 1)?;
 /// for input in [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]] {
 ///     let output = stepper.step(&input)?;

@@ -8,9 +8,9 @@
 use atbptt_models::interop::{TorchCompatible, TorchLayer};
 use atbptt_models::ops::{self, Cell, SequenceOptions, Weights};
 use atbptt_models::{
-    GruConfig, GruLayer, LanguageModelConfig, LstmConfig, LstmLayer, LstmState, ModelError,
-    PackedState, Precision, RecurrentLayer, RecurrentModel, RnnConfig, SequenceBatch, StackConfig,
-    TokenBatch, UnrollOptions, WeightInit, WindowPlan,
+    GruLayer, LanguageModelConfig, LstmLayer, LstmState, ModelError, PackedState, Precision,
+    RecurrentLayer, RecurrentModel, RnnLayer, SequenceBatch, StackConfig, TokenBatch,
+    UnrollOptions, WeightInit, WindowPlan,
 };
 use burn::nn::{DropoutConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -225,7 +225,7 @@ fn batches_of_absurd_sizes_and_slices_outside_are_met() {
 #[test]
 #[cfg(feature = "ndarray")]
 fn states_that_belong_to_another_model_are_refused() {
-    let lstm = LstmConfig::new(3, 2).init(&here()).unwrap();
+    let lstm = StackConfig::<LstmLayer>::new(3, 2).init(&here()).unwrap();
     let input = || Tensor::<3>::zeros([4, 5, 3], &here());
     let state = |hidden: Tensor<2>, cell: Tensor<2>| Some(vec![LstmState { hidden, cell }]);
     let fits = || Tensor::<2>::zeros([4, 2], &here());
@@ -273,7 +273,7 @@ fn states_that_belong_to_another_model_are_refused() {
 /// The fields of a stack are open.
 #[test]
 fn a_stack_without_layers_answers() {
-    let mut lstm = LstmConfig::new(3, 2).init(&here()).unwrap();
+    let mut lstm = StackConfig::<LstmLayer>::new(3, 2).init(&here()).unwrap();
     lstm.layers.clear();
     let (out, state) = lstm.step(Tensor::ones([4, 3], &here()), None).unwrap();
     assert_eq!((out.dims(), state.len()), ([4, 3], 0));
@@ -414,9 +414,9 @@ proptest! {
                     .with_weights(weights.clone())
             };
         }
-        runs(configured!(LstmConfig), d_input);
-        runs(configured!(GruConfig), d_input);
-        runs(configured!(RnnConfig), d_input);
+        runs(configured!(StackConfig<LstmLayer>), d_input);
+        runs(configured!(StackConfig<GruLayer>), d_input);
+        runs(configured!(StackConfig<RnnLayer>), d_input);
     }
 
     #[test]

@@ -234,7 +234,7 @@ fn lag_norms_are_one_launch() {
     let grads = noise_tensor::<3>(1, [20, BATCH, HIDDEN], 1.0, &device, DType::F32);
     device.sync().unwrap();
     let (count, norms): (usize, Tensor<2>) = launches(&device, || {
-        atbptt_core::device::lag_norms(grads, None, atbptt_core::RowOrder::Time).unwrap()
+        atbptt_core::device::lag_norms(grads, None).unwrap()
     });
     assert_eq!(norms.dims(), [20, 1 + 2 * BATCH]);
     assert_eq!(count, 1);

@@ -9,9 +9,8 @@ use std::process::Command;
 
 use atbptt_models::interop::TorchCompatible;
 use atbptt_models::{
-    GruConfig, GruLayer, LanguageModelConfig, LstmConfig, LstmLayer, ModelError, NamedTensors,
-    RecurrentState, RnnConfig, RnnLayer, Sampling, Stack, StackConfig, TextState, TokenBatch,
-    UnrollOptions,
+    GruLayer, LanguageModelConfig, LstmLayer, ModelError, NamedTensors, RecurrentState, RnnLayer,
+    Sampling, Stack, StackConfig, TextState, TokenBatch, UnrollOptions,
 };
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
@@ -272,12 +271,18 @@ fn files_of_pytorch_give_its_outputs_to_1e_5_and_come_back_equal() {
         ("projection", "projection"),
     ] {
         for file in files(folder, name) {
-            let error = LstmConfig::new(3, 4).from_torch(file, &device).unwrap_err();
+            let error = StackConfig::<LstmLayer>::new(3, 4)
+                .from_torch(file, &device)
+                .unwrap_err();
             assert!(reason(error).contains(word), "{name}");
         }
     }
     for file in files(folder, "LSTM-2") {
-        let error = reason(LstmConfig::new(3, 4).from_torch(file, &device).unwrap_err());
+        let error = reason(
+            StackConfig::<LstmLayer>::new(3, 4)
+                .from_torch(file, &device)
+                .unwrap_err(),
+        );
         assert!(
             error.contains("hold 2 layers, and 1 are asked for"),
             "{error}"
@@ -287,9 +292,9 @@ fn files_of_pytorch_give_its_outputs_to_1e_5_and_come_back_equal() {
     #[cfg(feature = "pytorch")]
     {
         let file = NamedTensors::open(folder.join("nested.pt")).unwrap();
-        let error = LstmConfig::new(3, 4).from_torch(file.clone(), &device);
+        let error = StackConfig::<LstmLayer>::new(3, 4).from_torch(file.clone(), &device);
         assert!(reason(error.unwrap_err()).contains("model.weight_hh_l0"));
-        LstmConfig::new(3, 4)
+        StackConfig::<LstmLayer>::new(3, 4)
             .from_torch(file.within("model."), &device)
             .unwrap();
     }
@@ -315,7 +320,12 @@ fn files_that_are_none_are_refused() {
         }
     }
     // A header that promises more than there is, and a type that no weight has.
-    let whole = NamedTensors::of(&LstmConfig::new(2, 2).init(&Device::flex()).unwrap()).unwrap();
+    let whole = NamedTensors::of(
+        &StackConfig::<LstmLayer>::new(2, 2)
+            .init(&Device::flex())
+            .unwrap(),
+    )
+    .unwrap();
     let whole = whole.to_safetensors(&[]).unwrap();
     for length in [0, 7, 8, 100, whole.len() - 1] {
         assert!(NamedTensors::from_safetensors(&whole[..length]).is_err());
@@ -327,7 +337,7 @@ fn files_that_are_none_are_refused() {
 #[test]
 fn what_does_not_fit_is_named_and_refused() {
     let device = Device::flex();
-    let lstm = |layers: usize| LstmConfig::new(3, 4).with_layers(layers);
+    let lstm = |layers: usize| StackConfig::<LstmLayer>::new(3, 4).with_layers(layers);
     let whole = || lstm(2).init(&device).unwrap().to_torch().unwrap();
     let zeros = |weights: &mut NamedTensors, name: &str, shape: [usize; 2]| {
         weights
@@ -361,7 +371,7 @@ fn what_does_not_fit_is_named_and_refused() {
     zeros(&mut leftover, "head.weight", [1, 1]);
     assert!(refused(leftover, 2).contains("unused: head.weight"));
     let error = reason(
-        LstmConfig::new(5, 4)
+        StackConfig::<LstmLayer>::new(5, 4)
             .with_layers(2)
             .from_torch(whole(), &device)
             .unwrap_err(),
@@ -372,13 +382,13 @@ fn what_does_not_fit_is_named_and_refused() {
     );
     // Another cell: a GRU has three gates.
     assert!(
-        GruConfig::new(3, 4)
+        StackConfig::<GruLayer>::new(3, 4)
             .with_layers(2)
             .from_torch(whole(), &device)
             .is_err()
     );
     assert!(
-        RnnConfig::new(3, 4)
+        StackConfig::<RnnLayer>::new(3, 4)
             .with_bias(false)
             .from_torch(whole(), &device)
             .is_err()

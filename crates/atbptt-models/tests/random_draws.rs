@@ -7,8 +7,8 @@ mod common;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt_models::{
-    GruConfig, LanguageModel, LanguageModelConfig, LstmConfig, LstmLayer, RecurrentModel,
-    RnnConfig, TokenBatch, WeightInit,
+    GruLayer, LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RnnLayer, Stack,
+    StackConfig, TokenBatch, WeightInit,
 };
 use burn::module::Module;
 use burn::nn::Initializer;
@@ -21,7 +21,7 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn output(stack: &atbptt_models::Lstm, x: &Tensor<3>) -> Vec<f64> {
+fn output(stack: &Stack<LstmLayer>, x: &Tensor<3>) -> Vec<f64> {
     values(stack.forward(x.clone(), None).unwrap().0)
 }
 
@@ -31,7 +31,7 @@ fn dropout_between_layers_is_for_training_only() {
     let _turn = turn();
     for (backend, device) in all_devices() {
         let autodiff = device.clone().autodiff();
-        let config = LstmConfig::new(4, 16).with_layers(2);
+        let config = StackConfig::<LstmLayer>::new(4, 16).with_layers(2);
         let dropped = config.clone().with_dropout(0.5).init(&autodiff).unwrap();
         let dropped = with_noise(dropped, 2, 0.4, DType::F32);
         let plain = with_noise(config.init(&autodiff).unwrap(), 2, 0.4, DType::F32);
@@ -53,7 +53,7 @@ fn dropout_between_layers_is_for_training_only() {
         );
 
         // One layer has nothing in between.
-        let one = LstmConfig::new(4, 16)
+        let one = StackConfig::<LstmLayer>::new(4, 16)
             .with_dropout(0.5)
             .init(&autodiff)
             .unwrap();
@@ -69,7 +69,7 @@ fn dropout_keeps_the_expectation() {
     let sequences = 4000;
     for (backend, device) in all_devices() {
         let device = device.autodiff();
-        let rnn = RnnConfig::new(3, 8)
+        let rnn = StackConfig::<RnnLayer>::new(3, 8)
             .with_layers(2)
             .with_dropout(0.4)
             .init(&device)
@@ -150,8 +150,10 @@ fn weights_start_within_their_bound() {
     let _turn = turn();
     for (backend, device) in all_devices() {
         device.seed(11);
-        let wide = LstmConfig::new(200, 10).init(&device).unwrap();
-        let narrow = LstmConfig::new(5, 10).init(&device).unwrap();
+        let wide = StackConfig::<LstmLayer>::new(200, 10)
+            .init(&device)
+            .unwrap();
+        let narrow = StackConfig::<LstmLayer>::new(5, 10).init(&device).unwrap();
         let what = |name: &str| format!("{name} on {backend}");
         let of = |weight: &burn::module::Param<Tensor<2>>| values(weight.val());
         // The larger of 200 inputs and 4·10 gates; of 10 units and 40 gates.
@@ -171,7 +173,7 @@ fn weights_start_within_their_bound() {
             of(&wide.layers[0].recurrent_weight),
             bound(40.0),
         );
-        let gru = GruConfig::new(5, 16)
+        let gru = StackConfig::<GruLayer>::new(5, 16)
             .with_weights(WeightInit::InverseSqrtHidden)
             .init(&device)
             .unwrap();
@@ -199,7 +201,7 @@ fn weights_start_within_their_bound() {
         );
         assert!(values(model.softmax_bias.val()).iter().all(|b| *b == 0.0));
 
-        let zeros = RnnConfig::new(3, 4)
+        let zeros = StackConfig::<RnnLayer>::new(3, 4)
             .with_weights(WeightInit::Burn(Initializer::Zeros))
             .init(&device)
             .unwrap();
@@ -212,7 +214,7 @@ fn weights_start_within_their_bound() {
 fn the_forget_bias_reaches_the_forget_gate_only() {
     let _turn = turn();
     for (_, device) in all_devices() {
-        let lstm = LstmConfig::new(2, 3)
+        let lstm = StackConfig::<LstmLayer>::new(2, 3)
             .with_layers(2)
             .with_forget_bias(1.5)
             .init(&device)
@@ -221,18 +223,18 @@ fn the_forget_bias_reaches_the_forget_gate_only() {
         for layer in &lstm.layers {
             assert_eq!(values(layer.bias.as_ref().unwrap().val()), expected);
         }
-        let gru = GruConfig::new(2, 3)
+        let gru = StackConfig::<GruLayer>::new(2, 3)
             .with_forget_bias(1.5)
             .init(&device)
             .unwrap();
         assert_eq!(values(gru.layers[0].bias.as_ref().unwrap().val()), [0.0; 9]);
-        let none = LstmConfig::new(2, 3)
+        let none = StackConfig::<LstmLayer>::new(2, 3)
             .with_bias(false)
             .with_forget_bias(1.5)
             .init(&device)
             .unwrap();
         assert!(none.layers[0].bias.is_none());
-        let infinite = LstmConfig::new(2, 3).with_forget_bias(f64::NAN);
+        let infinite = StackConfig::<LstmLayer>::new(2, 3).with_forget_bias(f64::NAN);
         assert!(infinite.init(&device).is_err());
     }
 }
@@ -243,7 +245,7 @@ fn a_strong_forget_bias_keeps_the_cell() {
     let _turn = turn();
     let device = Device::flex();
     let zeros = WeightInit::Burn(Initializer::Zeros);
-    let lstm = LstmConfig::new(2, 3)
+    let lstm = StackConfig::<LstmLayer>::new(2, 3)
         .with_weights(zeros)
         .with_forget_bias(40.0)
         .init(&device)

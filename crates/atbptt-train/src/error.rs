@@ -172,7 +172,7 @@ pub enum TrainError {
     },
     /// A data loader gave no stream, or a window where a stream is expected.
     #[error(
-        "the {split} data loader gave no stream; build it with `StreamLoader` and train with the `AdaptiveTbptt` strategy"
+        "the {split} data loader gave no stream; build it with `stream_loader` and train with the `AdaptiveTbptt` strategy"
     )]
     NoStream {
         /// `training` or `validation`.

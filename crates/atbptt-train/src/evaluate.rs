@@ -99,12 +99,12 @@ pub struct EvaluatedChunk<'a, B> {
 ///
 /// ```
 /// # use atbptt_models::{LanguageModelConfig, LstmLayer};
-/// # use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+/// # use atbptt_train::data::{Corpus, Split, SyntheticConfig};
 /// # use atbptt_train::{TokenSource, evaluate_with};
 /// # use burn::tensor::Device;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-/// # let source = TokenSource::new(TokenStream::exact(corpus.tokens(Split::Valid), 4)?);
+/// # let source = TokenSource::evaluation(corpus.tokens(Split::Valid), 4)?;
 /// # let device = Device::default();
 /// # let words = corpus.vocabulary().len();
 /// # let model = LanguageModelConfig::new(words).with_hidden(8).init::<LstmLayer>(&device)?;

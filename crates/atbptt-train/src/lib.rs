@@ -4,7 +4,7 @@
 //! the state from one to the next, probes the model now and then, and lets a policy of `atbptt-core` choose K.
 //!
 //! ```text
-//! data ──► SequenceSource ──► StreamLoader ──► Burn's SupervisedTraining ──► AdaptiveTbptt
+//! data ──► SequenceSource ──► stream_loader ──► Burn's SupervisedTraining ──► AdaptiveTbptt
 //!                                                                               │
 //!              ┌────────────────────────────────────────────────────────────────┤ per window
 //!              ▼                                                                ▼
@@ -40,13 +40,13 @@
 //! ```
 //! use atbptt_core::BiasEstimator;
 //! use atbptt_models::{LanguageModelConfig, LstmLayer};
-//! use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
-//! use atbptt_train::{ProbeConfig, TokenSource, probe};
+//! use atbptt_train::data::{Corpus, SyntheticConfig};
+//! use atbptt_train::{ProbeConfig, probe};
 //! use burn::tensor::Device;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-//! let source = TokenSource::new(TokenStream::for_training(corpus.tokens(Split::Train), 8)?);
+//! let source = corpus.training(8)?;
 //!
 //! let device = Device::default().autodiff();
 //! let words = corpus.vocabulary().len();
@@ -97,7 +97,9 @@ mod token_sources;
 mod workers;
 
 pub use atbptt_core::Scheme;
-pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference, Identity};
+#[doc(hidden)] // For tests to look into.
+pub use checkpoint::Identity;
+pub use checkpoint::{Checkpoint, CheckpointConfig, CheckpointFault, Difference};
 pub use device::{
     DEVICE_VARIABLE, DeviceError, NamedDevice, check_device, compiled_backends, device_by_name,
     device_from_env, devices_by_names,
@@ -108,13 +110,13 @@ pub use forecast_errors::ForecastErrors;
 #[doc(hidden)]
 pub use learner::Task;
 pub use learner::{Tbptt, TbpttInput};
-pub use measured::{BiasReading, MeasuredBias, measured_bias, measured_curve};
-pub use metric_files::MetricFiles;
+pub use measured::{measured_bias, measured_bias_of_all_weights};
+pub use metric_files::metric_files;
 pub use observer::{Resumed, TrainingObserver};
 pub use optimizer::FusedSgd;
 pub use output::{StepReport, TbpttOutput};
 pub use probe::{ProbeConfig, direct_probe, probe, probe_direct};
-pub use renderer::QuietRenderer;
+pub use renderer::quiet_renderer;
 pub use report::EpochReport;
 pub use schedule::{Plateau, RateSchedule, RateShape};
 #[cfg(feature = "signals")]
@@ -122,6 +124,6 @@ pub use signals::StopSignals;
 pub use source::{SequenceSource, TokenSource};
 pub use step::{Clip, StepScaling};
 pub use strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle, WindowPlace};
-pub use stream_loader::StreamLoader;
-pub use tensorboard::TensorBoardFiles;
+pub use stream_loader::stream_loader;
+pub use tensorboard::tensorboard_files;
 pub use workers::{WorkerReport, shards};

@@ -9,11 +9,8 @@
 
 use atbptt_core::direct::contexts_for;
 use atbptt_core::{DirectEstimate, Scheme};
-use atbptt_models::{
-    CountedWeights, DirectPlan, PieceGradients, RecurrentModel, SequenceBatch, direct_statistics,
-};
+use atbptt_models::{DirectPlan, PieceGradients, RecurrentModel, SequenceBatch, direct_statistics};
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::probe::{ProbeConfig, direct_probe};
@@ -22,34 +19,13 @@ use crate::source::SequenceSource;
 /// Means of windows that are held at once: their products are taken between one another.
 const MAX_GROUPS: usize = 16;
 
-/// The measured bias at one K.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct MeasuredBias {
-    /// K, in steps.
-    pub k: usize,
-    /// Of the recurrent weights ([`RecurrentModel::counted_parameters`]), which truncation is about.
-    pub recurrent: BiasReading,
-    /// Of all parameters, the decoder's too, whose gradient no truncation touches.
-    pub all: BiasReading,
-}
-
-/// A relative bias with its error.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BiasReading {
-    /// √(Â/Ĉ), 0 where Â ≤ 0; NaN where Ĉ ≤ 0: a gradient that does not stand out of the noise.
-    pub bias: f64,
-    /// Standard error; infinite below three seeds.
-    pub standard_error: f64,
-}
-
-/// Measures the relative bias of the parameter gradient of windows by `scheme`, for every K of `ks`.
+/// Measures the relative bias of the gradient of the recurrent weights ([`RecurrentModel::counted_parameters`]), which truncation is
+/// about, in windows by `scheme`: a curve, exact at every K of `ks` ([`DirectEstimate::as_measured`]) and joined in between.
 ///
 /// The windows are one per sequence and seed; the more, the smaller the error. The losses of a window are those of `config`, or
 /// else as many as a strided window has, and 1 for the other schemes: `Scheme::Strided { losses: 1 }` is the bias at exactly K
 /// kept lags. Truncated and whole gradient are parts of one backward pass, so that dropout drops the same units in both. K above
-/// W counts as W.
+/// W counts as W. No gradient of embeddings and decoders is taken, which saves much time and memory.
 ///
 /// # Errors
 ///
@@ -58,22 +34,23 @@ pub struct BiasReading {
 ///
 /// ```
 /// # use atbptt_models::{LanguageModelConfig, LstmLayer};
-/// # use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+/// # use atbptt_train::data::{Corpus, SyntheticConfig};
 /// use atbptt_core::Scheme;
 /// use atbptt_train::{ProbeConfig, TokenSource, measured_bias};
 /// # use burn::tensor::Device;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-/// # let source = TokenSource::new(TokenStream::for_training(corpus.tokens(Split::Train), 8)?);
+/// # let source = corpus.training(8)?;
 /// # let device = Device::default().autodiff();
 /// # let words = corpus.vocabulary().len();
 /// # let model = LanguageModelConfig::new(words).with_hidden(8).with_dropout(0.0).init::<LstmLayer>(&device)?;
 /// let (scheme, seeds) = (Scheme::Strided { losses: 4 }, [1, 2, 3, 4, 5, 6]);
 /// let bias = measured_bias(&model, &source, ProbeConfig::new(20), scheme, &[1, 5, 20], &seeds, &device)?;
-/// println!("K = 5: {:.3} ± {:.3}", bias[1].recurrent.bias, bias[1].recurrent.standard_error);
-/// assert!(bias[0].recurrent.bias > bias[0].all.bias); // the decoder's gradient is whole
-/// assert_eq!(bias[2].recurrent.bias, 0.0); // nothing is cut off
+/// if let Some((bias, error)) = bias.as_measured(5) {
+///     println!("K = 5: {bias:.3} ± {error:.3}");
+/// }
+/// assert_eq!(bias.relative_bias(20), 0.0); // nothing is cut off
 /// # Ok(()) }
 /// ```
 pub fn measured_bias<M: RecurrentModel>(
@@ -84,38 +61,18 @@ pub fn measured_bias<M: RecurrentModel>(
     ks: &[usize],
     seeds: &[u64],
     device: &Device,
-) -> Result<Vec<MeasuredBias>, TrainError> {
+) -> Result<DirectEstimate, TrainError> {
     let truth = Truth::new(source, config, scheme, ks, seeds)?;
-    let of_all = truth.means(model, source, CountedWeights::All, seeds, device)?;
-    let recurrent = match model.counted_parameters() {
-        Some(ids) => of_all.iter().map(|mean| mean.clone().only(&ids)).collect(),
-        // All that `forward` uses: a run tells which those are.
-        None => truth.means(model, source, CountedWeights::Recurrent, seeds, device)?,
-    };
-    let (recurrent, all) = (truth.estimate(&recurrent)?, truth.estimate(&of_all)?);
-    let reading = |estimate: &DirectEstimate, k: usize| {
-        let measured = estimate.as_measured(k.min(truth.config.window));
-        let (bias, standard_error) = measured.unwrap_or((f64::NAN, f64::INFINITY));
-        BiasReading {
-            bias,
-            standard_error,
-        }
-    };
-    let readings = ks.iter().map(|&k| MeasuredBias {
-        k,
-        recurrent: reading(&recurrent, k),
-        all: reading(&all, k),
-    });
-    Ok(readings.collect())
+    truth.estimate(&truth.means(model, source, false, seeds, device)?)
 }
 
-/// What [`measured_bias`] says of the recurrent weights, as a curve: exact at every K of `ks` and joined in between, for K(δ), noise
-/// and errors at any K. Takes no gradient of embeddings and decoders, and so much less time and memory.
+/// As [`measured_bias`], of all weights that are trained, the decoder's too, whose gradient no truncation touches: the bias is smaller
+/// relative to that. Keeps a copy of all parameters for every cut.
 ///
 /// # Errors
 ///
 /// As [`measured_bias`].
-pub fn measured_curve<M: RecurrentModel>(
+pub fn measured_bias_of_all_weights<M: RecurrentModel>(
     model: &M,
     source: &dyn SequenceSource<Batch = M::Batch>,
     config: ProbeConfig,
@@ -125,7 +82,7 @@ pub fn measured_curve<M: RecurrentModel>(
     device: &Device,
 ) -> Result<DirectEstimate, TrainError> {
     let truth = Truth::new(source, config, scheme, ks, seeds)?;
-    truth.estimate(&truth.means(model, source, CountedWeights::Recurrent, seeds, device)?)
+    truth.estimate(&truth.means(model, source, true, seeds, device)?)
 }
 
 /// What is measured of each window.
@@ -171,16 +128,16 @@ impl Truth {
         })
     }
 
-    /// Means of about equally many windows each.
+    /// Means of about equally many windows each, of all weights or of those that the model counts.
     fn means<M: RecurrentModel>(
         &self,
         model: &M,
         source: &dyn SequenceSource<Batch = M::Batch>,
-        weights: CountedWeights,
+        all_weights: bool,
         seeds: &[u64],
         device: &Device,
     ) -> Result<Vec<PieceGradients>, TrainError> {
-        let plan = self.plan.clone().with_weights(weights);
+        let plan = self.plan.clone().with_all_weights(all_weights);
         let groups = seeds.len().min(MAX_GROUPS);
         let mean = |group: usize| -> Result<PieceGradients, TrainError> {
             let of_group = seeds.iter().skip(group).step_by(groups);

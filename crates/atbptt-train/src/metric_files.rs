@@ -13,8 +13,13 @@ use burn::train::metric::{MetricDefinition, MetricEntry, MetricId, NumericEntry}
 ///
 /// When a line cannot be written, Burn's logger panics in a thread of its own and ends the run. This one reports it once in the
 /// log and goes on without the file, for the checkpoints hold what matters. Pass it to `SupervisedTraining::with_metric_logger`.
+pub fn metric_files(run: &Path) -> impl MetricLogger + use<> {
+    MetricFiles::new(run.to_owned())
+}
+
+/// One file per metric, split and epoch.
 #[derive(Debug)]
-pub struct MetricFiles {
+struct MetricFiles {
     run: PathBuf,
     names: HashMap<MetricId, String>,
     epoch: Option<usize>,
@@ -25,9 +30,9 @@ pub struct MetricFiles {
 
 impl MetricFiles {
     /// Files below a run folder.
-    pub fn new(run: impl Into<PathBuf>) -> Self {
+    fn new(run: PathBuf) -> Self {
         Self {
-            run: run.into(),
+            run,
             names: HashMap::new(),
             epoch: None,
             open: HashMap::new(),

@@ -197,8 +197,7 @@ impl<M: RecurrentModel> Adaptor<TopKAccuracyInput> for TbpttOutput<M> {
     }
 }
 
-/// For [`RmseMetric`](crate::metrics::RmseMetric), [`MaeMetric`](crate::metrics::MaeMetric),
-/// [`PredictionMetric`](crate::metrics::PredictionMetric), and metrics of your own: what the loss compared, where the model
+/// For [`PredictionMetric`](crate::metrics::PredictionMetric) and metrics of your own: what the loss compared, where the model
 /// says so.
 impl<M: RecurrentModel> Adaptor<Option<Predictions>> for TbpttOutput<M> {
     fn adapt(&self) -> Option<Predictions> {

@@ -5,10 +5,8 @@
 
 use std::any::Any;
 use std::cell::Cell;
-#[cfg(any(feature = "remote", test))]
-use std::panic::{AssertUnwindSafe, catch_unwind};
-#[cfg(feature = "remote")]
-use std::panic::{set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Mutex;
 #[cfg(feature = "remote")]
 use std::sync::Once;
 
@@ -39,6 +37,22 @@ pub(crate) fn message(cause: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "no reason given".into())
 }
 
+/// Runs `f`; a panic in it becomes its message, and prints nothing.
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "rocm", feature = "wgpu", test)),
+    allow(dead_code)
+)]
+pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    // The hook is one per process: two callers at once would put back each other's.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _turn = HOOK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    set_hook(hook);
+    result.map_err(|cause| message(cause.as_ref()))
+}
+
 /// Sends the panics of quiet threads to the log, for the rest of the process; those of other threads go where they went.
 #[cfg(feature = "remote")]
 pub(crate) fn install() {
@@ -64,5 +78,14 @@ mod tests {
             Err("no server".into())
         );
         assert!(!QUIET.get());
+    }
+
+    #[test]
+    fn a_panic_while_opening_becomes_its_message() {
+        assert_eq!(quietly(|| 3), Ok(3));
+        assert_eq!(
+            quietly(|| -> u8 { panic!("no {}", "driver") }),
+            Err("no driver".into())
+        );
     }
 }

@@ -237,14 +237,14 @@ pub fn direct_probe<M: RecurrentModel>(
 ///
 /// ```
 /// # use atbptt_models::{LanguageModelConfig, LstmLayer};
-/// # use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+/// # use atbptt_train::data::{Corpus, SyntheticConfig};
 /// use atbptt_core::Scheme;
 /// use atbptt_train::{ProbeConfig, TokenSource, probe_direct};
 /// # use burn::tensor::Device;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-/// # let source = TokenSource::new(TokenStream::for_training(corpus.tokens(Split::Train), 8)?);
+/// # let source = corpus.training(8)?;
 /// # let device = Device::default().autodiff();
 /// # let words = corpus.vocabulary().len();
 /// # let model = LanguageModelConfig::new(words).with_hidden(8).init::<LstmLayer>(&device)?;

@@ -1,4 +1,4 @@
-//! What probes measured, from a JSON file, with any framework: [`ProbeFile`].
+//! What probes measured, from a JSON file, with any framework: [`open`].
 //!
 //! Place in the flow: beside training. Whoever measured elsewhere (`python/atbptt_probe.py` does it for PyTorch) reads it here
 //! and hands norms to [`BiasEstimator`](atbptt_core::BiasEstimator), direct statistics to
@@ -20,15 +20,15 @@
 //!
 //! ```
 //! use atbptt_core::BiasEstimator;
-//! use atbptt_train::probe_file::ProbeFile;
+//! use atbptt_train::probe_file;
 //!
-//! let file = ProbeFile::from_slice(b"[[1.0, 1.2], [0.5, 0.6], [0.25, 0.3], [0.125, 0.15]]")?;
-//! let norms = file.cases[0].norms.as_ref().ok_or("no norms")?;
+//! let cases = probe_file::from_slice(b"[[1.0, 1.2], [0.5, 0.6], [0.25, 0.3], [0.125, 0.15]]")?;
+//! let norms = cases[0].norms.as_ref().ok_or("no norms")?;
 //! assert_eq!((norms.lags(), norms.sequences()), (4, 2));
 //! let estimate = BiasEstimator::new().estimate(norms)?;
 //! assert!((estimate.beta() - 0.5).abs() < 1e-12);
 //!
-//! let error = ProbeFile::from_slice(b"[[1.0, 1.2],\n [0.5, NaN]]").unwrap_err();
+//! let error = probe_file::from_slice(b"[[1.0, 1.2],\n [0.5, NaN]]").unwrap_err();
 //! let said = "a gradient norm must be finite and at least 0, got NaN at lag 1, sequence 1 (line 2, column";
 //! assert!(error.to_string().starts_with(said));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -107,13 +107,6 @@ pub enum ProbeFileError {
     },
 }
 
-/// The measurements of a file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ProbeFile {
-    /// At least one.
-    pub cases: Vec<ProbeCase>,
-}
-
 /// One set of measurements: of one model at one time. At least one of `norms` and `direct` is there.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Raw")]
@@ -126,63 +119,60 @@ pub struct ProbeCase {
     pub direct: Option<DirectStatistics>,
 }
 
-impl ProbeFile {
-    /// Reads a file.
-    ///
-    /// # Errors
-    ///
-    /// [`ProbeFileError`], whatever the file holds.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, ProbeFileError> {
-        Self::from_reader(File::open(path)?)
-    }
+/// The measurements of a file, at least one.
+///
+/// # Errors
+///
+/// [`ProbeFileError`], whatever the file holds.
+pub fn open(path: impl AsRef<Path>) -> Result<Vec<ProbeCase>, ProbeFileError> {
+    from_reader(File::open(path)?)
+}
 
-    /// Reads to the end of `reader`, or to [`MAX_BYTES`].
-    ///
-    /// # Errors
-    ///
-    /// [`ProbeFileError`], whatever comes.
-    pub fn from_reader(reader: impl Read) -> Result<Self, ProbeFileError> {
-        let mut bytes = Vec::new();
-        reader.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        Self::from_slice(&bytes)
-    }
+/// Reads to the end of `reader`, or to [`MAX_BYTES`].
+///
+/// # Errors
+///
+/// [`ProbeFileError`], whatever comes.
+pub fn from_reader(reader: impl Read) -> Result<Vec<ProbeCase>, ProbeFileError> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    from_slice(&bytes)
+}
 
-    /// Reads bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`ProbeFileError`], whatever the bytes are.
-    pub fn from_slice(bytes: &[u8]) -> Result<Self, ProbeFileError> {
-        if bytes.len() > MAX_BYTES {
-            return Err(ProbeFileError::TooLarge { limit: MAX_BYTES });
-        }
-        // Some editors put a byte order mark before UTF-8.
-        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let bare = bytes.trim_ascii_start().starts_with(b"[");
-        let read = match bare {
-            true => serde_path_to_error::deserialize(&mut json).map(|rows| {
-                let raw = Raw {
-                    gradient_norms: Some(rows),
-                    ..Raw::default()
-                };
-                Top::Case(Box::new(raw))
-            }),
-            false => serde_path_to_error::deserialize::<_, Raw>(&mut json).map(Top::from),
-        };
-        let top = read.map_err(|error| explain(error.path(), error.inner(), bytes))?;
-        let nowhere = serde_path_to_error::Track::new().path();
-        let cases = match top {
-            Top::Cases(cases) => Ok(cases),
-            Top::Case(raw) => ProbeCase::try_from(*raw).map(|case| vec![case]),
-            Top::Both => Err("both `gradient_norms` or `direct` and `cases`".into()),
-        };
-        let cases = cases
-            .map_err(serde_json::Error::custom)
-            .and_then(|cases| json.end().map(|()| cases))
-            .map_err(|error| explain(&nowhere, &error, bytes))?;
-        Ok(Self { cases })
+/// Reads bytes.
+///
+/// # Errors
+///
+/// [`ProbeFileError`], whatever the bytes are.
+pub fn from_slice(bytes: &[u8]) -> Result<Vec<ProbeCase>, ProbeFileError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(ProbeFileError::TooLarge { limit: MAX_BYTES });
     }
+    // Some editors put a byte order mark before UTF-8.
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let bare = bytes.trim_ascii_start().starts_with(b"[");
+    let read = match bare {
+        true => serde_path_to_error::deserialize(&mut json).map(|rows| {
+            let raw = Raw {
+                gradient_norms: Some(rows),
+                ..Raw::default()
+            };
+            Top::Case(Box::new(raw))
+        }),
+        false => serde_path_to_error::deserialize::<_, Raw>(&mut json).map(Top::from),
+    };
+    let top = read.map_err(|error| explain(error.path(), error.inner(), bytes))?;
+    let nowhere = serde_path_to_error::Track::new().path();
+    let cases = match top {
+        Top::Cases(cases) => Ok(cases),
+        Top::Case(raw) => ProbeCase::try_from(*raw).map(|case| vec![case]),
+        Top::Both => Err("both `gradient_norms` or `direct` and `cases`".into()),
+    };
+    cases
+        .map_err(serde_json::Error::custom)
+        .and_then(|cases| json.end().map(|()| cases))
+        .map_err(|error| explain(&nowhere, &error, bytes))
 }
 
 /// An object as it stands in the file.

@@ -8,12 +8,14 @@ use burn::train::renderer::{
     MetricsRendererTraining,
 };
 
-/// Shows nothing. Metrics are still computed and logged to the run folder.
-///
-/// Pass it to `SupervisedTraining::renderer`, and follow the run with a
-/// [`TrainingObserver`](crate::TrainingObserver).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct QuietRenderer;
+/// A renderer for `SupervisedTraining::renderer` that shows nothing. Metrics are still computed and logged to the run folder; follow
+/// the run with a [`TrainingObserver`](crate::TrainingObserver).
+pub fn quiet_renderer() -> Box<dyn MetricsRenderer> {
+    Box::new(QuietRenderer)
+}
+
+/// Shows nothing.
+struct QuietRenderer;
 
 impl MetricsRendererTraining for QuietRenderer {
     fn update_train(&mut self, _state: MetricState) {}

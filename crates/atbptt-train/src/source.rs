@@ -160,7 +160,8 @@ impl<B: SequenceBatch> SequenceSource for Past<B> {
     }
 }
 
-/// A text as a source of [`TokenBatch`]es.
+/// A text as a source of [`TokenBatch`]es: of a corpus ([`Corpus::training`](crate::data::Corpus::training),
+/// [`Corpus::evaluation`](crate::data::Corpus::evaluation)) or of any token ids.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     stream: TokenStream,
@@ -168,7 +169,7 @@ pub struct TokenSource {
 }
 
 impl TokenSource {
-    /// Wraps a batchified stream.
+    #[doc(hidden)]
     pub fn new(stream: TokenStream) -> Self {
         let common = stream.full_starts(1).map_or(0, |starts| starts.end);
         Self { stream, common }
@@ -189,12 +190,6 @@ impl TokenSource {
         let (inputs, targets) = (first(window.inputs), first(window.targets));
         let batch = TokenBatch::from_host(&inputs, &targets, sequences, window.time, device)?;
         Ok(batch)
-    }
-}
-
-impl From<TokenStream> for TokenSource {
-    fn from(stream: TokenStream) -> Self {
-        Self::new(stream)
     }
 }
 

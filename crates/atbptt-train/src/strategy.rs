@@ -120,9 +120,9 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl AdaptiveTbptt {
-    /// A strategy with a policy: [`AdaptiveK`](atbptt_core::AdaptiveK) for adaptive truncation,
-    /// [`FixedK`](atbptt_core::FixedK) for a fixed length, a boxed one for what
-    /// [`PolicyConfig`](atbptt_core::PolicyConfig) gives.
+    /// A strategy with a policy: that of [`AdaptiveKConfig`](atbptt_core::AdaptiveKConfig) for adaptive truncation, of
+    /// [`FixedKConfig`](atbptt_core::FixedKConfig) for a fixed length, or a boxed one, as
+    /// [`PolicyConfig`](atbptt_core::PolicyConfig) gives it.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl AdaptiveTbptt {
     /// state, where data were appended to each sequence: the steps before the place must be those that were read
     /// ([`SequenceSource::fingerprint`](crate::SequenceSource::fingerprint)), which a text cut anew into several parallel sequences
     /// does not keep. Whatever the program itself says of the data has to be said as something that
-    /// [may change](crate::Identity::may_change).
+    /// [may change](CheckpointConfig::may_change).
     pub fn with_more_data(mut self) -> Self {
         self.more_data = true;
         self

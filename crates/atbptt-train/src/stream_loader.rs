@@ -6,49 +6,28 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use atbptt_models::{RecurrentModel, SequenceBatch, TokenBatch};
+use atbptt_models::{RecurrentModel, SequenceBatch};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
 use crate::TrainError;
-use crate::data::TokenStream;
 use crate::learner::TbpttInput;
-use crate::source::{SequenceSource, TokenSource, check_inside};
+use crate::source::{SequenceSource, check_inside};
 
-/// Burn data loader that yields one item, a whole source: only the training strategy knows how long the next window is.
-#[derive(Clone)]
-pub struct StreamLoader<B> {
+/// A source as a data loader for Burn's `SupervisedTraining`. It yields one item, the whole source: only the training strategy knows
+/// how long the next window is.
+pub fn stream_loader<M: RecurrentModel>(
+    source: impl SequenceSource<Batch = M::Batch>,
+) -> Arc<dyn DataLoader<TbpttInput<M>>> {
+    Arc::new(StreamLoader {
+        source: Arc::new(source),
+    })
+}
+
+/// Yields one item, a whole source.
+struct StreamLoader<B> {
     source: Arc<dyn SequenceSource<Batch = B>>,
-}
-
-impl<B: SequenceBatch> StreamLoader<B> {
-    /// A loader of `source`, for models that read its batches.
-    pub fn new(source: impl SequenceSource<Batch = B>) -> Self {
-        Self {
-            source: Arc::new(source),
-        }
-    }
-
-    /// What is loaded, for probes of one's own.
-    pub fn source(&self) -> &dyn SequenceSource<Batch = B> {
-        self.source.as_ref()
-    }
-
-    /// The loader as Burn's `SupervisedTraining` takes it.
-    pub fn into_loader<M>(self) -> Arc<dyn DataLoader<TbpttInput<M>>>
-    where
-        M: RecurrentModel<Batch = B>,
-    {
-        Arc::new(self)
-    }
-}
-
-impl StreamLoader<TokenBatch> {
-    /// A loader of a batchified text.
-    pub fn tokens(stream: TokenStream) -> Self {
-        Self::new(TokenSource::new(stream))
-    }
 }
 
 /// Yields one stream.

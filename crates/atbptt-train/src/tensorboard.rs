@@ -19,16 +19,25 @@ use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, NumericMetricUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 
-/// Writes numeric metrics as scalars for TensorBoard: of training one value per window, of the other splits one per epoch.
-/// `tensorboard --logdir RUN/tensorboard` shows them; the x axis counts training windows.
+/// Writes numeric metrics as scalars for TensorBoard, into the folder `tensorboard` of a run's folder, one folder per split: of
+/// training one value per window, of the other splits one per epoch. `tensorboard --logdir RUN/tensorboard` shows them.
+///
+/// - `windows`: training windows of the epochs that a resumed run has behind it, else 0; the x axis counts on from there
 ///
 /// Pass it to `SupervisedTraining::with_metric_logger`, or call [`Run::with_tensorboard`](crate::run::Run::with_tensorboard).
-/// A file that cannot be written is reported once in the log, and the run goes on without it.
+/// Early stopping asks the logger that was registered first: register one that can answer, such as
+/// [`metric_files`](crate::metric_files()), before this one. A file that cannot be written is reported once in the log, and the run
+/// goes on without it.
 ///
 /// A run that goes on starts new files from the epoch's first window: TensorBoard then shows the windows of an epoch that was
 /// interrupted twice, with the same values.
+pub fn tensorboard_files(run: &Path, windows: u64) -> impl MetricLogger + use<> {
+    TensorBoardFiles::new(run, windows)
+}
+
+/// Event files, one per split.
 #[derive(Debug)]
-pub struct TensorBoardFiles {
+struct TensorBoardFiles {
     folder: PathBuf,
     names: HashMap<MetricId, String>,
     /// Training windows so far.
@@ -41,22 +50,15 @@ pub struct TensorBoardFiles {
 }
 
 impl TensorBoardFiles {
-    /// Files in the folder `tensorboard` of a run's folder, one folder per split.
-    pub fn new(run: impl AsRef<Path>) -> Self {
+    fn new(run: &Path, windows: u64) -> Self {
         Self {
-            folder: run.as_ref().join("tensorboard"),
+            folder: run.join("tensorboard"),
             names: HashMap::new(),
-            step: 0,
+            step: windows,
             files: HashMap::new(),
             running: HashMap::new(),
             complained: false,
         }
-    }
-
-    /// Counts on from so many training windows: those of the epochs that a resumed run has behind it.
-    pub fn starting_after(mut self, windows: u64) -> Self {
-        self.step = windows;
-        self
     }
 
     fn write(&mut self, split: &str, values: &BTreeMap<String, f64>) {
@@ -125,8 +127,7 @@ impl MetricLogger for TensorBoardFiles {
             .extend(known);
     }
 
-    /// Nothing: what was written is for TensorBoard. Early stopping asks the logger that was registered first; register one that
-    /// can answer, such as [`MetricFiles`](crate::MetricFiles), before this one.
+    /// Nothing: what was written is for TensorBoard.
     fn read_numeric(
         &mut self,
         _name: &str,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::TrainError;
-use crate::data::{Corpus, DataError, Documents, MemoryTokens, Split, TokenStream};
+use crate::data::{Corpus, DataError, Documents, Split, TokenStore, TokenStream};
 use crate::source::TokenSource;
 
 impl Corpus {
@@ -27,8 +27,7 @@ impl Corpus {
     ///
     /// [`TrainError::Data`] unless every sequence gets two tokens.
     pub fn training(&self, batch: usize) -> Result<TokenSource, TrainError> {
-        let stream = TokenStream::for_training(self.tokens(Split::Train), batch)?;
-        Ok(TokenSource::new(stream))
+        TokenSource::training(self.tokens(Split::Train), batch)
     }
 
     /// A split as `batch` parallel sequences that predict each of its tokens once, for validation and test. The state
@@ -38,19 +37,18 @@ impl Corpus {
     ///
     /// [`TrainError::Data`] when the split has fewer tokens than `batch`.
     pub fn evaluation(&self, split: Split, batch: usize) -> Result<TokenSource, TrainError> {
-        let stream = TokenStream::exact(self.evaluation_tokens(split), batch)?;
-        Ok(TokenSource::new(stream))
+        TokenSource::evaluation(self.evaluation_tokens(split), batch)
     }
 
     /// The lines of a split, each a document of its own: the state is reset where one begins, and every token, the ends of lines
     /// too, is predicted once. For texts whose lines have nothing to do with each other.
     ///
     /// ```
-    /// use atbptt_train::data::{Corpus, CorpusOptions, DocumentSource, Split};
+    /// use atbptt_train::data::{Corpus, CorpusOptions, PackedSource, Split};
     ///
     /// let texts = ["a b a\nb\n", "b a\n", "a\n"].map(str::as_bytes);
     /// let corpus = Corpus::from_readers(texts, &CorpusOptions::default())?;
-    /// let source = DocumentSource::new(corpus.lines(Split::Train)?, 2)?;
+    /// let source = PackedSource::new(corpus.lines(Split::Train)?, 2)?;
     /// assert_eq!(source.steps_counted(), corpus.len(Split::Train));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -68,14 +66,17 @@ impl Corpus {
 }
 
 impl TokenSource {
-    /// Token ids as `batch` parallel sequences of equal length, for training; the remainder at their end is dropped.
+    /// Token ids, such as a `Vec<u32>` or a [`FileTokens`](crate::data::FileTokens), as `batch` parallel sequences of equal length,
+    /// for training; the remainder at their end is dropped.
     ///
     /// # Errors
     ///
     /// [`TrainError::Data`] unless every sequence gets two tokens.
-    pub fn training(tokens: impl Into<Vec<u32>>, batch: usize) -> Result<Self, TrainError> {
-        let tokens = Arc::new(MemoryTokens::from(tokens.into()));
-        Ok(Self::new(TokenStream::for_training(tokens, batch)?))
+    pub fn training(tokens: impl TokenStore + 'static, batch: usize) -> Result<Self, TrainError> {
+        Ok(Self::new(TokenStream::for_training(
+            Arc::new(tokens),
+            batch,
+        )?))
     }
 
     /// Token ids as `batch` parallel sequences that predict each but the first once, for evaluation. Put the token that
@@ -84,9 +85,8 @@ impl TokenSource {
     /// # Errors
     ///
     /// [`TrainError::Data`] unless every sequence gets one token to predict.
-    pub fn evaluation(tokens: impl Into<Vec<u32>>, batch: usize) -> Result<Self, TrainError> {
-        let tokens = Arc::new(MemoryTokens::from(tokens.into()));
-        Ok(Self::new(TokenStream::exact(tokens, batch)?))
+    pub fn evaluation(tokens: impl TokenStore + 'static, batch: usize) -> Result<Self, TrainError> {
+        Ok(Self::new(TokenStream::exact(Arc::new(tokens), batch)?))
     }
 
     /// Number of targets: the losses that a pass over the source counts.
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_of_tokens_is_a_source_in_one_line() {
+    fn a_vector_of_tokens_is_a_source_in_one_line() {
         let tokens: Vec<u32> = (0..21).collect();
-        let training = TokenSource::training(tokens.as_slice(), 4).unwrap();
+        let training = TokenSource::training(tokens.clone(), 4).unwrap();
         assert_eq!((training.common_steps(), training.targets()), (4, 16));
-        let evaluation = TokenSource::evaluation(tokens.clone(), 4).unwrap();
+        let evaluation = TokenSource::evaluation(tokens, 4).unwrap();
         assert_eq!(evaluation.targets(), 20);
         assert!(matches!(
-            TokenSource::training([1, 2, 3], 2),
+            TokenSource::training(vec![1, 2, 3], 2),
             Err(TrainError::Data(_))
         ));
     }

@@ -7,16 +7,16 @@ mod common;
 use std::fs;
 use std::sync::Arc;
 
-use atbptt_core::FixedK;
+use atbptt_core::FixedKConfig;
 use atbptt_models::{
     LanguageModelConfig, LstmLayer, ModelError, SequenceBatch, TokenBatch, WindowPlan,
 };
-use atbptt_train::data::{Corpus, CorpusOptions, DataError, MemoryTokens, Split, TokenStream};
+use atbptt_train::data::{Corpus, CorpusOptions, DataError, Split, TokenStream};
 use atbptt_train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt_train::{
     AdaptiveTbptt, Checkpoint, Clip, FusedSgd, ProbeConfig, Scheme, SequenceSource, StepScaling,
-    StreamLoader, Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, measured_bias, probe,
-    probe_direct,
+    Tbptt, TbpttConfig, TbpttInput, TokenSource, TrainError, measured_bias, probe, probe_direct,
+    stream_loader,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -25,9 +25,9 @@ use proptest::prelude::*;
 
 use common::{Model, device};
 
-fn stream(tokens: u32, batch: usize) -> TokenStream {
-    let store = MemoryTokens::from((0..tokens).map(|id| id % 5).collect::<Vec<_>>());
-    TokenStream::for_training(Arc::new(store), batch).unwrap()
+fn source(tokens: u32, batch: usize) -> TokenSource {
+    let tokens = (0..tokens).map(|id| id % 5).collect::<Vec<_>>();
+    TokenSource::training(tokens, batch).unwrap()
 }
 
 fn too_long<T>(found: Result<T, TrainError>) -> bool {
@@ -40,7 +40,7 @@ fn too_long<T>(found: Result<T, TrainError>) -> bool {
 /// A section is what a data loader's `slice` gives. Steps 5..15 of 19; a window may not leave them, nor the range of numbers.
 #[test]
 fn windows_outside_a_section_of_a_source_are_refused() {
-    let loader = StreamLoader::tokens(stream(40, 2)).into_loader::<Model>();
+    let loader = stream_loader::<Model>(source(40, 2));
     let section = |start, end| match loader.slice(start, end).iter().next() {
         Some(Ok(TbpttInput::Stream(source))) => source,
         _ => panic!("no stream"),
@@ -78,8 +78,7 @@ fn windows_outside_a_section_of_a_source_are_refused() {
 /// 11 targets over two sequences: six steps in the first, five in the second.
 #[test]
 fn windows_in_which_a_sequence_ends_are_refused() {
-    let store = MemoryTokens::from((0..12).collect::<Vec<u32>>());
-    let source = TokenSource::new(TokenStream::exact(Arc::new(store), 2).unwrap());
+    let source = TokenSource::evaluation((0..12).collect::<Vec<u32>>(), 2).unwrap();
     let device = device();
     assert_eq!(source.window(0, 5, &device).unwrap().sequences(), 2);
     assert_eq!(source.window(5, 1, &device).unwrap().sequences(), 1);
@@ -94,7 +93,7 @@ fn windows_in_which_a_sequence_ends_are_refused() {
 
 #[test]
 fn probes_and_evaluations_of_absurd_lengths_are_refused() {
-    let source = TokenSource::new(stream(40, 2));
+    let source = source(40, 2);
     let model = LanguageModelConfig::new(5).with_hidden(2);
     let model = model.init::<LstmLayer>(&device()).unwrap();
     for config in [
@@ -132,7 +131,7 @@ fn weights_that_cannot_be_trained_are_an_error() {
         |error: &TrainError| matches!(error, TrainError::Model(ModelError::Untracked { .. }));
     let model = LanguageModelConfig::new(5).with_hidden(2);
     let frozen = model.init::<LstmLayer>(&device()).unwrap().no_grad();
-    let source = TokenSource::new(stream(40, 2));
+    let source = source(40, 2);
     let (config, scheme) = (ProbeConfig::new(5), Scheme::Strided { losses: 2 });
     let error = measured_bias(
         &frozen,
@@ -166,7 +165,7 @@ fn weights_that_cannot_be_trained_are_an_error() {
         probe: ProbeConfig::new(5),
         ..TbpttConfig::default()
     };
-    let strategy = AdaptiveTbptt::new(FixedK::new(3).unwrap(), config).unwrap();
+    let strategy = AdaptiveTbptt::new(FixedKConfig::new(3).init().unwrap(), config).unwrap();
     let handle = strategy.handle();
     let corpus = common::corpus(400, 100);
     let frozen = common::model(&corpus, 2, 0.0, 1).no_grad();
@@ -303,7 +302,7 @@ proptest! {
             ..TbpttConfig::default()
         };
         let sound = (!clip || norm > 0.0) && window >= 2 && eval_chunk > 0 && losses != Some(0);
-        let Ok(policy) = FixedK::new(k) else {
+        let Ok(policy) = FixedKConfig::new(k).init() else {
             prop_assert_eq!(k, 0);
             return Ok(());
         };
@@ -327,7 +326,7 @@ proptest! {
     fn prop_any_stream_holds_its_windows(
         (tokens, batch, start, len) in (0usize..60, length(), length(), length()),
     ) {
-        let store = Arc::new(MemoryTokens::from(vec![0; tokens]));
+        let store = Arc::new(vec![0; tokens]);
         for stream in [TokenStream::for_training(store.clone(), batch), TokenStream::exact(store.clone(), batch)] {
             let Ok(stream) = stream else { continue };
             let inside = len > 0 && start.checked_add(len).is_some_and(|end| end <= stream.steps());

@@ -10,7 +10,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use atbptt_core::FixedK;
+use atbptt_core::FixedKConfig;
 use atbptt_train::{
     AdaptiveTbptt, FusedSgd, ProbeConfig, TbpttConfig, TrainingObserver, device_by_name,
 };
@@ -97,7 +97,7 @@ fn reads_per_window(device: &Device, k: usize) -> Vec<usize> {
         eval_chunk: 20,
         ..TbpttConfig::paper()
     };
-    let strategy = AdaptiveTbptt::new(FixedK::new(k).unwrap(), config)
+    let strategy = AdaptiveTbptt::new(FixedKConfig::new(k).init().unwrap(), config)
         .unwrap()
         .with_observer(reads.clone());
     let handle = strategy.handle();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::BiasEstimate;
-use crate::decay::{DecayFit, FitLags};
+use crate::decay::DecayFit;
 use crate::onset::Onsets;
 use crate::profile::{Averaging, LOG_VANISHED};
 use crate::{EstimateError, LagNorms, logs};
@@ -60,16 +60,6 @@ impl Tau {
     }
 }
 
-/// From which lag on the fitted tail stands for the profile in E(K).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum TailFrom {
-    /// From beyond the window on: everything measured is summed as it was measured, and τ matters only beyond W.
-    #[default]
-    WindowEnd,
-    /// From τ on, as in Aicher et al. 2019: what was measured past τ only shapes the fit.
-    Tau,
-}
-
 /// How to turn lag norms into a bias curve.
 ///
 /// The default sums what was measured to the end of the window, and beyond it the tail of a least-squares fit over the lags
@@ -78,8 +68,11 @@ pub enum TailFrom {
 pub struct BiasEstimator {
     /// Onset of the geometric tail. A fixed one where estimates of different probes are to be compared.
     pub tau: Tau,
-    /// From which lag on the fitted tail replaces what was measured.
-    pub tail_from: TailFrom,
+    /// Whether the fitted tail stands for the profile in E(K) from τ on, as in Aicher et al. 2019, so that what was measured past τ
+    /// only shapes the fit. Default false: it begins beyond the window, everything measured is summed as it was measured, and τ
+    /// matters only beyond W. In settings files `tail_from`, `Tau` or `WindowEnd`.
+    #[serde(rename = "tail_from", with = "tail_from")]
+    pub tail_from_tau: bool,
     /// Fit of the decay rate. [`DecayFit::Max`] to err on the side of slow decay.
     pub fit: DecayFit,
     /// Whether lag 0 takes part in the fit. Default false: its gradient lives in another space (features, not states) than
@@ -89,6 +82,29 @@ pub struct BiasEstimator {
     pub averaging: Averaging,
     /// What the bias is relative to.
     pub gradient_size: GradientSize,
+}
+
+/// The choice as settings files have it.
+mod tail_from {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    enum TailFrom {
+        WindowEnd,
+        Tau,
+    }
+
+    pub(super) fn serialize<S: Serializer>(tau: &bool, to: S) -> Result<S::Ok, S::Error> {
+        match tau {
+            true => TailFrom::Tau,
+            false => TailFrom::WindowEnd,
+        }
+        .serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        TailFrom::deserialize(from).map(|from| matches!(from, TailFrom::Tau))
+    }
 }
 
 impl BiasEstimator {
@@ -106,8 +122,8 @@ impl BiasEstimator {
     pub fn paper() -> Self {
         Self {
             tau: Tau::Fraction(0.9),
-            tail_from: TailFrom::Tau,
-            fit: DecayFit::LeastSquares(FitLags::All),
+            tail_from_tau: true,
+            fit: DecayFit::LeastSquaresOfAllLags,
             fit_lag_zero: true,
             averaging: Averaging::MeanThenLog,
             gradient_size: GradientSize::SumOfNorms,
@@ -120,9 +136,9 @@ impl BiasEstimator {
         self
     }
 
-    /// Sets [`BiasEstimator::tail_from`].
-    pub fn with_tail_from(mut self, tail_from: TailFrom) -> Self {
-        self.tail_from = tail_from;
+    /// Sets [`BiasEstimator::tail_from_tau`].
+    pub fn with_tail_from_tau(mut self, tail_from_tau: bool) -> Self {
+        self.tail_from_tau = tail_from_tau;
         self
     }
 
@@ -226,12 +242,12 @@ impl Rule<'_> {
         let fitted = log_phi.get(first..).unwrap_or_default();
         let mut line = estimator.fit.line(fitted, tau.saturating_sub(first))?;
         line.lag += first as f64;
-        let tail_from = estimator.tail_from;
+        let tail_from_tau = estimator.tail_from_tau;
         Ok(BiasEstimate::new(
             profile,
             tau,
             line,
-            tail_from,
+            tail_from_tau,
             &log_gradient,
         ))
     }
@@ -289,5 +305,31 @@ impl GradientSize {
                 sizes
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_files_have_one_form() {
+        let written = [
+            (
+                BiasEstimator::paper(),
+                r#"{"tau":{"Fraction":0.9},"tail_from":"Tau","fit":{"LeastSquares":"All"},"fit_lag_zero":true,"averaging":"MeanThenLog","gradient_size":"SumOfNorms"}"#,
+            ),
+            (
+                BiasEstimator::new().with_fit(DecayFit::Quantile(0.5)),
+                r#"{"tau":"Lepski","tail_from":"WindowEnd","fit":{"Quantile":0.5},"fit_lag_zero":false,"averaging":"MeanThenLog","gradient_size":"SumOfNorms"}"#,
+            ),
+        ];
+        for (estimator, json) in written {
+            assert_eq!(serde_json::to_string(&estimator).unwrap(), json);
+            assert_eq!(
+                serde_json::from_str::<BiasEstimator>(json).unwrap(),
+                estimator
+            );
+        }
     }
 }

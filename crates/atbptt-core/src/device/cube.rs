@@ -12,7 +12,7 @@ use super::launch::{Place, float_elem, fold};
 
 #[cube(launch_unchecked)]
 fn norms<F: Float, W: Float>(
-    grads: &[F],      // [lag, batch, features]
+    grads: &[F],      // [time, batch, features]
     weights: &[W],    // [features]
     sums: &mut [f32], // [1 + batch, features], scratch: the running sums, the batch mean's first
     out: &mut [f32],  // [lag, 1 + 2 · batch]
@@ -21,7 +21,6 @@ fn norms<F: Float, W: Float>(
     features: usize,
     #[comptime] units: usize,
     #[comptime] weighted: bool,
-    #[comptime] time_order: bool,
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
     let rows = lags * batch;
@@ -55,10 +54,8 @@ fn norms<F: Float, W: Float>(
         }
         let sum = fold(&mut shared, sum, false);
         if unit == 0 {
-            let mut lag = row / batch;
-            if comptime!(time_order) {
-                lag = lags - 1 - lag;
-            }
+            // The earliest step has the largest lag.
+            let lag = lags - 1 - row / batch;
             out[lag * columns + row % batch] = sum.sqrt() * most;
         }
     } else {
@@ -79,10 +76,7 @@ fn norms<F: Float, W: Float>(
             i += units;
         }
         for lag in 0..lags {
-            let mut step = lag;
-            if comptime!(time_order) {
-                step = lags - 1 - lag;
-            }
+            let step = lags - 1 - lag;
             let mut most = 0.0f32;
             let mut i = unit;
             while i < features {
@@ -115,12 +109,8 @@ fn norms<F: Float, W: Float>(
     }
 }
 
-/// The norms of `grads` `[lag, batch, features]` as `[lag, 1 + 2 · batch]`; `None` for a type the kernel does not serve.
-pub(super) fn reduce(
-    grads: &CubeTensor,
-    weights: Option<&CubeTensor>,
-    time_order: bool,
-) -> Option<CubeTensor> {
+/// The norms of `grads` `[time, batch, features]` as `[lag, 1 + 2 · batch]`; `None` for a type the kernel does not serve.
+pub(super) fn reduce(grads: &CubeTensor, weights: Option<&CubeTensor>) -> Option<CubeTensor> {
     let elem = float_elem(grads.dtype)?;
     let weight_elem = weights.map_or(Some(elem), |weights| float_elem(weights.dtype))?;
     let shape = grads.meta.shape();
@@ -147,7 +137,6 @@ pub(super) fn reduce(
             features,
             units,
             weighted,
-            time_order,
             [elem, weight_elem],
         );
     }

@@ -21,37 +21,17 @@ pub mod launch;
 mod ops;
 mod weights;
 
-pub use ops::LagNormOps;
 pub use weights::variance_weights;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
+use self::ops::LagNormOps as _;
 use crate::{EstimateError, LagNorms};
-
-/// The body made of backend operations under its own name: what kernels are held to, also on backends that override it.
-#[doc(hidden)]
-pub fn reference<B: burn::backend::Backend>(
-    grads: burn::backend::tensor::FloatTensor<B>,
-    weights: Option<burn::backend::tensor::FloatTensor<B>>,
-    order: RowOrder,
-) -> burn::backend::tensor::FloatTensor<B> {
-    ops::reduce::<B>(grads, weights, order == RowOrder::Time)
-}
-
-/// Order of the rows of a gradient tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RowOrder {
-    /// Smallest lag first.
-    #[default]
-    Lag,
-    /// Earliest step first, largest lag first: what a window's tensors are.
-    Time,
-}
 
 /// Norms of one state part's gradients, on the device.
 ///
-/// - `grads`: `[lag, batch, features]`, in `order`
+/// - `grads`: `[time, batch, features]`, the earliest step and largest lag first, as a window's tensors are
 /// - `weights`: `[features]`, each at least 0; `None` for the Euclidean norm
 /// - returns `[lag, 1 + 2 · batch]`, smallest lag first: the norm of each sequence, then the norm of the batch mean summed
 ///   over this lag and all smaller ones, then the norm of the same sum of each sequence; detached
@@ -62,11 +42,7 @@ pub enum RowOrder {
 /// # Errors
 /// [`EstimateError::Empty`] for an empty dimension, [`EstimateError::Length`] or [`EstimateError::Device`] for weights of
 /// another size or on another device.
-pub fn lag_norms(
-    grads: Tensor<3>,
-    weights: Option<Tensor<1>>,
-    order: RowOrder,
-) -> Result<Tensor<2>, EstimateError> {
+pub fn lag_norms(grads: Tensor<3>, weights: Option<Tensor<1>>) -> Result<Tensor<2>, EstimateError> {
     let [lags, batch, features] = grads.dims();
     if lags == 0 || batch == 0 || features == 0 {
         return Err(EstimateError::Empty {
@@ -79,14 +55,13 @@ pub fn lag_norms(
         check_length("the feature weights", features, size)?;
         check_device("the feature weights", &grads.device(), &weights.device())?;
     }
-    let time_order = order == RowOrder::Time;
     // Norms are not differentiable, so that tracked and untracked tensors meet as untracked ones.
     let grads = untracked(grads).into_dispatch();
     Ok(Tensor::from_dispatch(match weights {
-        None => Dispatch::lag_norms(grads, time_order),
+        None => Dispatch::lag_norms(grads),
         Some(weights) => {
             let weights = untracked(weights).into_dispatch();
-            Dispatch::weighted_lag_norms(grads, weights, time_order)
+            Dispatch::weighted_lag_norms(grads, weights)
         }
     }))
 }
@@ -126,7 +101,7 @@ impl LagGradients {
                 sequences: batch,
             });
         }
-        let output = lag_norms(output.reshape([1, batch, features]), weights, RowOrder::Lag)?;
+        let output = lag_norms(output.reshape([1, batch, features]), weights)?;
         Ok(Self {
             batch,
             output,
@@ -136,7 +111,7 @@ impl LagGradients {
 
     /// Adds one state part (hidden or cell of a layer).
     ///
-    /// - `grads`: `[W, batch, features]`, lags `1..=W`, in `order`
+    /// - `grads`: `[W, batch, features]`, the earliest step and largest lag W first, down to lag 1
     /// - `weights`: as in [`lag_norms`]
     ///
     /// # Errors
@@ -146,7 +121,6 @@ impl LagGradients {
         mut self,
         grads: Tensor<3>,
         weights: Option<Tensor<1>>,
-        order: RowOrder,
     ) -> Result<Self, EstimateError> {
         let [window, batch, _] = grads.dims();
         check_length("the batch of a state part", self.batch, batch)?;
@@ -155,7 +129,7 @@ impl LagGradients {
             let [expected, _] = first.dims();
             check_length("the window of a state part", expected, window)?;
         }
-        let norms = lag_norms(grads, weights, order)?;
+        let norms = lag_norms(grads, weights)?;
         self.parts.push(norms.cast(self.output.dtype()));
         Ok(self)
     }

@@ -15,10 +15,10 @@ use burn::tensor::{DType, FloatDType};
 
 /// Reduction of one state part's gradients, on whatever backend holds them.
 ///
-/// Of `grads`, `[lag, batch, features]`, gives `[lag, 1 + 2 · batch]`: column `b < batch` is the norm of sequence `b` at
-/// each lag, √(Σ_i w_i g_i²); column `batch` is the norm of the batch mean of the gradients summed over this lag and all
-/// smaller ones in the tensor, and those after it the norms of the same sums of every sequence. `time_order`: the rows come
-/// with the largest lag first, as the steps of a window do; the output has the smallest lag first either way.
+/// Of `grads`, `[time, batch, features]`, the earliest step and largest lag first, gives `[lag, 1 + 2 · batch]`, the smallest lag
+/// first: column `b < batch` is the norm of sequence `b` at each lag, √(Σ_i w_i g_i²); column `batch` is the norm of the batch mean
+/// of the gradients summed over this lag and all smaller ones in the tensor, and those after it the norms of the same sums of every
+/// sequence.
 /// Half-precision input is computed in `f32`, the rest in its own type; every row is scaled by its largest entry, so that
 /// squares neither overflow nor vanish. No gradient flows through.
 #[backend_extension(
@@ -32,8 +32,8 @@ use burn::tensor::{DType, FloatDType};
 pub trait LagNormOps: Backend {
     /// Euclidean norms.
     #[fusion(dtype = norm_dtype(grads), shape = norm_shape(grads))]
-    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
-        reduce::<Self>(grads, None, time_order)
+    fn lag_norms(grads: FloatTensor<Self>) -> FloatTensor<Self> {
+        reduce::<Self>(grads, None)
     }
 
     /// Norms with one weight per feature, `[features]`, each at least 0.
@@ -41,9 +41,8 @@ pub trait LagNormOps: Backend {
     fn weighted_lag_norms(
         grads: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        time_order: bool,
     ) -> FloatTensor<Self> {
-        reduce::<Self>(grads, Some(weights), time_order)
+        reduce::<Self>(grads, Some(weights))
     }
 }
 
@@ -63,33 +62,30 @@ compile_error!("the features `remote` and `fusion` exclude each other: build wit
 // Fusion, where it is on, wraps this one.
 #[cfg(feature = "cube")]
 impl LagNormOps for burn_cubecl::CubeBackend {
-    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
-        super::cube::reduce(&grads, None, time_order)
-            .unwrap_or_else(|| reduce::<Self>(grads, None, time_order))
+    fn lag_norms(grads: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::cube::reduce(&grads, None).unwrap_or_else(|| reduce::<Self>(grads, None))
     }
 
     fn weighted_lag_norms(
         grads: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        time_order: bool,
     ) -> FloatTensor<Self> {
-        super::cube::reduce(&grads, Some(&weights), time_order)
-            .unwrap_or_else(|| reduce::<Self>(grads, Some(weights), time_order))
+        super::cube::reduce(&grads, Some(&weights))
+            .unwrap_or_else(|| reduce::<Self>(grads, Some(weights)))
     }
 }
 
 impl<B: LagNormOps, C: CheckpointStrategy> LagNormOps for Autodiff<B, C> {
-    fn lag_norms(grads: FloatTensor<Self>, time_order: bool) -> FloatTensor<Self> {
-        untracked::<B, C>(B::lag_norms(grads.into_primitive(), time_order))
+    fn lag_norms(grads: FloatTensor<Self>) -> FloatTensor<Self> {
+        untracked::<B, C>(B::lag_norms(grads.into_primitive()))
     }
 
     fn weighted_lag_norms(
         grads: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        time_order: bool,
     ) -> FloatTensor<Self> {
         let (grads, weights) = (grads.into_primitive(), weights.into_primitive());
-        untracked::<B, C>(B::weighted_lag_norms(grads, weights, time_order))
+        untracked::<B, C>(B::weighted_lag_norms(grads, weights))
     }
 }
 
@@ -117,7 +113,6 @@ fn norm_shape(grads: &burn::tensor::Shape) -> burn::tensor::Shape {
 pub(super) fn reduce<B: Backend>(
     grads: FloatTensor<B>,
     weights: Option<FloatTensor<B>>,
-    time_order: bool,
 ) -> FloatTensor<B> {
     let dtype = match norm_dtype(grads.dtype()) {
         DType::F64 => FloatDType::F64,
@@ -129,11 +124,7 @@ pub(super) fn reduce<B: Backend>(
     let weights = weights.map(|w| B::float_reshape(B::float_cast(w, dtype), [1, features].into()));
 
     // The smallest lag first, as the running sums need it.
-    let grads = if time_order {
-        B::float_flip(grads, &[0])
-    } else {
-        grads
-    };
+    let grads = B::float_flip(grads, &[0]);
     let norms = |rows: FloatTensor<B>, columns: usize| {
         let rows = B::float_reshape(rows, [lags * columns, features].into());
         let norms = row_norms::<B>(rows, weights.clone());

@@ -40,6 +40,7 @@
 
 mod average;
 mod caution;
+mod checks;
 mod estimate;
 mod outcome;
 mod pairs;
@@ -53,9 +54,10 @@ mod tail;
 mod tests;
 
 pub use average::contexts_for;
+pub use checks::check_cuts;
 pub use estimate::DirectEstimate;
 pub use outcome::DirectOutcome;
-pub use statistics::{DirectStatistics, check_cuts};
+pub use statistics::DirectStatistics;
 
 /// Cuts for a window of `window` steps: dense where the bias falls fast, about a dozen in all.
 ///

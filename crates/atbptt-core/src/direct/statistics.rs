@@ -7,15 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::average;
+use super::checks::{check_cuts, check_products, pieces};
 use super::estimate::DirectEstimate;
 use super::pairs::Products;
 use super::point::{Moment, Point};
-use super::stored::{Stored, check_window};
+use super::stored::Stored;
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
-
-/// Largest inner product that is taken for a number: their sums and products must not overflow.
-const LARGEST: f64 = 1e150;
 
 /// Inner products ⟨w_ip, w_jq⟩ of piece gradients over all pairs of (probe, piece).
 ///
@@ -67,66 +65,9 @@ impl DirectStatistics {
             groups: Vec::new(),
         };
         let group = Group { probes, gram };
-        statistics.check(&group)?;
+        check_products(group.probes, statistics.pieces(), &group.gram)?;
         statistics.groups.push(group);
         Ok(statistics)
-    }
-
-    fn check(&self, group: &Group) -> Result<(), EstimateError> {
-        let probes = group.probes;
-        if probes < 2 {
-            return Err(EstimateError::TooFewProbes {
-                needed: 2,
-                got: probes,
-            });
-        }
-        let side = probes.saturating_mul(self.pieces());
-        let expected = side.saturating_mul(side);
-        if group.gram.len() != expected {
-            return Err(EstimateError::Length {
-                what: "the inner products of piece gradients",
-                expected,
-                got: group.gram.len(),
-            });
-        }
-        if let Some((at, &value)) = group
-            .gram
-            .iter()
-            .enumerate()
-            .find(|(_, x)| x.is_nan() || x.abs() > LARGEST)
-        {
-            return Err(EstimateError::NotProducts {
-                first: at / side,
-                second: at % side,
-                rule: "finite",
-                value,
-            });
-        }
-        let at = |a: usize, b: usize| group.gram.get(a * side + b).copied().unwrap_or(f64::NAN);
-        for a in 0..side {
-            let square = at(a, a);
-            if square.is_nan() || square < 0.0 {
-                return Err(EstimateError::NotProducts {
-                    first: a,
-                    second: a,
-                    rule: "at least 0, being a square",
-                    value: square,
-                });
-            }
-            for b in 0..a {
-                // Rounding of the numbers that were summed, at the size of the largest sum there can be.
-                let rounding = 1e-3 * (square * at(b, b)).sqrt() + f64::MIN_POSITIVE;
-                if (at(a, b) - at(b, a)).abs() > rounding {
-                    return Err(EstimateError::NotProducts {
-                        first: a,
-                        second: b,
-                        rule: "the same in either order",
-                        value: at(a, b),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Joins the probes of another worker, or of another call, with the same weights.
@@ -333,38 +274,6 @@ impl DirectStatistics {
     }
 }
 
-/// Refuses losses and cuts that do not fit a window of W + m − 1 steps.
-///
-/// # Errors
-/// [`EstimateError::Zero`] for no losses, [`EstimateError::ShortWindow`] for W below m + 2, [`EstimateError::Contexts`] for cuts
-/// that do not rise from 0 to W − 1 at most.
-pub fn check_cuts(window: usize, losses: usize, contexts: &[usize]) -> Result<(), EstimateError> {
-    if losses == 0 {
-        return Err(EstimateError::Zero {
-            what: "the number of losses of a probe",
-        });
-    }
-    if window < losses.saturating_add(2) {
-        return Err(EstimateError::ShortWindow { window, losses });
-    }
-    check_window(window)?;
-    let mut pairs = contexts.iter().zip(contexts.iter().skip(1));
-    let rise = contexts.first() == Some(&0) && pairs.all(|(a, b)| a < b);
-    match rise && contexts.last().is_some_and(|c| *c < window) {
-        true => Ok(()),
-        false => Err(EstimateError::Contexts {
-            contexts: contexts.to_vec(),
-            window,
-        }),
-    }
-}
-
-/// Number of pieces that cuts make of a window.
-fn pieces(window: usize, contexts: &[usize]) -> usize {
-    let rest = contexts.last().is_some_and(|c| c + 1 < window);
-    contexts.len() + usize::from(rest)
-}
-
 /// [`DirectStatistics`] as stored: the first group's numbers plain, further groups in `merged`.
 #[derive(Serialize, Deserialize)]
 struct Raw {
@@ -399,7 +308,7 @@ impl TryFrom<Raw> for DirectStatistics {
     fn try_from(raw: Raw) -> Result<Self, EstimateError> {
         let mut statistics = Self::new(raw.window, raw.losses, raw.contexts, raw.probes, raw.gram)?;
         for group in raw.merged {
-            statistics.check(&group)?;
+            check_products(group.probes, statistics.pieces(), &group.gram)?;
             statistics.groups.push(group);
         }
         Ok(statistics)

@@ -17,20 +17,20 @@ use crate::{DirectEstimate, DirectOutcome, EstimateError};
 /// Largest ratio of K(δ) and the K that hysteresis keeps.
 const MAX_KEPT_RATIO: f64 = 4.0 / 3.0;
 
-/// What the controller does when the probes cannot tell the gradient from noise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum WhenNoiseLimited {
-    /// Go back to K₀, the length that would have been fixed.
-    #[default]
-    BackToK0,
-    /// Keep K as it is.
-    Keep,
-}
-
-/// Settings of an [`AdaptiveK`]. The tolerance is the user's choice; the lengths default to those of the copy task of
-/// Aicher et al. 2019 and should be set for the data at hand.
+/// Settings of the controller, which holds the estimated relative bias at a tolerance. The tolerance is the user's choice; the lengths
+/// default to those of the copy task of Aicher et al. 2019 and should be set for the data at hand.
+///
+/// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
+/// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
+///
+/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate
+/// cannot tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes
+/// back to K₀ (a model that has not yet learnt to use its memory has a gradient without long reach, and a short K could
+/// keep it so) or stays, as the settings say.
+///
+/// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
+/// rounded, is the new K. The decision's reason is the saturated one when at least half of the usable probes were saturated
+/// (no decay before out of reach when they tie).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -52,12 +52,37 @@ pub struct AdaptiveKConfig {
     /// the direct estimate, which knows its error.
     #[serde(default = "default_hysteresis")]
     pub hysteresis: f64,
-    /// What to do when the probes cannot tell the gradient from noise. Default back to `k0`.
-    #[serde(default)]
-    pub when_noise_limited: WhenNoiseLimited,
+    /// Whether K stays as it is when the probes cannot tell the gradient from noise. Default false: back to `k0`, the length that
+    /// would have been fixed. In settings files `when_noise_limited`, `keep` or `back_to_k0`.
+    #[serde(default, rename = "when_noise_limited", with = "when_noise_limited")]
+    pub keep_when_noise_limited: bool,
     /// How the bias is estimated, and when.
     #[serde(default)]
     pub monitor: MonitorConfig,
+}
+
+/// The choice as settings files have it.
+mod when_noise_limited {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum WhenNoiseLimited {
+        BackToK0,
+        Keep,
+    }
+
+    pub(super) fn serialize<S: Serializer>(keep: &bool, to: S) -> Result<S::Ok, S::Error> {
+        match keep {
+            true => WhenNoiseLimited::Keep,
+            false => WhenNoiseLimited::BackToK0,
+        }
+        .serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        WhenNoiseLimited::deserialize(from).map(|when| matches!(when, WhenNoiseLimited::Keep))
+    }
 }
 
 fn default_k0() -> usize {
@@ -85,7 +110,7 @@ impl AdaptiveKConfig {
             k_min: default_k_min(),
             k_max: default_k_max(),
             hysteresis: default_hysteresis(),
-            when_noise_limited: WhenNoiseLimited::default(),
+            keep_when_noise_limited: false,
             monitor: MonitorConfig::default(),
         }
     }
@@ -95,7 +120,7 @@ impl AdaptiveKConfig {
         with_k_min => k_min: usize;
         with_k_max => k_max: usize;
         with_hysteresis => hysteresis: f64;
-        with_when_noise_limited => when_noise_limited: WhenNoiseLimited;
+        with_keep_when_noise_limited => keep_when_noise_limited: bool;
         with_monitor => monitor: MonitorConfig;
         with_estimator => monitor.estimator: Estimator;
         with_probes => monitor.probes: usize;
@@ -107,7 +132,7 @@ impl AdaptiveKConfig {
     /// # Errors
     /// [`EstimateError::Tolerance`], [`EstimateError::Lengths`], [`EstimateError::OutOfRange`] for the hysteresis, or a setting
     /// of the monitor.
-    pub fn init(&self) -> Result<AdaptiveK, EstimateError> {
+    pub fn init(&self) -> Result<impl TruncationPolicy + Clone + PartialEq + use<>, EstimateError> {
         let Self {
             delta,
             k0,
@@ -136,32 +161,15 @@ impl AdaptiveKConfig {
     }
 }
 
-/// Holds the estimated relative bias at a tolerance.
-///
-/// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
-/// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
-///
-/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate
-/// cannot tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes
-/// back to K₀ (a model that has not yet learnt to use its memory has a gradient without long reach, and a short K could
-/// keep it so) or stays, as the settings say.
-///
-/// With [`Estimator::Paper`] each usable probe gives its own K(δ), `k_max` at most and where it is saturated, and their mean,
-/// rounded, is the new K. The decision's reason is the saturated one when at least half of the usable probes were saturated
-/// (no decay before out of reach when they tie).
+/// The policy of an [`AdaptiveKConfig`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct AdaptiveK {
+pub(super) struct AdaptiveK {
     config: AdaptiveKConfig,
     monitor: Monitor,
     k: usize,
 }
 
 impl AdaptiveK {
-    /// The settings.
-    pub fn config(&self) -> &AdaptiveKConfig {
-        &self.config
-    }
-
     /// The new K and why.
     fn choose(&self, assessed: &Assessment) -> (usize, Reason) {
         match (&assessed.estimate, self.config.monitor.estimator) {
@@ -183,9 +191,9 @@ impl AdaptiveK {
         } = self.config;
         let outcome = direct.outcome_for(delta);
         if let DirectOutcome::NoiseLimited { .. } = outcome {
-            return match self.config.when_noise_limited {
-                WhenNoiseLimited::BackToK0 => (self.config.k0, Reason::NoiseLimitedBackToK0),
-                WhenNoiseLimited::Keep => (self.k, Reason::NoiseLimitedKept),
+            return match self.config.keep_when_noise_limited {
+                true => (self.k, Reason::NoiseLimitedKept),
+                false => (self.config.k0, Reason::NoiseLimitedBackToK0),
             };
         }
         let (k, reason) = self.clamped(direct.smallest_k(delta), Reason::OutOfReach);

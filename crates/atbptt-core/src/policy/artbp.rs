@@ -15,21 +15,6 @@ use super::{
 };
 use crate::EstimateError;
 
-/// How the probability of a cut depends on the distance from the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Truncation {
-    /// c = 1/L₀: geometric lengths. The weights grow as (1 − 1/L₀)^−k with the lag k.
-    Constant,
-    /// c_i = (α − 1)/((α − 2) L₀ + i), the authors' choice: lengths with a power-law tail and mean L₀, weights that grow as
-    /// a power of the lag, so that far lags add less variance. α above 2; 6 in their experiments.
-    Decaying {
-        /// Exponent α, above 2 and at most 1e9.
-        alpha: f64,
-    },
-}
-
 /// Longest [`ArtbpConfig::longest`].
 const MAX_LONGEST: usize = 1 << 24;
 
@@ -41,13 +26,16 @@ const MAX_ALPHA: f64 = 1e9;
 /// Windows lie end to end, and their mean loss is weighed by their length (through [`NextWindow::step_scale`]), so that steps
 /// of gradient descent sum to the gradient of the whole sequence. Clipping undoes the unbiasedness where it bites.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "Written", into = "Written")]
 #[non_exhaustive]
 pub struct ArtbpConfig {
     /// L₀, mean length between cuts, in steps, at least 1.
     pub mean_length: usize,
-    /// Cut probabilities. Default decaying with α = 6.
-    pub truncation: Truncation,
+    /// Exponent α of cut probabilities that decay with the distance from the last cut, c_i = (α − 1)/((α − 2) L₀ + i), the authors'
+    /// choice: lengths with a power-law tail and mean L₀, weights that grow as a power of the lag, so that far lags add less variance.
+    /// Above 2 and at most 1e9; 6 in their experiments and by default. `None`: c = 1/L₀, geometric lengths; the weights then grow as
+    /// (1 − 1/L₀)^−k with the lag k.
+    pub alpha: Option<f64>,
     /// Longest length, in steps: bounds memory. What lies further back than this is dropped without compensation, so set
     /// it where the state gradient has vanished. Default twenty times the mean. At most 2^24.
     pub longest: usize,
@@ -58,7 +46,7 @@ pub struct ArtbpConfig {
 }
 
 /// [`ArtbpConfig`] as a settings file may give it.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     mean_length: usize,
@@ -68,12 +56,39 @@ struct Written {
     monitor: Option<MonitorConfig>,
 }
 
+/// [`ArtbpConfig::alpha`] as settings files have it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Truncation {
+    Constant,
+    Decaying { alpha: f64 },
+}
+
+impl From<ArtbpConfig> for Written {
+    fn from(config: ArtbpConfig) -> Self {
+        Self {
+            mean_length: config.mean_length,
+            truncation: Some(match config.alpha {
+                Some(alpha) => Truncation::Decaying { alpha },
+                None => Truncation::Constant,
+            }),
+            longest: Some(config.longest),
+            seed: Some(config.seed),
+            monitor: config.monitor,
+        }
+    }
+}
+
 impl From<Written> for ArtbpConfig {
     fn from(written: Written) -> Self {
         let default = Self::new(written.mean_length);
         Self {
             mean_length: written.mean_length,
-            truncation: written.truncation.unwrap_or(default.truncation),
+            alpha: match written.truncation {
+                Some(Truncation::Decaying { alpha }) => Some(alpha),
+                Some(Truncation::Constant) => None,
+                None => default.alpha,
+            },
             longest: written.longest.unwrap_or(default.longest),
             seed: written.seed.unwrap_or(default.seed),
             monitor: written.monitor,
@@ -86,7 +101,7 @@ impl ArtbpConfig {
     pub fn new(mean_length: usize) -> Self {
         Self {
             mean_length,
-            truncation: Truncation::Decaying { alpha: 6.0 },
+            alpha: Some(6.0),
             longest: mean_length.saturating_mul(20),
             seed: 0,
             monitor: None,
@@ -94,7 +109,7 @@ impl ArtbpConfig {
     }
 
     setters! {
-        with_truncation => truncation: Truncation;
+        with_alpha => alpha: Option<f64>;
         with_longest => longest: usize;
         with_seed => seed: u64;
         with_monitor => monitor: Option<MonitorConfig>;
@@ -104,11 +119,9 @@ impl ArtbpConfig {
     /// [`ArtbpConfig::init`] accepts.
     pub fn cut_probability(&self, i: usize) -> f64 {
         let mean = self.mean_length as f64;
-        match self.truncation {
-            Truncation::Constant => 1.0 / mean,
-            Truncation::Decaying { alpha } => {
-                ((alpha - 1.0) / ((alpha - 2.0) * mean + i as f64)).min(1.0)
-            }
+        match self.alpha {
+            None => 1.0 / mean,
+            Some(alpha) => ((alpha - 1.0) / ((alpha - 2.0) * mean + i as f64)).min(1.0),
         }
     }
 
@@ -132,7 +145,7 @@ impl ArtbpConfig {
                 value: longest as f64,
             });
         }
-        if let Truncation::Decaying { alpha } = self.truncation
+        if let Some(alpha) = self.alpha
             && !(alpha > 2.0 && alpha <= MAX_ALPHA)
         {
             return Err(EstimateError::OutOfRange {

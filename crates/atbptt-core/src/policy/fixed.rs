@@ -8,7 +8,14 @@ use super::{
 };
 use crate::EstimateError;
 
-/// Settings of a [`FixedK`].
+/// Settings of a policy with one truncation length for the whole run.
+///
+/// ```
+/// use atbptt_core::policy::{FixedKConfig, TruncationPolicy};
+///
+/// assert_eq!(FixedKConfig::new(20).init()?.next_window().k, 20);
+/// # Ok::<(), atbptt_core::EstimateError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -34,7 +41,7 @@ impl FixedKConfig {
     ///
     /// # Errors
     /// [`EstimateError::Zero`], or a setting of the monitor out of range.
-    pub fn init(&self) -> Result<FixedK, EstimateError> {
+    pub fn init(&self) -> Result<impl TruncationPolicy + Clone + PartialEq + use<>, EstimateError> {
         if self.k == 0 {
             return Err(EstimateError::Zero {
                 what: "the truncation length",
@@ -47,21 +54,11 @@ impl FixedKConfig {
     }
 }
 
-/// One K for the whole run.
+/// The policy of a [`FixedKConfig`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct FixedK {
+pub(super) struct FixedK {
     k: usize,
     monitor: Monitor,
-}
-
-impl FixedK {
-    /// Keeps `k` steps, `k >= 1`, and never probes: short for [`FixedKConfig::new`] and its `init`.
-    ///
-    /// # Errors
-    /// [`EstimateError::Zero`].
-    pub fn new(k: usize) -> Result<Self, EstimateError> {
-        FixedKConfig::new(k).init()
-    }
 }
 
 impl TruncationPolicy for FixedK {

@@ -1,9 +1,9 @@
 //! Which truncation length the next window gets.
 //!
 //! Last stage of the flow: a policy's [`Monitor`] says when probes are due, the policy takes what they measured and answers
-//! with K and the reason. [`AdaptiveK`] holds the relative bias at a tolerance; [`FixedK`] is the baseline; the policy of
-//! [`ScheduledKConfig`] takes lengths given in advance; the published alternatives are those of [`RandomLengthConfig`] and
-//! [`ArtbpConfig`]. [`PolicyConfig`] is any of them as a value.
+//! with K and the reason. Policies are made from their settings: [`AdaptiveKConfig`] holds the relative bias at a tolerance;
+//! [`FixedKConfig`] is the baseline; [`ScheduledKConfig`] takes lengths given in advance; [`RandomLengthConfig`] and
+//! [`ArtbpConfig`] are the published alternatives. [`PolicyConfig`] is any of them as a value.
 //!
 //! `k`, `K`: kept steps; `delta` (δ): tolerated relative bias; `W`: probe window, in steps. An *update* of the weights is one
 //! step of the optimiser.
@@ -33,15 +33,15 @@ mod schedule;
 mod scheduled;
 mod state;
 
-pub use adaptive::{AdaptiveK, AdaptiveKConfig, WhenNoiseLimited};
-pub use artbp::{ArtbpConfig, Truncation};
+pub use adaptive::AdaptiveKConfig;
+pub use artbp::ArtbpConfig;
 pub use config::PolicyConfig;
 pub use decision::{Decision, Reason};
 pub use estimate::{Estimate, Estimator, Measurement, ProbeRequest};
-pub use fixed::{FixedK, FixedKConfig};
-pub use monitor::{Monitor, MonitorConfig, MonitorState};
+pub use fixed::FixedKConfig;
+pub use monitor::{Monitor, MonitorConfig};
 pub use random_length::RandomLengthConfig;
-pub use schedule::{Position, Schedule, UpdateEvery};
+pub use schedule::{Position, Schedule};
 pub use scheduled::ScheduledKConfig;
 pub use state::PolicyState;
 

@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Assessment;
-use super::{
-    Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule,
-    UpdateEvery,
-};
+use super::{Decision, Estimate, Estimator, Measurement, Position, ProbeRequest, Reason, Schedule};
 use crate::{BiasEstimate, BiasEstimator, DirectEstimate, DirectOutcome, EstimateError};
 
 /// How the bias is watched.
@@ -48,7 +45,7 @@ impl MonitorConfig {
     pub fn paper(estimator: BiasEstimator) -> Self {
         Self {
             estimator: Estimator::Paper(estimator),
-            schedule: Schedule::regular(UpdateEvery::Epochs(1)),
+            schedule: Schedule::every_epochs(1),
             ..Self::default()
         }
     }
@@ -74,7 +71,7 @@ impl MonitorConfig {
     }
 }
 
-/// What a [`Monitor`] has seen, for checkpoints.
+/// What a [`Monitor`] has seen, for checkpoints: made by [`Monitor::save`] and read by [`Monitor::restore`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MonitorState {

@@ -24,8 +24,7 @@ impl fmt::Display for Position {
 /// A regular interval between probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum UpdateEvery {
+enum UpdateEvery {
     /// At the first window that comes this many epochs after the last probes.
     Epochs(usize),
     /// At the first window that comes this many updates of the weights after the last probes.
@@ -47,7 +46,7 @@ impl Default for UpdateEvery {
 /// that of the last probes, so a resumed run probes where the uninterrupted one would have.
 ///
 /// ```
-/// use atbptt_core::policy::{Position, Schedule, UpdateEvery};
+/// use atbptt_core::policy::{Position, Schedule};
 ///
 /// // An epoch has 300 updates.
 /// let schedule = Schedule::default();
@@ -67,8 +66,7 @@ impl Default for UpdateEvery {
 pub struct Schedule {
     /// Updates of the weights before the first probes, at least 1. Default 50. `None`: the regular interval from the start.
     pub first: Option<u64>,
-    /// Regular interval. Default once per epoch; choose updates where an epoch is long.
-    pub every: UpdateEvery,
+    every: UpdateEvery,
     /// Whether to probe before the first window already, which makes K₀ moot. Default false: untrained weights say little
     /// about the trained model.
     pub at_start: bool,
@@ -85,18 +83,31 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The regular interval from the start, as in the experiments of Aicher et al. 2019.
-    pub fn regular(every: UpdateEvery) -> Self {
-        Self {
-            first: None,
-            every,
-            at_start: false,
-        }
+    /// At regular intervals from the start: at the first window that comes `epochs` epochs after the last probes. The experiments of
+    /// Aicher et al. 2019 probe once per epoch.
+    pub fn every_epochs(epochs: usize) -> Self {
+        Self::default().with_first(None).with_every_epochs(epochs)
+    }
+
+    /// At regular intervals from the start: at the first window that comes `updates` updates of the weights after the last probes.
+    pub fn every_updates(updates: u64) -> Self {
+        Self::default().with_first(None).with_every_updates(updates)
+    }
+
+    /// Sets the regular interval, in epochs, at least 1. Default 1.
+    pub fn with_every_epochs(mut self, epochs: usize) -> Self {
+        self.every = UpdateEvery::Epochs(epochs);
+        self
+    }
+
+    /// Sets the regular interval, in updates of the weights, at least 1: for long epochs.
+    pub fn with_every_updates(mut self, updates: u64) -> Self {
+        self.every = UpdateEvery::Updates(updates);
+        self
     }
 
     setters! {
         with_first => first: Option<u64>;
-        with_every => every: UpdateEvery;
         with_at_start => at_start: bool;
     }
 

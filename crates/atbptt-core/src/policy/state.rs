@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MonitorState;
+use super::monitor::MonitorState;
 use crate::EstimateError;
 
 /// State of a policy, for checkpoints. Survives JSON exactly: no field is ever infinite or NaN.
@@ -10,14 +10,14 @@ use crate::EstimateError;
 #[serde(tag = "policy", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PolicyState {
-    /// Of an [`AdaptiveK`](super::AdaptiveK).
+    /// Of the policy of an [`AdaptiveKConfig`](super::AdaptiveKConfig).
     Adaptive {
         /// Truncation length in use, in steps.
         k: usize,
         /// What was seen of the bias.
         monitor: MonitorState,
     },
-    /// Of a [`FixedK`](super::FixedK).
+    /// Of the policy of a [`FixedKConfig`](super::FixedKConfig).
     Fixed {
         /// What was seen of the bias.
         monitor: MonitorState,

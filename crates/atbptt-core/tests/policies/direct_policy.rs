@@ -147,7 +147,7 @@ fn without_a_length_that_meets_the_tolerance_k_is_the_longest() {
 
 #[test]
 fn noise_may_keep_k_as_it_is() {
-    let policy = config(0.23).with_when_noise_limited(WhenNoiseLimited::Keep);
+    let policy = config(0.23).with_keep_when_noise_limited(true);
     let mut policy = policy.with_monitor(policy_monitor(0.0)).init().unwrap();
     policy.update(at(50), direct(statistics(halving, 0.0, &EVEN)));
     let decision = policy.update(at(100), direct(noise()));
@@ -388,7 +388,7 @@ proptest! {
     fn prop_averages_go_on_where_they_were_saved(keep in 0.0f64..0.99, noise in 0.0f64..1.0, stop in 0usize..4) {
         let make = || config(0.25).with_monitor(policy_monitor(keep)).init().unwrap();
         let spreads = [&EVEN, &UNEVEN, &EVEN, &UNEVEN];
-        let run = |policy: &mut AdaptiveK, range: std::ops::Range<usize>| -> Vec<Decision> {
+        let run = |policy: &mut dyn TruncationPolicy, range: std::ops::Range<usize>| -> Vec<Decision> {
             range.map(|i| policy.update(at(i as u64), direct(statistics(halving, noise * i as f64, spreads[i])))).collect()
         };
         let mut whole = make();

@@ -2,8 +2,11 @@
 //!
 //! On a profile β^k over W = 60 steps, δ(k) = β^k / (1 − 2 β^61): the bracket is largest at the end of the window.
 
-// Helpers outside of test functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used)]
+
+mod settings;
+
+// Helpers outside of test functions may unwrap too: a panic is how a test fails.
 
 use atbptt_core::policy::*;
 use atbptt_core::{BiasEstimator, EstimateError, LagNorms, Scheme, Tau};
@@ -241,27 +244,26 @@ fn losses_of_a_window_keep_the_lags_that_the_method_says() {
 #[test]
 fn probes_come_due_by_epochs_and_updates() {
     let early = |first| Schedule::default().with_first(Some(first));
-    let regular = Schedule::regular;
-    let (epochs, updates) = (UpdateEvery::Epochs, UpdateEvery::Updates);
+    let (epochs, updates) = (Schedule::every_epochs, Schedule::every_updates);
     // (schedule, positions and whether probes were due there)
     type Row = (Schedule, Vec<(Position, bool)>);
     #[rustfmt::skip]
     let rows: Vec<Row> = vec![
         // The first epoch trains with k0.
-        (regular(epochs(1)), vec![(at(0, 0), false), (at(0, 9), false), (at(1, 10), true), (at(1, 11), false), (at(2, 20), true)]),
-        (regular(epochs(1)).with_at_start(true), vec![(at(0, 0), true), (at(0, 1), false), (at(1, 10), true)]),
-        (regular(epochs(2)), vec![(at(1, 10), false), (at(2, 20), true), (at(3, 30), false), (at(4, 40), true)]),
-        (regular(updates(5)), vec![(at(0, 4), false), (at(0, 5), true), (at(0, 9), false), (at(1, 10), true)]),
-        (regular(updates(5)).with_at_start(true), vec![(at(0, 0), true), (at(0, 4), false), (at(0, 5), true)]),
+        (epochs(1), vec![(at(0, 0), false), (at(0, 9), false), (at(1, 10), true), (at(1, 11), false), (at(2, 20), true)]),
+        (epochs(1).with_at_start(true), vec![(at(0, 0), true), (at(0, 1), false), (at(1, 10), true)]),
+        (epochs(2), vec![(at(1, 10), false), (at(2, 20), true), (at(3, 30), false), (at(4, 40), true)]),
+        (updates(5), vec![(at(0, 4), false), (at(0, 5), true), (at(0, 9), false), (at(1, 10), true)]),
+        (updates(5).with_at_start(true), vec![(at(0, 0), true), (at(0, 4), false), (at(0, 5), true)]),
         // Epochs skipped by a resumed run are not made up for.
-        (regular(epochs(1)), vec![(at(7, 70), true), (at(7, 71), false), (at(8, 80), true)]),
+        (epochs(1), vec![(at(7, 70), true), (at(7, 71), false), (at(8, 80), true)]),
         // Doubling until the epoch (700 updates) is the shorter wait.
         (early(50), vec![(at(0, 49), false), (at(0, 50), true), (at(0, 99), false), (at(0, 100), true), (at(0, 200), true), (at(0, 399), false), (at(0, 400), true),
             (at(1, 700), true), (at(1, 800), false), (at(1, 1399), false), (at(2, 1400), true), (at(2, 2099), false), (at(3, 2100), true)]),
         // Short epochs come first.
         (early(50), vec![(at(0, 19), false), (at(1, 20), true), (at(1, 39), false), (at(2, 40), true), (at(3, 60), true)]),
         (early(50).with_at_start(true), vec![(at(0, 0), true), (at(0, 49), false), (at(0, 50), true)]),
-        (early(50).with_every(updates(120)), vec![(at(0, 50), true), (at(0, 100), true), (at(0, 200), true), (at(0, 319), false), (at(0, 320), true), (at(0, 440), true)]),
+        (early(50).with_every_updates(120), vec![(at(0, 50), true), (at(0, 100), true), (at(0, 200), true), (at(0, 319), false), (at(0, 320), true), (at(0, 440), true)]),
     ];
     for (schedule, visits) in rows {
         let monitor = MonitorConfig::default()
@@ -291,7 +293,7 @@ fn probes_come_due_by_epochs_and_updates() {
 
 #[test]
 fn fixed_k_reports_its_bias_and_never_moves() {
-    let bare = FixedK::new(9).unwrap();
+    let bare = FixedKConfig::new(9).init().unwrap();
     assert_eq!(bare.monitor().probes_due(at(5, 50)), None);
     assert_eq!((bare.k(), bare.k_max()), (9, 9));
     let exact = MonitorConfig::default().with_estimator(Estimator::Norms(BiasEstimator::new()));
@@ -312,123 +314,12 @@ fn fixed_k_reports_its_bias_and_never_moves() {
 }
 
 #[test]
-fn both_sides_of_every_setting() {
-    assert!(AdaptiveKConfig::new(1.0).init().is_ok());
-    for delta in [0.0, -0.5, 1.0 + 1e-12, f64::NAN, f64::INFINITY] {
-        assert!(
-            matches!(
-                AdaptiveKConfig::new(delta).init(),
-                Err(EstimateError::Tolerance { .. })
-            ),
-            "{delta}"
-        );
-    }
-    for (k_min, k0, k_max, ok) in [
-        (1, 1, 1, true),
-        (0, 5, 9, false),
-        (5, 4, 9, false),
-        (2, 10, 9, false),
-        (2, 2, 9, true),
-        (2, 9, 9, true),
-    ] {
-        let config = AdaptiveKConfig::new(0.5)
-            .with_k_min(k_min)
-            .with_k0(k0)
-            .with_k_max(k_max);
-        assert_eq!(config.init().is_ok(), ok, "{k_min} {k0} {k_max}");
-    }
-    let zero = [
-        MonitorConfig::default().with_probes(0),
-        MonitorConfig::default().with_schedule(Schedule::regular(UpdateEvery::Epochs(0))),
-        MonitorConfig::default().with_schedule(Schedule::regular(UpdateEvery::Updates(0))),
-        MonitorConfig::default().with_schedule(Schedule::default().with_first(Some(0))),
-    ];
-    let tau = BiasEstimator::new().with_tau(Tau::Fraction(f64::NAN));
-    let tau = [Estimator::Norms(tau), Estimator::Paper(tau)]
-        .map(|estimator| MonitorConfig::default().with_estimator(estimator));
-    for monitor in zero.into_iter().chain(tau) {
-        let policies: [PolicyConfig; 4] = [
-            AdaptiveKConfig::new(0.5).into(),
-            FixedKConfig::new(9).into(),
-            RandomLengthConfig::new(9).into(),
-            ArtbpConfig::new(9).into(),
-        ];
-        for policy in policies {
-            assert!(policy.init().is_ok());
-            let error = policy.with_monitor(monitor).init().unwrap_err();
-            let expected = matches!(
-                error,
-                EstimateError::Zero { .. } | EstimateError::TauFraction { .. }
-            );
-            assert!(expected, "{error}");
-        }
-    }
-    assert!(FixedK::new(0).is_err());
-}
-
-#[test]
-fn decisions_read_as_sentences() {
-    let mut policy = config(0.1).init().unwrap();
-    let probes = vec![probe(0.9), nan_probe()];
-    let text = policy.update(at(3, 120), norms(probes, EXACT)).to_string();
-    assert_eq!(
-        text,
-        "K = 22: bias 0.099 of the gradient; shortest length that meets the bias tolerance (after 3 epochs, 120 updates; 1 probe unusable)"
-    );
-    let text = policy
-        .update(at(4, 160), norms(vec![nan_probe(); 2], EXACT))
-        .to_string();
-    assert_eq!(
-        text,
-        "K = 22: kept: no probe was usable (after 4 epochs, 160 updates; 2 probes unusable)"
-    );
-}
-
-#[test]
 fn restored_k_respects_changed_bounds() {
     let mut long = config(0.1).with_k0(40).init().unwrap();
     long.update(at(1, 1), norms(vec![probe(1.1)], EXACT));
     let mut short = config(0.1).with_k_max(20).init().unwrap();
     short.restore(long.save()).unwrap();
     assert_eq!(short.k(), 20);
-}
-
-#[test]
-fn settings_have_the_defaults_that_their_constructors_give() {
-    let rows: [(&str, PolicyConfig); 5] = [
-        (
-            r#"{"policy": "adaptive", "delta": 0.3}"#,
-            AdaptiveKConfig::new(0.3).into(),
-        ),
-        (
-            r#"{"policy": "adaptive", "delta": 0.3, "when_noise_limited": "keep", "monitor": {"schedule": {"every": {"updates": 30}}}}"#,
-            AdaptiveKConfig::new(0.3)
-                .with_when_noise_limited(WhenNoiseLimited::Keep)
-                .with_schedule(Schedule::default().with_every(UpdateEvery::Updates(30)))
-                .into(),
-        ),
-        (
-            r#"{"policy": "fixed", "k": 7}"#,
-            FixedKConfig::new(7).into(),
-        ),
-        (
-            r#"{"policy": "random_length", "base": 30, "spread": 2.0}"#,
-            RandomLengthConfig::new(30).with_spread(2.0).into(),
-        ),
-        (
-            r#"{"policy": "artbp", "mean_length": 7, "truncation": "constant"}"#,
-            ArtbpConfig::new(7)
-                .with_truncation(Truncation::Constant)
-                .into(),
-        ),
-    ];
-    for (text, expected) in rows {
-        assert_eq!(
-            serde_json::from_str::<PolicyConfig>(text).unwrap(),
-            expected,
-            "{text}"
-        );
-    }
 }
 
 proptest! {
@@ -464,7 +355,7 @@ proptest! {
     #[test]
     fn prop_the_scheme_s_bias_falls_with_k(beta in 0.3f64..0.99, losses in 1usize..80, k in 1usize..100) {
         let bias = |scheme, k| {
-            let mut policy = FixedK::new(1).unwrap();
+            let mut policy = FixedKConfig::new(1).init().unwrap();
             policy.update(at(1, 1), norms(vec![probe(beta)], scheme));
             policy.monitor().last_estimate().unwrap().relative_bias(k)
         };
@@ -500,21 +391,4 @@ fn a_replay_takes_the_lengths_of_the_run_it_replays() {
     assert_eq!(replayed, taken);
     assert_eq!((replay.k(), replay.k_max()), (4, 15));
     assert_eq!(replay.monitor().probes_due(at(9, 900)), None);
-}
-
-#[test]
-fn lengths_given_in_advance_must_begin_at_the_first_window_and_rise() {
-    let refused = |changes: &[(u64, usize)]| {
-        let error = ScheduledKConfig::new(changes.to_vec()).init().unwrap_err();
-        error.to_string()
-    };
-    assert!(refused(&[]).contains("truncation lengths given in advance must be at least 1, got 0"));
-    assert!(refused(&[(1, 5)]).contains("must be 0 for the first change"));
-    assert!(
-        refused(&[(0, 5), (4, 3), (4, 2)])
-            .contains("later than the one before for all others, got 4")
-    );
-    assert!(refused(&[(0, 5), (4, 0)]).contains("the truncation length must be at least 1, got 0"));
-    let once = ScheduledKConfig::new(vec![(0, 5)]);
-    assert_eq!(once.init().unwrap().next_window().k, 5);
 }

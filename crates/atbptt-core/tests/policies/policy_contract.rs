@@ -29,7 +29,7 @@ fn at(epoch: usize, update: u64) -> Position {
 }
 
 fn adaptive() -> AdaptiveKConfig {
-    let every_epoch = Schedule::regular(UpdateEvery::Epochs(1));
+    let every_epoch = Schedule::every_epochs(1);
     AdaptiveKConfig::new(0.1)
         .with_k_min(3)
         .with_k0(15)
@@ -99,7 +99,7 @@ fn keeps_the_contract(config: impl Into<PolicyConfig>, scheme: Scheme) {
 
         let before = whole.save();
         let (name, data) = ("foreign".to_owned(), "{}".to_owned());
-        let monitor = MonitorState::default();
+        let monitor = Monitor::default().save();
         let foreign = PolicyState::Custom {
             name,
             data,
@@ -135,7 +135,7 @@ const SCHEMES: [Scheme; 3] = [
 fn controller_keeps_the_contract() {
     for scheme in SCHEMES {
         keeps_the_contract(adaptive(), scheme);
-        let updates = Schedule::regular(UpdateEvery::Updates(10)).with_first(Some(5));
+        let updates = Schedule::every_updates(10).with_first(Some(5));
         keeps_the_contract(adaptive().with_schedule(updates), scheme);
         let paper = Estimator::Paper(atbptt_core::BiasEstimator::new());
         keeps_the_contract(adaptive().with_estimator(paper), scheme);

@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 
 use atbptt_core::EstimateError;
-use atbptt_core::policy::{
-    ArtbpConfig, NextWindow, RandomLengthConfig, Truncation, TruncationPolicy,
-};
+use atbptt_core::policy::{ArtbpConfig, NextWindow, RandomLengthConfig, TruncationPolicy};
 
 /// Mean and variance of a million numbers from a sample of `n` are known to a few standard errors.
 fn draws(policy: &mut dyn TruncationPolicy, n: usize) -> Vec<f64> {
@@ -48,16 +46,14 @@ fn without_spread_there_are_two_lengths() {
 /// Lengths have mean L₀ with either law of cuts (here cut off at 40 L₀, which loses less than the tolerance).
 #[test]
 fn artbp_lengths_have_the_mean_that_was_asked_for() {
-    for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 6.0 }] {
-        let config = ArtbpConfig::new(10)
-            .with_truncation(truncation)
-            .with_longest(400);
+    for alpha in [None, Some(6.0)] {
+        let config = ArtbpConfig::new(10).with_alpha(alpha).with_longest(400);
         let mut policy = config.init().unwrap();
         let lengths = draws(&mut policy, 40_000);
         // Standard deviation at most 13: five standard errors are 0.33.
         assert!(
             (mean(&lengths) - 10.0).abs() < 0.33,
-            "{truncation:?}: {}",
+            "{alpha:?}: {}",
             mean(&lengths)
         );
     }
@@ -66,10 +62,8 @@ fn artbp_lengths_have_the_mean_that_was_asked_for() {
 /// The chance that a path over n boundaries survives, times its factors, is one: the expectation keeps every path.
 #[test]
 fn artbp_factors_compensate_the_cuts() {
-    for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 3.0 }] {
-        let config = ArtbpConfig::new(3)
-            .with_truncation(truncation)
-            .with_longest(50);
+    for alpha in [None, Some(3.0)] {
+        let config = ArtbpConfig::new(3).with_alpha(alpha).with_longest(50);
         let mut policy = config.init().unwrap();
         let factors = loop {
             let window = policy.next_window();
@@ -89,10 +83,7 @@ fn artbp_factors_compensate_the_cuts() {
         assert!(policy.needs_chunks());
     }
     // L₀ = 1 cuts after every step: nothing to compensate.
-    let mut every = ArtbpConfig::new(1)
-        .with_truncation(Truncation::Constant)
-        .init()
-        .unwrap();
+    let mut every = ArtbpConfig::new(1).with_alpha(None).init().unwrap();
     assert_eq!(every.next_window(), NextWindow::new(1));
 }
 
@@ -129,14 +120,8 @@ fn settings_out_of_range_are_refused() {
             .err(),
         RandomLengthConfig::new(9).with_whole(1.1).init().err(),
         RandomLengthConfig::new(9).with_whole(f64::NAN).init().err(),
-        ArtbpConfig::new(9)
-            .with_truncation(Truncation::Decaying { alpha: 2.0 })
-            .init()
-            .err(),
-        ArtbpConfig::new(9)
-            .with_truncation(Truncation::Decaying { alpha: f64::NAN })
-            .init()
-            .err(),
+        ArtbpConfig::new(9).with_alpha(Some(2.0)).init().err(),
+        ArtbpConfig::new(9).with_alpha(Some(f64::NAN)).init().err(),
     ];
     for error in ranges {
         assert!(

@@ -9,7 +9,7 @@ use burn::tensor::{Gradients, Int, Tensor, TensorData};
 use crate::ModelError;
 use crate::recurrent::RecurrentModel;
 
-use super::{CountedWeights, ParameterPieces};
+use super::ParameterPieces;
 
 /// Largest parameter that counts where a model does not say which do, in values.
 const MAX_VALUES: usize = 1 << 22;
@@ -33,7 +33,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub(super) fn of<M: RecurrentModel>(model: &M, weights: CountedWeights) -> Self {
+    pub(super) fn of<M: RecurrentModel>(model: &M, all_weights: bool) -> Self {
         struct Trained {
             max_values: usize,
             ids: HashSet<ParamId>,
@@ -47,13 +47,13 @@ impl Counted {
                 }
             }
         }
-        let named = match weights {
-            CountedWeights::Recurrent => model.counted_parameters(),
-            CountedWeights::All => None,
+        let named = match all_weights {
+            true => None,
+            false => model.counted_parameters(),
         };
         let mut trained = Trained {
-            max_values: match (weights, &named) {
-                (CountedWeights::Recurrent, None) => MAX_VALUES,
+            max_values: match (all_weights, &named) {
+                (false, None) => MAX_VALUES,
                 _ => usize::MAX,
             },
             ids: HashSet::new(),

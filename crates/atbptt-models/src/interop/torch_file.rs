@@ -146,15 +146,15 @@ impl<L: TorchCompatible> StackConfig<L> {
     /// Layers of these sizes with the weights of a file of PyTorch's `nn.LSTM`, `nn.GRU` or `nn.RNN`, on `device`.
     ///
     /// ```
-    /// use atbptt_models::{LstmConfig, ModelError, NamedTensors};
+    /// use atbptt_models::{LstmLayer, ModelError, NamedTensors, StackConfig};
     /// use burn::tensor::Device;
     ///
     /// # fn main() -> Result<(), ModelError> {
     /// # let device = Device::default();
     /// # let file = std::env::temp_dir().join("atbptt-doc-lstm.safetensors");
-    /// # let lstm = LstmConfig::new(3, 4).with_layers(2).init(&device)?;
+    /// # let lstm = StackConfig::<LstmLayer>::new(3, 4).with_layers(2).init(&device)?;
     /// # std::fs::write(&file, lstm.to_torch()?.to_safetensors(&[])?).map_err(ModelError::custom)?;
-    /// let lstm = LstmConfig::new(3, 4).with_layers(2).from_torch(NamedTensors::open(&file)?, &device)?;
+    /// let lstm = StackConfig::<LstmLayer>::new(3, 4).with_layers(2).from_torch(NamedTensors::open(&file)?, &device)?;
     /// let same = lstm.to_torch()?; // `to_safetensors` makes a file of it that PyTorch loads
     /// # std::fs::remove_file(file).ok();
     /// # Ok(()) }

@@ -67,14 +67,14 @@ macro_rules! cpu_backend {
                 tensor: FloatTensor<Self>,
                 prob: f64,
             ) -> (FloatTensor<Self>, DropoutMask<Self>) {
-                super::cpu::step::dropout_forward::<Self>(tensor, prob)
+                super::cpu::dropout::dropout_forward::<Self>(tensor, prob)
             }
             fn dropout_backward(
                 grad: FloatTensor<Self>,
                 mask: DropoutMask<Self>,
                 prob: f64,
             ) -> FloatTensor<Self> {
-                super::cpu::step::dropout_backward::<Self>(grad, mask, prob)
+                super::cpu::dropout::dropout_backward::<Self>(grad, mask, prob)
             }
             fn scale_by(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
                 super::cpu::step::scale_by::<Self>(tensor, factor)
@@ -123,7 +123,7 @@ mod remote {
             use burn::backend::{Flex, TensorMetadata as _};
             use burn::tensor::{FloatDType, TensorData};
 
-            use super::super::cpu::{host::Host, step};
+            use super::super::cpu::{dropout, host::Host};
             use super::super::{draws, reference};
 
             if !draws::in_shared_window() {
@@ -131,7 +131,7 @@ mod remote {
             }
             let shape = tensor.shape();
             let ones = Flex::float_ones(shape.clone(), &Default::default(), FloatDType::F32);
-            let (kept, _) = step::dropout_forward::<Flex>(ones, prob);
+            let (kept, _) = dropout::dropout_forward::<Flex>(ones, prob);
             let Some(kept) = Flex::elements::<f32>(&kept) else {
                 return reference::step::dropout_forward::<Self>(tensor, prob);
             };

@@ -15,7 +15,7 @@ use super::types::{
     NllOutput, SavedActivations, SequenceGradients,
 };
 
-/// Forward and backward passes on a backend's tensors, differentiable in none of them: [`RecurrentOps`](super::backend::RecurrentOps)
+/// Forward and backward passes on a backend's tensors, differentiable in none of them: [`RecurrentOps`](super::extension::RecurrentOps)
 /// joins the two.
 pub trait RecurrentKernels: Backend {
     /// All steps of a window through `cell`.

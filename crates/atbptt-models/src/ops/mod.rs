@@ -5,8 +5,6 @@
 //! `Tensor<D>`, check shapes, types and devices, and cross to the backend in use. Each is **one autodiff node** with a
 //! hand-written backward pass, and several results packed in one tensor.
 //!
-//! Beneath them, for the authors of backends, is the module [`backend`].
-//!
 //! # Shapes
 //!
 //! All operations are time-major. `time` T, `batch` B, `input` I, `hidden` H. How many gates and state parts a cell has, and
@@ -60,12 +58,9 @@ mod tensor;
 mod types;
 mod weights;
 
-/// The operations on a backend's own tensors: for the author of a backend, not for its users.
-///
-/// A new backend `B` implements [`RecurrentKernels`](backend::RecurrentKernels), whose default bodies are made of Burn's tensor
-/// operations, and [`RecurrentOps`](backend::RecurrentOps): two empty `impl` blocks make it work, and each method that it
-/// overrides with a kernel of its own makes it faster. The kernels of this crate for Flex, NdArray and CubeCL backends come in
-/// the same way. Every method takes what [`super`] says of shapes for granted: its functions check them before.
+/// The operations on a backend's own tensors, for whoever works on this crate: Burn's `Tensor` runs on a closed list of backends, so
+/// that one more is one more here (`docs/ARCHITECTURE.md`, *Adding something*).
+#[cfg(feature = "_internals")]
 pub mod backend {
     pub use super::contract::RecurrentKernels;
     pub use super::extension::RecurrentOps;

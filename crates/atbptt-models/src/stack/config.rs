@@ -5,29 +5,20 @@ use std::marker::PhantomData;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::Device;
 
-use crate::layer::{GruLayer, LayerConfig, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer};
+use crate::layer::{LayerConfig, RecurrentLayer};
 use crate::setters::setters;
 use crate::{ModelError, WeightInit};
 
 use super::Stack;
 
-/// Configuration of [`Lstm`](super::Lstm).
-pub type LstmConfig = StackConfig<LstmLayer>;
-/// Configuration of [`Gru`](super::Gru).
-pub type GruConfig = StackConfig<GruLayer>;
-/// Configuration of [`Rnn`](super::Rnn).
-pub type RnnConfig = StackConfig<RnnLayer>;
-/// Configuration of [`MinGru`](super::MinGru).
-pub type MinGruConfig = StackConfig<MinGruLayer>;
-
-/// Configuration of stacked recurrent layers.
+/// Configuration of a [`Stack`]: of an LSTM with [`LstmLayer`](crate::LstmLayer), and so on.
 ///
 /// ```
-/// use atbptt_models::{LstmConfig, RecurrentState};
+/// use atbptt_models::{LstmLayer, RecurrentState, StackConfig};
 /// use burn::tensor::{Device, Tensor};
 ///
 /// let device = Device::default();
-/// let lstm = LstmConfig::new(8, 16).with_layers(2).init(&device)?;
+/// let lstm = StackConfig::<LstmLayer>::new(8, 16).with_layers(2).init(&device)?;
 /// let input = Tensor::<3>::zeros([4, 10, 8], &device); // [batch, time, input]
 /// let (output, state) = lstm.forward(input, None)?;
 /// assert_eq!(output.dims(), [4, 10, 16]);

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on should stop
 
 use crate::common::{assert_close, devices_for, numbers, tensor, values};
-use atbptt_models::{MinGruConfig, MinGruLayer, Stack, UnrollOptions};
+use atbptt_models::{MinGruLayer, Stack, StackConfig, UnrollOptions};
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::Value;
 /// A stack with the file's weights, each a leaf.
 fn stack(case: &Value, device: &Device, dtype: DType) -> Stack<MinGruLayer> {
     let layers = case["layers"].as_u64().unwrap() as usize;
-    let mut stack = MinGruConfig::new(1, 1).init(device).unwrap();
+    let mut stack = StackConfig::<MinGruLayer>::new(1, 1).init(device).unwrap();
     stack.layers = (0..layers)
         .map(|k| MinGruLayer {
             input_weight: Param::from_tensor(tensor(

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
+mod exchange;
+mod refusals;
+
 use crate::common::{
     all_devices, assert_close, by_precision, finest, noise_tensor, state_values, values,
     weight_gradients, weights, with_noise, worst,
@@ -20,6 +23,9 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+
+use self::exchange::*;
+use self::refusals::*;
 
 /// Sizes of a stack and a window.
 #[derive(Clone, Copy, Debug)]
@@ -366,228 +372,6 @@ fn select_reorders_and_repeats_sequences<L: RecurrentLayer>() {
     }
 }
 
-/// Models and states move between backends with their values.
-fn backends_exchange_models_and_states<L: RecurrentLayer>() {
-    let all = all_devices();
-    for (from_name, from) in &all {
-        for (to_name, to) in &all {
-            let what = format!("{from_name} to {to_name}");
-            let stack = SMALL.stack::<L>(from, DType::F32);
-            let x = SMALL.input(from, DType::F32);
-            let (expected, state) = stack.forward(x.clone(), None).unwrap();
-            let moved = state.clone().to_device(to);
-            assert!(moved.parts().iter().all(|part| part.device() == *to));
-            assert_eq!(state_values(&moved), state_values(&state), "{what}");
-            let there = stack.clone().to_device(to);
-            let (output, _) = there.forward(x.to_device(to), None).unwrap();
-            assert_close(&what, &values(output), &values(expected), 1e-6);
-        }
-    }
-}
-
-/// Out to PyTorch's layout and back, and through Burn's record: the same outputs, bit for bit.
-fn exports_keep_outputs<L: TorchCompatible>() {
-    let tracked = all_devices()
-        .into_iter()
-        .map(|(name, d)| (name, d.autodiff()));
-    for (backend, device) in all_devices().into_iter().chain(tracked) {
-        for bias in [true, false] {
-            let fresh = StackConfig::<L>::new(SMALL.input, SMALL.hidden)
-                .with_layers(SMALL.layers)
-                .with_bias(bias);
-            let stack = with_noise(fresh.init(&device).unwrap(), 21, 0.5, DType::F32);
-            let x = SMALL.input(&device, DType::F32);
-            let (expected, _) = stack.forward(x.clone(), None).unwrap();
-
-            let layers: Vec<_> = stack.layers.iter().map(L::to_torch).collect();
-            assert_eq!(layers.iter().all(|layer| layer.biases.is_some()), bias);
-            let back = Stack::<L>::from_torch(layers, 0.0).unwrap();
-            assert_eq!(weights(&back), weights(&stack), "{backend}");
-            let (output, _) = back.forward(x, None).unwrap();
-            assert_eq!(values(output), values(expected), "{backend}");
-        }
-    }
-}
-
-/// A record in bytes is the model again.
-fn records_keep_outputs<L: RecurrentLayer>() {
-    let tracked = all_devices()
-        .into_iter()
-        .map(|(name, d)| (name, d.autodiff()));
-    for (backend, device) in all_devices().into_iter().chain(tracked) {
-        for bias in [true, false] {
-            let fresh = StackConfig::<L>::new(SMALL.input, SMALL.hidden)
-                .with_layers(SMALL.layers)
-                .with_bias(bias);
-            let stack = with_noise(fresh.init(&device).unwrap(), 21, 0.5, DType::F32);
-            let x = SMALL.input(&device, DType::F32);
-            let (expected, _) = stack.forward(x.clone(), None).unwrap();
-            let bytes = stack.into_record().into_bytes().unwrap();
-            let loaded = fresh
-                .init(&device)
-                .unwrap()
-                .load_record(ModuleRecord::from_bytes(bytes).unwrap());
-            let (output, _) = loaded.forward(x, None).unwrap();
-            assert_eq!(values(output), values(expected), "{backend}");
-        }
-    }
-}
-
-/// What was converted from tracked weights is a model of its own that can be trained.
-fn converted_models_can_be_trained<L: TorchCompatible>() {
-    for (backend, device) in all_devices() {
-        let device = device.autodiff();
-        let stack = SMALL.stack::<L>(&device, DType::F32);
-        let layers: Vec<_> = stack.layers.iter().map(L::to_torch).collect();
-        let back = Stack::<L>::from_torch(layers, 0.0).unwrap();
-        let x = SMALL.input(&device, DType::F32);
-        let loss = |stack: &Stack<L>| stack.forward(x.clone(), None).unwrap().0.sum();
-        let expected = weight_gradients(&stack, &loss(&stack).backward());
-        let grads = loss(&back).backward();
-        assert_close(backend, &weight_gradients(&back, &grads), &expected, 1e-6);
-        let original = weight_gradients(&stack, &grads);
-        assert!(
-            original.iter().all(|g| *g == 0.0),
-            "{backend}: no shared graph"
-        );
-    }
-}
-
-/// Burn's `nn::Lstm` from tracked weights and back: leaves of their own, gates where they were.
-#[test]
-fn burns_lstm_made_from_tracked_weights_can_be_trained() {
-    for (backend, device) in all_devices() {
-        let device = device.autodiff();
-        let sizes = Sizes { layers: 1, ..SMALL };
-        let stack = sizes.stack::<LstmLayer>(&device, DType::F32);
-        let burn = stack.layers[0].to_burn();
-        let x = sizes.input(&device, DType::F32);
-        let (expected, _) = stack.forward(x.clone(), None).unwrap();
-        let (output, _) = burn.forward(x, None);
-        assert_close(
-            backend,
-            &values(output.clone()),
-            &values(expected.clone()),
-            1e-6,
-        );
-        let layer = LstmLayer::from_burn(&burn).unwrap();
-        assert_eq!(weights(&layer), weights(&stack), "{backend}");
-
-        // The gradient at Burn's input gate is the first quarter of the columns of ours.
-        let (ours, burns) = (expected.sum().backward(), output.sum().backward());
-        let gate = burn.input_gate.input_transform.weight.val();
-        let fused = stack.layers[0].input_weight.val().grad(&ours).unwrap();
-        assert_close(
-            backend,
-            &values(gate.grad(&burns).unwrap()),
-            &values(fused.narrow(1, 0, sizes.hidden)),
-            1e-5,
-        );
-    }
-}
-
-/// What does not fit is a typed error that names what was wrong.
-fn misfits_are_typed_errors<L: RecurrentLayer>() {
-    let shape = |result: Result<(Tensor<3>, Vec<L::State>), ModelError>, expected: &str| {
-        let Err(ModelError::Shape { what, .. }) = result else {
-            panic!("{expected}: no shape error");
-        };
-        assert_eq!(what, expected);
-    };
-    for (_, device) in all_devices() {
-        let stack = SMALL.stack::<L>(&device, DType::F32);
-        let zeros = |dims: [usize; 3]| Tensor::<3>::zeros(dims, &device);
-        let x = SMALL.input(&device, DType::F32);
-        shape(stack.forward(zeros([3, 7, 9]), None), "input weight");
-        let wrong_batch = stack.zero_state(4, &device);
-        shape(stack.forward(x.clone(), Some(wrong_batch)), "state");
-        let one_layer = stack.zero_state(3, &device)[..1].to_vec();
-        shape(stack.forward(x.clone(), Some(one_layer)), "state");
-        // Every part is checked, not only what the parts are together.
-        let mut widths = [SMALL.hidden + 1, SMALL.hidden - 1].into_iter().cycle();
-        let uneven = stack.zero_state(3, &device).map_parts(&mut |part| {
-            Tensor::zeros([part.dims()[0], widths.next().unwrap()], &device)
-        });
-        shape(stack.forward(x.clone(), Some(uneven)), "state");
-        let mut batch = SMALL.batch;
-        let ragged = stack.zero_state(3, &device).map_parts(&mut |part| {
-            batch += 1;
-            Tensor::zeros([batch, part.dims()[1]], &device)
-        });
-        shape(stack.forward(x.clone(), Some(ragged)), "state");
-
-        for (dims, missing) in [([3, 0, 4], "time steps"), ([0, 7, 4], "sequences")] {
-            let expected = ModelError::Empty {
-                what: "input",
-                missing,
-            };
-            assert_eq!(stack.forward(zeros(dims), None).unwrap_err(), expected);
-        }
-
-        let time_major = x.swap_dims(0, 1);
-        let unroll = |options| stack.unroll(time_major.clone(), None, options).unwrap_err();
-        let reset = UnrollOptions {
-            taps: None,
-            reset: Some(mask(&[], 7, 3, &device)),
-        };
-        let error = unroll(reset);
-        assert!(matches!(
-            &error,
-            ModelError::Shape {
-                what: "reset mask",
-                ..
-            }
-        ));
-        let size = L::PARTS * SMALL.hidden;
-        for (layers, steps) in [(1, 7), (2, 6)] {
-            let taps = vec![zeros([steps, 3, size]); layers];
-            let options = UnrollOptions {
-                taps: Some(taps),
-                reset: None,
-            };
-            assert!(matches!(
-                unroll(options),
-                ModelError::Shape { what: "taps", .. }
-            ));
-        }
-    }
-}
-
-/// Input, state or reset mask on another device than the model: an error that names it and both devices.
-fn tensors_of_another_device_are_typed_errors<L: RecurrentLayer>() {
-    let all = all_devices();
-    for (name, device) in &all {
-        for (other_name, other) in all.iter().filter(|(other, _)| other != name) {
-            let stack = SMALL.stack::<L>(device, DType::F32);
-            let x = SMALL.input(device, DType::F32);
-            let state = stack.zero_state(SMALL.batch, other);
-            let options = UnrollOptions {
-                taps: None,
-                reset: Some(mask(&[(1, 3)], SMALL.batch, SMALL.steps, other)),
-            };
-            let elsewhere = [
-                (
-                    "input",
-                    stack.forward(x.clone().to_device(other), None).err(),
-                ),
-                ("state", stack.forward(x.clone(), Some(state)).err()),
-                (
-                    "reset mask",
-                    stack.unroll(x.swap_dims(0, 1), None, options).err(),
-                ),
-            ];
-            for (tensor, error) in elsewhere {
-                let error = error.unwrap_or_else(|| panic!("{tensor} on {other_name}: no error"));
-                assert!(
-                    matches!(&error, ModelError::Device { what, .. } if *what == tensor),
-                    "{tensor} on {other_name}, model on {name}: {error}"
-                );
-                assert!(error.to_string().contains("to_device"), "{error}");
-            }
-        }
-    }
-}
-
 /// One suite for every cell: a new one joins by one line, with the laws that not all of them have.
 macro_rules! cell_contract {
     ($cell:ident, $layer:ty $(, $law:ident)*) => {
@@ -628,16 +412,19 @@ cell_contract!(
     exports_keep_outputs,
     converted_models_can_be_trained
 );
+
 cell_contract!(
     gru,
     GruLayer,
     exports_keep_outputs,
     converted_models_can_be_trained
 );
+
 cell_contract!(
     rnn,
     RnnLayer,
     exports_keep_outputs,
     converted_models_can_be_trained
 );
+
 cell_contract!(min_gru, MinGruLayer);

@@ -42,8 +42,34 @@ impl CheckpointConfig {
         self
     }
 
-    /// What the run is made of, as far as only the program knows.
-    pub fn with_identity(mut self, identity: Identity) -> Self {
+    /// Adds something without which the run would be another one: a run that goes on with another value is refused. The strategy adds
+    /// what it knows: shapes of all weights, number of sequences and steps, settings of the training loop, kind of the policy,
+    /// device, epochs. Add what only the program knows, above all a hash of the data:
+    ///
+    /// ```
+    /// use atbptt_train::CheckpointConfig;
+    /// use atbptt_train::data::{Corpus, SyntheticConfig};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
+    /// let checkpoints = CheckpointConfig::new("runs/1")
+    ///     .must_match("data", corpus.fingerprint())
+    ///     .may_change("machine", "the one in the cellar");
+    /// # let _ = checkpoints;
+    /// # Ok(()) }
+    /// ```
+    pub fn must_match(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.identity = self.identity.must_match(name, value);
+        self
+    }
+
+    /// Adds something that may differ when the run goes on, and is then listed.
+    pub fn may_change(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.identity = self.identity.may_change(name, value);
+        self
+    }
+
+    pub(crate) fn with_identity(mut self, identity: Identity) -> Self {
         self.identity = identity;
         self
     }

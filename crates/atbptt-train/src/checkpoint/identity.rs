@@ -10,26 +10,9 @@ pub(crate) const STEPS: &str = "steps per sequence";
 /// What the steps before a place within an epoch are called.
 pub(crate) const READ_LAST: &str = "what was read before its place in the epoch";
 
-/// What a run is made of, as names and values in words.
-///
-/// The strategy adds what it knows: shapes of all weights, number of sequences and steps, settings of the training loop, kind
-/// of the policy, device, epochs. Add what only the program knows, above all the data:
-///
-/// ```
-/// use atbptt_train::Identity;
-/// use atbptt_train::data::{Corpus, SyntheticConfig};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
-/// let saved = Identity::new()
-///     .must_match("data", corpus.fingerprint())
-///     .must_match("vocabulary", corpus.vocabulary().content_hash())
-///     .may_change("run folder", "runs/1");
-/// let now = saved.clone().must_match("data", "other").may_change("run folder", "runs/2");
-/// let (refused, changed) = saved.differences(&now);
-/// assert_eq!((refused[0].name.as_str(), changed[0].name.as_str()), ("data", "run folder"));
-/// # Ok(()) }
-/// ```
+/// What a run is made of, as names and values in words: what the strategy knows, and what
+/// [`CheckpointConfig::must_match`](super::CheckpointConfig::must_match) and
+/// [`CheckpointConfig::may_change`](super::CheckpointConfig::may_change) add.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     fixed: BTreeMap<String, String>,
@@ -108,5 +91,28 @@ impl Identity {
 
     pub(crate) fn get(&self, name: &str) -> Option<&String> {
         self.fixed.get(name).or_else(|| self.free.get(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_match_and_what_may_change_are_told_apart() {
+        let saved = Identity::new()
+            .must_match("data", "abc")
+            .must_match("vocabulary", "def")
+            .may_change("run folder", "runs/1");
+        let now = saved
+            .clone()
+            .must_match("data", "other")
+            .may_change("run folder", "runs/2");
+        let (refused, changed) = saved.differences(&now);
+        let names = |all: &[Difference]| all.iter().map(|d| d.name.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&refused), names(&changed)),
+            (vec!["data".into()], vec!["run folder".into()])
+        );
     }
 }

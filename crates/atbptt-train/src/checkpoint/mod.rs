@@ -5,7 +5,7 @@
 //! resumed ends with the bits of a run that never stopped.
 //!
 //! A file holds weights, optimiser, learning-rate scheduler, policy with its history, carried state, position in the stream,
-//! sums and windows of the epoch so far, all reports, and an [`Identity`]: what the run is made of. No random generator is
+//! sums and windows of the epoch so far, all reports, and what the run is made of ([`CheckpointConfig::must_match`]). No random generator is
 //! stored, for every draw is a function of the seed and the number of windows before it.
 //!
 //! ```text
@@ -292,6 +292,7 @@ impl Checkpoint {
     }
 
     /// What the run is made of.
+    #[doc(hidden)]
     pub fn identity(&self) -> &Identity {
         &self.state.identity
     }

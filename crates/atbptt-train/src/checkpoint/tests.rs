@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use atbptt_core::{FixedK, TruncationPolicy};
+use atbptt_core::{FixedKConfig, TruncationPolicy};
 
 use super::*;
 use crate::cursor::Cursor;
@@ -32,7 +32,7 @@ fn checkpoint(step: u64) -> Checkpoint {
                 start: 3,
                 next_loss: 5,
             },
-            policy: FixedK::new(5).unwrap().save(),
+            policy: FixedKConfig::new(5).init().unwrap().save(),
             sums: EpochSums::default(),
             reports: Vec::new(),
             updates: step,

@@ -14,9 +14,7 @@ use super::text::{
 use super::token_file::TokenFileWriter;
 use super::tokenizer::Tokens;
 use super::vocabulary::{END_OF_LINE, UNKNOWN, hex};
-use super::{
-    DataError, MemoryTokens, Split, TokenStore, TokenUnit, Tokenizer, Vocabulary, VocabularyRule,
-};
+use super::{DataError, Split, TokenStore, TokenUnit, Tokenizer, Vocabulary};
 
 /// Collects vocabulary and tokens, split by split.
 pub(super) struct Builder {
@@ -51,7 +49,7 @@ impl Builder {
                 None => Tokens::Unit(options.unit),
             },
             counts: Vec::new(),
-            splits: std::array::from_fn(|_| Arc::new(MemoryTokens::default()) as _),
+            splits: std::array::from_fn(|_| no_tokens()),
             warnings: Vec::new(),
             place: None,
         })
@@ -89,7 +87,7 @@ impl Builder {
             None => Sink::Memory(Vec::new()),
         };
         Ok(TokenReader {
-            grows: train || self.options.vocabulary == VocabularyRule::AllSplits,
+            grows: train || !self.options.words_of_train_only,
             limit: limit.unwrap_or(usize::MAX),
             vocabulary: &mut self.vocabulary,
             counts: &mut self.counts,
@@ -157,7 +155,7 @@ impl Builder {
                 origin: origin.to_owned(),
             });
         }
-        let of_train = self.options.vocabulary == VocabularyRule::TrainOnly;
+        let of_train = self.options.words_of_train_only;
         if split == Split::Train && of_train && self.learns_words() {
             // Valid and test may need both, even where a short train split has neither.
             self.vocabulary.add(self.options.unit.always())?;
@@ -183,10 +181,7 @@ impl Builder {
                 Some(place) => Sink::File(TokenFileWriter::create(&token_path(place, split))?),
                 None => Sink::Memory(Vec::new()),
             };
-            let old = std::mem::replace(
-                split.of_mut(&mut self.splits),
-                Arc::new(MemoryTokens::default()),
-            );
+            let old = std::mem::replace(split.of_mut(&mut self.splits), no_tokens());
             for_each_part(&*old, |part| {
                 for &token in part {
                     let new = kept.get(token as usize).copied().flatten();
@@ -254,6 +249,11 @@ enum Sink {
     File(TokenFileWriter),
 }
 
+/// A split before its text is read.
+fn no_tokens() -> Arc<dyn TokenStore> {
+    Arc::new(Vec::new())
+}
+
 impl Sink {
     fn push(&mut self, id: u32) -> Result<(), DataError> {
         match self {
@@ -267,7 +267,7 @@ impl Sink {
 
     fn finish(self) -> Result<Arc<dyn TokenStore>, DataError> {
         Ok(match self {
-            Self::Memory(tokens) => Arc::new(MemoryTokens::from(tokens)),
+            Self::Memory(tokens) => Arc::new(tokens),
             Self::File(writer) => Arc::new(writer.finish()?),
         })
     }

@@ -254,7 +254,7 @@ impl Corpus {
     /// Tokens of a split after an `<eos>`, or the end of a line: a stream over them predicts every token of the split once,
     /// the first included.
     ///
-    /// [`TokenStream::exact`](super::TokenStream::exact) lays them out for evaluation.
+    /// [`Corpus::evaluation`] reads them.
     pub fn evaluation_tokens(&self, split: Split) -> Arc<dyn TokenStore> {
         match self.end_of_line() {
             Some(id) => Arc::new(Preceded::new(id, self.tokens(split))),

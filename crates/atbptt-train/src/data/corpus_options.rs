@@ -1,6 +1,6 @@
 //! How a text becomes a corpus.
 
-use super::{TokenUnit, VocabularyRule};
+use super::TokenUnit;
 
 /// How a folder is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,8 +9,10 @@ pub struct CorpusOptions {
     pub max_tokens: Option<usize>,
     /// Most tokens of valid and of test; `None` keeps all.
     pub max_eval_tokens: Option<usize>,
-    /// Which splits may add words (those kept by the limits above).
-    pub vocabulary: VocabularyRule,
+    /// Whether the train split alone adds words; other words of valid and test become `<unk>`. Choose it for text that was never
+    /// preprocessed. By default train, valid and test add theirs, in this order (as far as the limits above keep them): published
+    /// perplexities on PTB and WikiText-2 count this way.
+    pub words_of_train_only: bool,
     /// How often a word must stand in these splits to be in the vocabulary; rarer ones become `<unk>`. 0 and 1 keep all.
     pub min_count: usize,
     /// What one token is.
@@ -30,9 +32,9 @@ impl CorpusOptions {
         self
     }
 
-    /// Sets which splits may add words.
-    pub fn with_vocabulary(mut self, rule: VocabularyRule) -> Self {
-        self.vocabulary = rule;
+    /// Sets [`CorpusOptions::words_of_train_only`].
+    pub fn with_words_of_train_only(mut self, words_of_train_only: bool) -> Self {
+        self.words_of_train_only = words_of_train_only;
         self
     }
 

@@ -2,7 +2,6 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use super::super::VocabularyRule;
 use super::*;
 use crate::data::corpus_source::Dataset;
 use crate::data::real_data;
@@ -94,7 +93,7 @@ fn all_three_naming_customs_give_the_same_corpus() {
 
 #[test]
 fn a_train_only_vocabulary_maps_new_words_to_unk() {
-    let options = CorpusOptions::default().with_vocabulary(VocabularyRule::TrainOnly);
+    let options = CorpusOptions::default().with_words_of_train_only(true);
     let corpus = read(&folder(&SMALL), options).unwrap();
     assert_eq!(
         corpus.vocabulary().words(),
@@ -304,7 +303,7 @@ fn characters_are_tokens_where_asked_for_blanks_and_line_breaks_too() {
         .read(0, &mut first)
         .unwrap();
     assert_eq!((first, corpus.unit()), ([3], Some(TokenUnit::Characters)));
-    let options = options.with_vocabulary(VocabularyRule::TrainOnly);
+    let options = options.with_words_of_train_only(true);
     let corpus = texts(["ab", "ac", "b"], options).unwrap();
     assert_eq!(corpus.vocabulary().words(), ["a", "b", "\n", "<unk>"]);
     assert_eq!(
@@ -333,14 +332,14 @@ fn bytes_are_tokens_where_asked_for_whatever_the_text() {
 #[test]
 fn words_below_the_smallest_count_become_unk() {
     let options = CorpusOptions::default()
-        .with_vocabulary(VocabularyRule::TrainOnly)
+        .with_words_of_train_only(true)
         .with_min_count(2);
     let corpus = texts(["a c b a\n", "a b c\n", "d d d b\n"], options).unwrap();
     assert_eq!(corpus.vocabulary().words(), ["a", "<eos>", "<unk>"]);
     assert_eq!(ids(&corpus, Split::Train), [0, 2, 2, 0, 1]);
     let all = texts(
         ["a c b a\n", "a b c\n", "d d d b\n"],
-        options.with_vocabulary(VocabularyRule::AllSplits),
+        options.with_words_of_train_only(false),
     )
     .unwrap();
     // Over all splits, only nothing is rare but what stands once.

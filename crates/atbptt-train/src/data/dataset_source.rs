@@ -1,4 +1,4 @@
-//! Burn's own `Dataset` and a user's `Batcher` as a source of windows: [`DatasetSource`].
+//! Burn's own `Dataset` and a user's `Batcher` as sequences: [`DatasetSequences`].
 
 use std::error::Error;
 use std::fmt;
@@ -10,17 +10,13 @@ use burn::data::dataset::Dataset;
 use burn::tensor::Device;
 
 use super::DataError;
-use super::packed::{PackedSource, SequenceSet};
+use super::packed::SequenceSet;
 use super::window_layout::WindowLayout;
 use crate::TrainError;
 
-/// A `Dataset` of steps, a `Batcher` that makes tensors of them, and a closure that gives these the shape of a window.
-///
-/// See [`DatasetSequences::new`] for an example.
-pub type DatasetSource<I, F, W> = PackedSource<DatasetSequences<I, F, W>>;
-
 /// Sequences whose steps are items of a Burn `Dataset`: step t of sequence s is the item after those of the sequences
-/// before s and of the t steps before t.
+/// before s and of the t steps before t. A `Batcher` makes tensors of the items, and a closure gives these the shape of a window;
+/// [`PackedSource`](super::PackedSource) reads them in parallel.
 ///
 /// - `I`: an item, one step of one sequence
 /// - `F`: what the batcher makes of items in a row
@@ -70,7 +66,7 @@ impl<I: 'static, F: 'static, W: SequenceBatch> DatasetSequences<I, F, W> {
     /// ```
     /// use atbptt_models::SequenceBatch;
     /// use atbptt_train::SequenceSource;
-    /// use atbptt_train::data::{DatasetSequences, DatasetSource};
+    /// use atbptt_train::data::{DatasetSequences, PackedSource};
     /// use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
     /// use burn::tensor::{Device, Tensor};
     ///
@@ -94,7 +90,7 @@ impl<I: 'static, F: 'static, W: SequenceBatch> DatasetSequences<I, F, W> {
     /// let sequences = DatasetSequences::new(InMemDataset::new(items), Readings, &[6, 4], |(x, y), layout, _device| {
     ///     layout.series_batch(x, y)
     /// })?;
-    /// let source = DatasetSource::new(sequences, 2)?;
+    /// let source = PackedSource::new(sequences, 2)?;
     /// let window = source.window(2, 4, &Device::default())?;
     /// assert_eq!((window.sequences(), window.steps()), (2, 4));
     /// assert_eq!(window.count(), 4 + 2);

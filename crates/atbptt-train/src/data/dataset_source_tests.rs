@@ -4,6 +4,7 @@ use burn::data::dataset::InMemDataset;
 use burn::tensor::Tensor;
 
 use super::*;
+use crate::data::PackedSource;
 use crate::source::SequenceSource;
 use atbptt_models::SeriesBatch;
 
@@ -38,7 +39,7 @@ fn sequences(lengths: &[usize]) -> DatasetSequences<usize, (Tensor<2>, Tensor<2>
 /// with a reset where a sequence begins.
 #[test]
 fn a_dataset_and_a_batcher_of_ones_own_are_read_sequence_by_sequence_each_item_once() {
-    let source = DatasetSource::new(sequences(&[5, 3, 4]), 2).unwrap();
+    let source = PackedSource::new(sequences(&[5, 3, 4]), 2).unwrap();
     assert_eq!(source.order(), [vec![0], vec![2, 1]]);
     let window = source.window(0, 7, &Device::default()).unwrap();
     let inputs: Vec<f32> = window.inputs().to_data().iter::<f32>().collect();
@@ -82,7 +83,7 @@ fn lengths_windows_and_datasets_that_do_not_fit_are_refused() {
         SeriesBatch::from_tensors(swapped(batch.inputs()), swapped(batch.targets()))
     };
     let odd = DatasetSequences::new(dataset(10), Numbers, &[6, 4], time_major).unwrap();
-    let odd = DatasetSource::new(odd, 2).unwrap();
+    let odd = PackedSource::new(odd, 2).unwrap();
     let error = odd.window(0, 3, &Device::default()).unwrap_err();
     assert!(
         error
@@ -101,7 +102,7 @@ fn lengths_windows_and_datasets_that_do_not_fit_are_refused() {
         }
     }
     let broken = DatasetSequences::new(Broken, Numbers, &[10], window).unwrap();
-    let broken = DatasetSource::new(broken, 1).unwrap();
+    let broken = PackedSource::new(broken, 1).unwrap();
     let error = broken.window(0, 3, &Device::default()).unwrap_err();
     assert!(error.to_string().contains("the disk is gone"), "{error}");
 }

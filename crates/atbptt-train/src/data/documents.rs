@@ -7,16 +7,13 @@ use atbptt_models::TokenBatch;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::packed::{PackedSource, SequenceSet};
+use super::packed::SequenceSet;
 use super::vocabulary::hex;
 use super::window_layout::WindowLayout;
-use super::{DataError, MemoryTokens, TokenStore};
+use super::{DataError, TokenStore};
 use crate::TrainError;
 
-/// Documents in parallel streams: see [`PackedSource`].
-pub type DocumentSource = PackedSource<Documents>;
-
-/// Texts that have nothing to do with each other: articles, messages, sentences, molecules. In a [`DocumentSource`] the state is
+/// Texts that have nothing to do with each other: articles, messages, sentences, molecules. In a [`PackedSource`](super::PackedSource) the state is
 /// reset where one begins, so that no document is read in the light of another, and every token is predicted once.
 ///
 /// A document of n tokens has n − 1 steps, for nothing stands before its first token; with a
@@ -24,11 +21,11 @@ pub type DocumentSource = PackedSource<Documents>;
 ///
 /// ```
 /// use atbptt_train::SequenceSource;
-/// use atbptt_train::data::{DocumentSource, Documents};
+/// use atbptt_train::data::{Documents, PackedSource};
 ///
 /// let documents = Documents::new([vec![5, 6, 7], vec![8], vec![9, 5]]).with_start(0);
 /// assert_eq!(documents.token_count(), 6);
-/// let source = DocumentSource::new(documents, 2)?.with_shuffle(1);
+/// let source = PackedSource::new(documents, 2)?.with_shuffle(1);
 /// assert_eq!((source.common_steps(), source.steps_counted()), (3, 6));
 /// # Ok::<(), atbptt_train::data::DataError>(())
 /// ```
@@ -51,7 +48,7 @@ impl Documents {
             ranges.push(from..tokens.len());
         }
         Self {
-            store: Arc::new(MemoryTokens::from(tokens)),
+            store: Arc::new(tokens),
             ranges,
             start: None,
         }

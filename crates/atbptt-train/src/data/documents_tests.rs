@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::PackedSource;
 use crate::data::{Corpus, CorpusOptions, Split};
 use crate::evaluate::evaluate;
 use crate::source::SequenceSource;
@@ -22,7 +23,7 @@ fn numbers<const D: usize>(tensor: &Tensor<D, burn::tensor::Int>) -> Vec<i64> {
 }
 
 /// Which token is predicted from which, how often, in a pass by windows of `len`.
-fn pairs(source: &DocumentSource, len: usize) -> BTreeMap<(i64, i64), usize> {
+fn pairs(source: &PackedSource<Documents>, len: usize) -> BTreeMap<(i64, i64), usize> {
     let mut seen = BTreeMap::new();
     let mut start = 0;
     while start < source.common_steps() {
@@ -48,7 +49,7 @@ fn pairs(source: &DocumentSource, len: usize) -> BTreeMap<(i64, i64), usize> {
 #[test]
 fn a_window_has_the_documents_tokens_their_resets_and_what_does_not_count() {
     let set = documents(&[3, 2, 1]).with_start(0);
-    let source = DocumentSource::new(set, 2).unwrap();
+    let source = PackedSource::new(set, 2).unwrap();
     let window = source.window(0, 3, &Device::default()).unwrap();
     assert_eq!(numbers(window.inputs()), [0, 1, 2, 0, 101, 0]);
     assert_eq!(numbers(window.targets()), [1, 2, 3, 101, 102, 201]);
@@ -58,7 +59,7 @@ fn a_window_has_the_documents_tokens_their_resets_and_what_does_not_count() {
     assert!(window.present().is_none() && window.count() == 6);
 
     // Without a start, the first token of a document is no target, and a document of one token has no step.
-    let source = DocumentSource::new(documents(&[3, 2, 1]), 2).unwrap();
+    let source = PackedSource::new(documents(&[3, 2, 1]), 2).unwrap();
     let window = source.window(0, 2, &Device::default()).unwrap();
     assert_eq!(numbers(window.inputs())[..3], [1, 2, 101]);
     assert_eq!(numbers(window.targets())[..3], [2, 3, 102]);
@@ -83,7 +84,7 @@ proptest! {
                 None => set,
             };
             let tokens = set.token_count();
-            let source = DocumentSource::new(set, batch).unwrap().with_shuffle(5).epoch(epoch);
+            let source = PackedSource::new(set, batch).unwrap().with_shuffle(5).epoch(epoch);
             let seen = pairs(&source, len);
             let expected = match start {
                 Some(_) => tokens,
@@ -113,7 +114,7 @@ fn documents_side_by_side_have_the_loss_of_each_alone() {
         .map(|&length| (0..length).map(|t| (t * t + length) % 40).collect())
         .collect();
     let loss = |texts: &[Vec<u32>], batch, chunk| {
-        let source = DocumentSource::new(Documents::new(texts).with_start(0), batch).unwrap();
+        let source = PackedSource::new(Documents::new(texts).with_start(0), batch).unwrap();
         evaluate(&model, &source, chunk, &device).unwrap()
     };
     let alone: f64 = texts
@@ -172,7 +173,7 @@ fn the_lines_of_a_corpus_are_documents_of_which_every_token_counts() {
     ] {
         let documents = corpus.lines(split).unwrap();
         assert_eq!((documents.len(), documents.token_count()), (lines, tokens));
-        let source = DocumentSource::new(documents, 1).unwrap();
+        let source = PackedSource::new(documents, 1).unwrap();
         assert_eq!(
             (source.steps_counted(), corpus.len(split)),
             (tokens, tokens)
@@ -191,7 +192,7 @@ fn a_hash_tells_documents_apart_where_their_tokens_are_cut_otherwise() {
     assert_eq!(hashes[0], hash(documents(&[3, 2])));
     assert!(hashes[0] != hashes[1] && hashes[0] != hashes[2] && hashes[1] != hashes[2]);
     // The last document may lack its end.
-    let store = Arc::new(MemoryTokens::from(vec![5, 0, 6, 7]));
+    let store = Arc::new(vec![5, 0, 6, 7]);
     let two = Documents::ending_with(store, 0).unwrap();
     assert_eq!((two.len(), two.steps(0), two.steps(1)), (2, 1, 1));
 }

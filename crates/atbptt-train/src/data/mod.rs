@@ -2,36 +2,35 @@
 //!
 //! ```text
 //! folder ────┐
-//! download ──┼─► corpus ──► token store ─┬─► stream ──────────────┐
+//! download ──┼─► corpus ──► token store ─┬─► token source ────────┐
 //! synthetic ─┘      └─► vocabulary       └─► documents ─► packed ─┼─► windows [batch, time, …] ──► training
 //! CSV ──► table ──► series ──► normalisation ──► packed ──────────┤
 //! Burn's Dataset + Batcher ──► packed ────────────────────────────┘
 //! ```
 //!
 //! - [`Table`]: columns of a CSV file; [`Series`], [`SeriesSet`], [`Normalisation`]: continuous series of them;
-//! - [`PackedSource`]: sequences of unequal length in parallel streams, every step counted once ([`SeriesSource`],
-//!   [`DocumentSource`], [`DatasetSource`], and any [`SequenceSet`] of one's own);
+//! - [`PackedSource`]: sequences of unequal length in parallel streams, every step counted once. They are a [`SeriesSet`],
+//!   [`Documents`], the items of a Burn `Dataset` ([`DatasetSequences`]), or a [`SequenceSet`] of your own;
 //! - [`corpus`]: three splits of one text as token ids, from a folder or from the built-in language;
 //! - [`vocabulary`]: word ↔ id, with a content hash;
-//! - [`store`]: where token ids lie ([`TokenStore`]), in memory or, for large texts, in a file ([`FileTokens`]);
-//! - [`stream`]: a split cut into parallel sequences, read in windows;
+//! - [`TokenStore`]: where token ids lie, in memory or, for large texts, in a file ([`FileTokens`]);
+//!   [`TokenSource`](crate::TokenSource): a text cut into parallel sequences, read in windows;
 //! - [`synthetic`]: a language with known dependency lengths and a known perplexity floor;
 //! - `download` (feature `download`): WikiText-2, cached and checked.
 //!
-//! Shapes use the crate's words: `batch` sequences in parallel, `time` steps of a window. Flat vectors are
-//! row-major `[batch, time]`.
+//! Shapes use the crate's words: `batch` sequences in parallel, `time` steps of a window.
 //!
 //! ```
-//! use std::sync::Arc;
-//! use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+//! use atbptt_models::SequenceBatch;
+//! use atbptt_train::SequenceSource;
+//! use atbptt_train::data::{Corpus, SyntheticConfig};
+//! use burn::tensor::Device;
 //!
 //! let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(20_000, 2_000, 2_000))?;
-//! let stream = TokenStream::for_training(corpus.tokens(Split::Train), 8)?;
-//! let window = stream.window(0, 35)?;
-//! assert_eq!(window.inputs.len(), 8 * 35);
-//! // Next-word prediction: what is a target now is the input one step later.
-//! assert_eq!(window.inputs[1], window.targets[0]);
-//! # Ok::<(), atbptt_train::data::DataError>(())
+//! let source = corpus.training(8)?;
+//! let window = source.window(0, 35, &Device::default())?;
+//! assert_eq!((window.sequences(), window.steps()), (8, 35));
+//! # Ok::<(), atbptt_train::TrainError>(())
 //! ```
 
 mod builder;
@@ -50,8 +49,8 @@ mod normalisation;
 mod packed;
 mod series;
 mod split;
-pub mod store;
-pub mod stream;
+mod store;
+mod stream;
 pub mod synthetic;
 mod table;
 mod table_error;
@@ -67,8 +66,8 @@ mod window_layout;
 
 pub use corpus::Corpus;
 pub use corpus_options::CorpusOptions;
-pub use dataset_source::{DatasetSequences, DatasetSource};
-pub use documents::{DocumentSource, Documents};
+pub use dataset_source::DatasetSequences;
+pub use documents::Documents;
 #[cfg(feature = "download")]
 pub use download::WikiText2;
 pub use error::DataError;
@@ -77,9 +76,10 @@ pub(crate) use error::beginning;
 pub use hugging_face::HuggingFaceTokenizer;
 pub use normalisation::{Normalisation, Scale};
 pub use packed::{PackedSource, SequenceSet};
-pub use series::{Series, SeriesSet, SeriesSource};
+pub use series::{Series, SeriesSet};
 pub use split::Split;
-pub use store::{MemoryTokens, TokenStore};
+pub use store::TokenStore;
+#[doc(hidden)] // What sources of tokens are made of, for the tests to look into.
 pub use stream::{TokenStream, Window};
 pub use synthetic::SyntheticConfig;
 pub use table::Table;
@@ -88,7 +88,7 @@ pub use table_options::{Missing, TableOptions};
 pub use token_file::FileTokens;
 pub use token_unit::TokenUnit;
 pub use tokenizer::{TextTokens, Tokenizer};
-pub use vocabulary::{Vocabulary, VocabularyRule};
+pub use vocabulary::Vocabulary;
 pub use window_layout::WindowLayout;
 
 /// Folder of the real test data: `ATBPTT_DATA`, or `../shared/data` beside the workspace.

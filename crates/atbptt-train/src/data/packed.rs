@@ -61,13 +61,13 @@ pub trait SequenceSet: Send + Sync + 'static {
 /// the same lengths in all of them.
 ///
 /// ```
-/// use atbptt_train::data::{Series, SeriesSet, SeriesSource};
+/// use atbptt_train::data::{PackedSource, Series, SeriesSet};
 /// use atbptt_train::SequenceSource;
 ///
 /// // Four series of one input and one target.
 /// let series = [2000, 1500, 900, 250].map(|steps| Series::new(vec![0.5; steps], 1, vec![1.0; steps], 1));
 /// let set = SeriesSet::new(series.into_iter().collect::<Result<_, _>>()?)?;
-/// let source = SeriesSource::new(set, 2)?.with_shuffle(7);
+/// let source = PackedSource::new(set, 2)?.with_shuffle(7);
 /// // 2000 + 250 steps beside 1500 + 900.
 /// assert_eq!((source.common_steps(), source.steps_counted()), (2400, 4650));
 /// # Ok::<(), atbptt_train::data::DataError>(())

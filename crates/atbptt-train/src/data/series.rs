@@ -1,7 +1,7 @@
 //! Continuous series: inputs and targets per step, missing targets, normalisation.
 //!
 //! ```text
-//! CSV ──► Table ──► Series ──► SeriesSet ──► split, cut ──► Normalisation (training part) ──► SeriesSource ──► windows
+//! CSV ──► Table ──► Series ──► SeriesSet ──► split, cut ──► Normalisation (training part) ──► PackedSource ──► windows
 //! ```
 //!
 //! Flat vectors are row-major `[time, in]` and `[time, out]`.
@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use super::DataError;
-use super::packed::{PackedSource, SequenceSet};
+use super::packed::SequenceSet;
 use super::vocabulary::hex;
 use super::window_layout::WindowLayout;
 use crate::TrainError;
@@ -34,9 +34,6 @@ pub struct SeriesSet {
     d_input: usize,
     d_target: usize,
 }
-
-/// Series in parallel streams: see [`PackedSource`].
-pub type SeriesSource = PackedSource<SeriesSet>;
 
 impl Series {
     /// A series of `d_input` inputs and `d_target` targets per step.

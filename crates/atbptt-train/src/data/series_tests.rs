@@ -1,5 +1,5 @@
 use super::*;
-use crate::data::{Normalisation, Scale};
+use crate::data::{Normalisation, PackedSource, Scale};
 use crate::source::SequenceSource;
 use atbptt_models::SequenceBatch;
 use burn::tensor::Tensor;
@@ -22,7 +22,7 @@ fn numbered(lengths: &[usize]) -> SeriesSet {
 
 #[test]
 fn a_window_holds_the_values_of_its_steps_and_counts_targets_that_are_there() {
-    let source = SeriesSource::new(numbered(&[4, 2, 1]), 2).unwrap();
+    let source = PackedSource::new(numbered(&[4, 2, 1]), 2).unwrap();
     // 0 0 0 0 beside 1 1 2.
     let batch = source.window(1, 3, &Device::default()).unwrap();
     assert_eq!(values(batch.inputs()), [1.0, 2.0, 3.0, 11.0, 20.0, 20.0]);
@@ -42,7 +42,7 @@ fn a_window_holds_the_values_of_its_steps_and_counts_targets_that_are_there() {
 #[test]
 fn a_missing_target_is_no_target() {
     let series = Series::new(vec![1.0, 2.0, 3.0], 1, vec![NAN, 5.0, NAN], 1).unwrap();
-    let source = SeriesSource::new(SeriesSet::new(vec![series]).unwrap(), 1).unwrap();
+    let source = PackedSource::new(SeriesSet::new(vec![series]).unwrap(), 1).unwrap();
     let batch = source.window(0, 3, &Device::default()).unwrap();
     assert_eq!(
         (batch.count(), values(batch.targets())),

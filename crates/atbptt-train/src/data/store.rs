@@ -1,14 +1,13 @@
 //! Where token ids lie.
 //!
-//! Streams read through [`TokenStore`], so that a split can be a vector today and a memory-mapped file
-//! tomorrow without a change to any caller.
+//! Sources read through [`TokenStore`], so that a split can lie in memory or, where it is large, in a file.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::DataError;
 
-/// A sequence of token ids that can be read by range.
+/// A sequence of token ids that can be read by range: a `Vec<u32>`, or a [`FileTokens`](super::FileTokens).
 ///
 /// Implementations are shared between the training and the probe stream, hence `Send + Sync`. Reads take
 /// `&self` and must give the same tokens every time.
@@ -29,40 +28,35 @@ pub trait TokenStore: Debug + Send + Sync {
     }
 }
 
-/// Tokens held in memory: 4 bytes each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryTokens(Vec<u32>);
-
-impl MemoryTokens {
-    /// The tokens as a slice.
-    pub fn as_slice(&self) -> &[u32] {
-        &self.0
-    }
-}
-
-impl From<Vec<u32>> for MemoryTokens {
-    fn from(tokens: Vec<u32>) -> Self {
-        Self(tokens)
-    }
-}
-
-impl TokenStore for MemoryTokens {
+/// Tokens held in memory.
+impl TokenStore for Vec<u32> {
     fn len(&self) -> usize {
-        self.0.len()
+        self.as_slice().len()
     }
 
     fn read(&self, start: usize, into: &mut [u32]) -> Result<(), DataError> {
         let count = into.len();
         let range = start
             .checked_add(count)
-            .and_then(|end| self.0.get(start..end));
+            .and_then(|end| self.get(start..end));
         let tokens = range.ok_or(DataError::OutOfRange {
             start,
             count,
-            len: self.0.len(),
+            len: self.as_slice().len(),
         })?;
         into.copy_from_slice(tokens);
         Ok(())
+    }
+}
+
+/// Shares a store, such as a split of a corpus.
+impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn read(&self, start: usize, into: &mut [u32]) -> Result<(), DataError> {
+        self.as_ref().read(start, into)
     }
 }
 
@@ -106,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_preceded_store_reads_the_first_token_then_the_others() {
-        let store = Preceded::new(9, Arc::new(MemoryTokens::from(vec![1, 2, 3])));
+        let store = Preceded::new(9, Arc::new(vec![1, 2, 3]));
         assert_eq!(store.len(), 4);
         let mut all = [0; 4];
         store.read(0, &mut all).unwrap();
@@ -119,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn memory_tokens_read_ranges_up_to_the_end() {
-        let store = MemoryTokens::from(vec![3, 1, 4, 1, 5]);
+    fn a_vector_reads_ranges_up_to_the_end() {
+        let store = vec![3, 1, 4, 1, 5];
         let mut out = [0; 2];
         store.read(3, &mut out).unwrap();
         assert_eq!(out, [1, 5]);
@@ -129,7 +123,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_end_is_an_error_even_at_the_largest_start() {
-        let store = MemoryTokens::from(vec![3, 1, 4]);
+        let store = vec![3, 1, 4];
         for start in [2, 3, usize::MAX] {
             let found = store.read(start, &mut [0; 2]);
             assert!(

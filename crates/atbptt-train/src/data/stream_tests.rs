@@ -1,11 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::data::MemoryTokens;
 
 /// Tokens 0, 1, 2, …: an id is its own position.
 fn counting(tokens: usize) -> Arc<dyn TokenStore> {
-    Arc::new(MemoryTokens::from((0..tokens as u32).collect::<Vec<_>>()))
+    Arc::new((0..tokens as u32).collect::<Vec<_>>())
 }
 
 /// 11 tokens in 2 sequences: 0 1 2 3 4 | 5 6 7 8 9, token 10 dropped.

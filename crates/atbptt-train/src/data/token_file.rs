@@ -16,7 +16,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::text::io_error;
-use super::{DataError, MemoryTokens, TokenStore};
+use super::{DataError, TokenStore};
 use crate::files::NewFile;
 
 const MAGIC: [u8; 8] = *b"atbpttTK";
@@ -52,6 +52,7 @@ impl FileTokens {
         })
     }
 }
+
 /// Checks a token file of `length` bytes from start to end: magic, version, length, checksum; gives the number of tokens.
 fn check(reader: &mut impl Read, length: u64, path: &Path) -> Result<usize, DataError> {
     let fail = |cause| io_error("read", path, cause);
@@ -99,13 +100,22 @@ fn header(tokens: u64) -> Vec<u8> {
     head
 }
 
-impl MemoryTokens {
-    /// Reads a whole token file that is in memory.
+impl FileTokens {
+    /// The bytes of a token file of these tokens, such as a tokeniser of your own may write for [`FileTokens::open`].
+    pub fn encode(tokens: &[u32]) -> Vec<u8> {
+        let mut bytes = header(tokens.len() as u64);
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest);
+        bytes
+    }
+
+    /// The tokens of a whole token file that is in memory.
     ///
     /// # Errors
     ///
     /// [`DataError::TokenFile`] when it is not such a file, or damaged.
-    pub fn from_token_file(bytes: &[u8]) -> Result<Self, DataError> {
+    pub fn decode(bytes: &[u8]) -> Result<Vec<u32>, DataError> {
         check(
             &mut &bytes[..],
             bytes.len() as u64,
@@ -116,18 +126,7 @@ impl MemoryTokens {
             .get(HEADER as usize..end)
             .unwrap_or_default()
             .as_chunks::<4>();
-        let tokens: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
-        Ok(tokens.into())
-    }
-
-    /// The bytes of a token file of these tokens, such as a tokeniser of one's own may write for [`FileTokens::open`].
-    pub fn to_token_file(&self) -> Vec<u8> {
-        let tokens = self.as_slice();
-        let mut bytes = header(tokens.len() as u64);
-        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-        let digest = Sha256::digest(&bytes);
-        bytes.extend(digest);
-        bytes
+        Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
     }
 }
 
@@ -280,10 +279,10 @@ mod tests {
     #[test]
     fn the_bytes_of_a_file_are_those_that_are_made_in_memory() {
         let (_folder, path) = file(&[3, 1, 4, u32::MAX]);
-        let tokens = MemoryTokens::from(vec![3, 1, 4, u32::MAX]);
+        let tokens = vec![3, 1, 4, u32::MAX];
         let whole = std::fs::read(&path).unwrap();
-        assert_eq!(tokens.to_token_file(), whole);
-        assert_eq!(MemoryTokens::from_token_file(&whole).unwrap(), tokens);
+        assert_eq!(FileTokens::encode(&tokens), whole);
+        assert_eq!(FileTokens::decode(&whole).unwrap(), tokens);
     }
 
     #[test]
@@ -299,7 +298,7 @@ mod tests {
                 "{offset}"
             );
             for bytes in [&flipped[..], &whole[..offset]] {
-                let found = MemoryTokens::from_token_file(bytes);
+                let found = FileTokens::decode(bytes);
                 assert!(
                     matches!(found, Err(DataError::TokenFile { .. })),
                     "{offset}"

@@ -16,17 +16,6 @@ pub const END_OF_LINE: &str = "<eos>";
 /// The token that stands for words outside the vocabulary.
 pub const UNKNOWN: &str = "<unk>";
 
-/// Which splits may add words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum VocabularyRule {
-    /// Train, valid and test, in this order: published perplexities on PTB and WikiText-2 count this way.
-    #[default]
-    AllSplits,
-    /// Train alone; other words of valid and test become `<unk>`. Choose it for text that was never preprocessed.
-    TrainOnly,
-}
-
 /// A two-way table of words and ids.
 ///
 /// Serialized as the list of its words, in id order.

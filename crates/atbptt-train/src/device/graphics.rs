@@ -8,8 +8,8 @@ use burn::tensor::DeviceKind::{DefaultDevice, DiscreteGpu};
 use burn::tensor::wgpu::{WgpuInitError, wgpu};
 use burn::tensor::{Device, DeviceKind};
 
-use super::open::{cpu_backends, quietly};
-use super::{DeviceError, NamedDevice};
+use super::{DeviceError, NamedDevice, cpu_backends};
+use crate::panics::quietly;
 
 const REMEDY: &str = "install its Vulkan driver and loader (Debian: `libvulkan1` and the driver's package, or \
                       `mesa-vulkan-drivers` for a software device)";

@@ -96,6 +96,15 @@ pub fn compiled_backends() -> Vec<&'static str> {
     compiled.map(|(name, _)| *name).collect()
 }
 
+/// Compiled backends that need no hardware.
+#[cfg(feature = "cube")]
+fn cpu_backends() -> Vec<&'static str> {
+    let compiled = compiled_backends().into_iter();
+    compiled
+        .filter(|name| matches!(*name, "flex" | "ndarray"))
+        .collect()
+}
+
 /// The device that `BURN_DEVICE` names, else the best backend's that is compiled in (GPUs before CPUs).
 ///
 /// The device is opened: if this returns, it works. No other backend is taken in silence when the chosen one has no device.

@@ -1,25 +1,14 @@
 //! The device of one backend, opened.
 
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
-
 use burn::tensor::Device;
 
-#[cfg(feature = "cube")]
-use super::compiled_backends;
+#[cfg(any(feature = "cuda", feature = "rocm"))]
+use super::cpu_backends;
 #[cfg(feature = "wgpu")]
 use super::graphics;
 use super::{DeviceError, NamedDevice};
-use crate::panics;
-
-/// Compiled backends that need no hardware.
-#[cfg(feature = "cube")]
-pub(super) fn cpu_backends() -> Vec<&'static str> {
-    let compiled = compiled_backends().into_iter();
-    compiled
-        .filter(|name| matches!(*name, "flex" | "ndarray"))
-        .collect()
-}
+#[cfg(any(feature = "cuda", feature = "rocm"))]
+use crate::panics::quietly;
 
 #[allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 #[cfg_attr(not(feature = "cube"), allow(unused_variables))]
@@ -81,35 +70,5 @@ fn compute(backend: &'static str, device: impl Fn() -> Device) -> Result<NamedDe
             remedy: "install the vendor's driver and its compute libraries",
             others: cpu_backends(),
         }),
-    }
-}
-
-/// Runs `f`; a panic in it becomes its message, and prints nothing.
-#[cfg_attr(
-    not(any(feature = "cuda", feature = "rocm", feature = "wgpu", test)),
-    allow(dead_code)
-)]
-pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    // The hook is one per process: two callers at once would put back each other's.
-    static HOOK: Mutex<()> = Mutex::new(());
-    let _turn = HOOK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    panic::set_hook(hook);
-    result.map_err(|cause| panics::message(cause.as_ref()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_while_opening_becomes_its_message() {
-        assert_eq!(quietly(|| 3), Ok(3));
-        assert_eq!(
-            quietly(|| -> u8 { panic!("no {}", "driver") }),
-            Err("no driver".into())
-        );
     }
 }

@@ -1,16 +1,16 @@
 use super::*;
 use proptest::strategy::Strategy as _;
 
-fn read(text: &str) -> Result<ProbeFile, ProbeFileError> {
-    ProbeFile::from_slice(text.as_bytes())
+fn read(text: &str) -> Result<Vec<ProbeCase>, ProbeFileError> {
+    from_slice(text.as_bytes())
 }
 
 fn message(text: &str) -> String {
     read(text).unwrap_err().to_string()
 }
 
-fn norms(file: &ProbeFile) -> &LagNorms {
-    file.cases[0].norms.as_ref().unwrap()
+fn norms(cases: &[ProbeCase]) -> &LagNorms {
+    cases[0].norms.as_ref().unwrap()
 }
 
 #[test]
@@ -22,8 +22,8 @@ fn all_three_forms_give_the_same_norms() {
     assert_eq!(norms(&bare).row(1), [0.5, 1e-3]);
     assert_eq!(bare, object.unwrap());
     assert_eq!(norms(&bare), norms(&listed));
-    assert_eq!((bare.cases[0].tau, listed.cases[0].tau), (None, Some(1)));
-    let marked = ProbeFile::from_slice(b"\xEF\xBB\xBF[[1, 2.5], [0.5, 1e-3]]").unwrap();
+    assert_eq!((bare[0].tau, listed[0].tau), (None, Some(1)));
+    let marked = from_slice(b"\xEF\xBB\xBF[[1, 2.5], [0.5, 1e-3]]").unwrap();
     assert_eq!(marked, bare);
 }
 
@@ -35,17 +35,17 @@ fn sums_come_along_and_are_checked() {
         ))
     };
     let sizes = r#""mean_sum_norms": [0, 1, 3]"#;
-    let file = with(sizes).unwrap();
+    let cases = with(sizes).unwrap();
     assert_eq!(
-        norms(&file).mean_sum_norms(),
+        norms(&cases).mean_sum_norms(),
         Some([0.0, 1.0, 3.0].as_slice())
     );
     let none = with(r#""mean_sum_norms": null"#).unwrap();
     assert_eq!(norms(&none).mean_sum_norms(), None);
     // U = (2 G² − q)/1.
-    let file = with(&format!(r#"{sizes}, "sum_squares": [0, 1.5, 10]"#)).unwrap();
+    let cases = with(&format!(r#"{sizes}, "sum_squares": [0, 1.5, 10]"#)).unwrap();
     assert_eq!(
-        norms(&file).debiased_squares(),
+        norms(&cases).debiased_squares(),
         Some([0.0, 0.5, 8.0].as_slice())
     );
     for (more, said) in [
@@ -76,9 +76,9 @@ fn direct_statistics_are_read_and_checked() {
                {{"window": 6, "losses": 2, "contexts": [0, 5], "probes": 2, "gram": {gram}}}}}]}}"#
         ))
     };
-    let file = direct("[4, 0, 2, 0, 0, 1, 0, 1, 2, 0, 1, 0, 0, 1, 0, 1]").unwrap();
-    assert!(file.cases[0].direct.is_none() && file.cases[1].norms.is_none());
-    let statistics = file.cases[1].direct.as_ref().unwrap();
+    let cases = direct("[4, 0, 2, 0, 0, 1, 0, 1, 2, 0, 1, 0, 0, 1, 0, 1]").unwrap();
+    assert!(cases[0].direct.is_none() && cases[1].norms.is_none());
+    let statistics = cases[1].direct.as_ref().unwrap();
     assert_eq!(
         (
             statistics.window(),
@@ -207,7 +207,7 @@ fn what_is_no_json_is_named_with_line_and_column() {
         }
     }
     assert!(matches!(
-        ProbeFile::from_slice(b"\xFF\x00"),
+        from_slice(b"\xFF\x00"),
         Err(ProbeFileError::NotJson { .. })
     ));
 }
@@ -223,7 +223,7 @@ fn hostile_sizes_and_nesting_end_in_an_error() {
     let cases = format!(r#"{{"cases": [{}{{}}]}}"#, "{},".repeat(1 << 20));
     assert!(message(&cases).contains("at case 0"));
     let endless = io::repeat(b' ');
-    let error = ProbeFile::from_reader(endless).unwrap_err();
+    let error = from_reader(endless).unwrap_err();
     assert!(matches!(error, ProbeFileError::TooLarge { .. }));
     // A message never repeats much of the input.
     let quoted = message(&format!("[[\"{}\"]]", "x".repeat(100_000)));
@@ -233,12 +233,12 @@ fn hostile_sizes_and_nesting_end_in_an_error() {
 proptest::proptest! {
     #[test]
     fn prop_reading_is_total(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-        ProbeFile::from_slice(&bytes).ok();
+        from_slice(&bytes).ok();
     }
 
     #[test]
     fn prop_reading_is_total_on_what_looks_like_norms(text in r#"[\[\]{},:"0-9eE.\-nNaInfity \n]{0,80}"#) {
-        ProbeFile::from_slice(text.as_bytes()).ok();
+        from_slice(text.as_bytes()).ok();
     }
 
     #[test]
@@ -248,9 +248,9 @@ proptest::proptest! {
         )),
     ) {
         let text = serde_json::to_string(&rows).unwrap();
-        let file = read(&text).unwrap();
+        let cases = read(&text).unwrap();
         for (lag, row) in rows.iter().enumerate() {
-            proptest::prop_assert_eq!(norms(&file).row(lag), row.as_slice());
+            proptest::prop_assert_eq!(norms(&cases).row(lag), row.as_slice());
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use atbptt_core::DirectEstimate;
 use atbptt_core::policy::Estimate;
 
-use super::LossName;
 use crate::plot::{
     EstimateRow, LagProfileFigure, Line, LinesPanel, PlotError, epochs, estimates, lines_figure,
     report_figure, training_figure_with,
@@ -17,14 +16,14 @@ use crate::strategy::TbpttHandle;
 pub(super) fn draw(
     path: &Path,
     title: &str,
-    loss: &LossName,
+    loss: Option<&str>,
     reports: &[EpochReport],
     handle: &TbpttHandle,
     delta: Option<f64>,
 ) -> Result<(), PlotError> {
     match loss {
-        LossName::Perplexity => perplexity_figure(path, reports, handle, delta),
-        LossName::Named(loss) => loss_figure(path, title, loss, reports, handle, delta),
+        None => perplexity_figure(path, reports, handle, delta),
+        Some(loss) => loss_figure(path, title, loss, reports, handle, delta),
     }
 }
 
@@ -50,7 +49,7 @@ fn perplexity_figure(
     };
     let curve = estimate.relative_bias_curve();
     let bias: Vec<(usize, f64)> = curve.into_iter().enumerate().skip(1).collect();
-    let mean: Vec<f64> = estimate.profile().phi().to_vec();
+    let mean: Vec<f64> = estimate.phi();
     let beta = estimate.beta();
     let title = format!(
         "Lag profile of the last estimate ({} lags, {})",

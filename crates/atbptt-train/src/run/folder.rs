@@ -77,14 +77,72 @@ impl RunFolder {
         Err(fault(&parent.join(name), RunFault::NoNumber))
     }
 
-    /// The folder of an earlier run, to go on with it from its newest checkpoint: short for [`EarlierRun::find`] and
-    /// [`EarlierRun::go_on`].
+    /// The folder of an earlier run, to go on with it from its newest checkpoint: short for [`Checkpoint::find`] and
+    /// [`RunFolder::go_on`].
     ///
     /// # Errors
     ///
     /// As these.
     pub fn resume(path: impl AsRef<Path>) -> Result<Self, TrainError> {
-        EarlierRun::find(path)?.go_on()
+        Self::go_on(Checkpoint::find(path)?)
+    }
+
+    /// The folder of the run that a checkpoint is of, to go on from it there. A program looks at the checkpoint's settings before it
+    /// sets the run up again:
+    ///
+    /// ```no_run
+    /// use atbptt_train::Checkpoint;
+    /// use atbptt_train::run::RunFolder;
+    /// # use serde::Deserialize;
+    ///
+    /// # #[derive(Deserialize)]
+    /// # struct Settings { hidden: usize }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let checkpoint = Checkpoint::find("runs/first-1")?;
+    /// let settings: Settings = checkpoint.settings_as()?;
+    /// // … data and model by these settings …
+    /// let folder = RunFolder::go_on(checkpoint)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Run`] when another process is at work in it, when the checkpoint is not its newest one, whose successors
+    /// would be lost, or lies in no run's folder.
+    pub fn go_on(checkpoint: Checkpoint) -> Result<Self, TrainError> {
+        let Some(home) = run_of(checkpoint.path())? else {
+            return Err(fault(checkpoint.path(), RunFault::NoHome));
+        };
+        let folder = Self::lock(&home)?;
+        match Checkpoint::newest(&home) {
+            Ok(newest)
+                if (newest.step(), newest.epochs()) > (checkpoint.step(), checkpoint.epochs()) =>
+            {
+                let newest = newest.path().to_owned();
+                Err(fault(checkpoint.path(), RunFault::NotNewest { newest }))
+            }
+            _ => Ok(Self {
+                checkpoint: Some(Arc::new(checkpoint)),
+                ..folder
+            }),
+        }
+    }
+
+    /// Another folder, which is made, to go on in from a checkpoint; the earlier run stays as it is. Given the run's own folder, as
+    /// [`go_on`](Self::go_on).
+    ///
+    /// # Errors
+    ///
+    /// As [`RunFolder::create`].
+    pub fn go_on_in(folder: impl AsRef<Path>, checkpoint: Checkpoint) -> Result<Self, TrainError> {
+        let home = run_of(checkpoint.path())?;
+        if home.is_some_and(|home| absolute(&home) == absolute(folder.as_ref())) {
+            return Self::go_on(checkpoint);
+        }
+        Ok(Self {
+            checkpoint: Some(Arc::new(checkpoint)),
+            ..Self::create(folder)?
+        })
     }
 
     /// Takes the folder for this process.
@@ -142,51 +200,17 @@ impl RunFolder {
     }
 }
 
-/// An earlier run that was found, with its settings: what a program looks at before it sets the run up again.
-///
-/// ```no_run
-/// use atbptt_train::run::{EarlierRun, RunFolder};
-/// # use serde::Deserialize;
-///
-/// # #[derive(Deserialize)]
-/// # struct Settings { hidden: usize }
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let earlier = EarlierRun::find("runs/first-1")?;
-/// let settings: Settings = earlier.settings()?;
-/// // … data and model by these settings …
-/// let folder: RunFolder = earlier.go_on()?;
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-pub struct EarlierRun {
-    checkpoint: Checkpoint,
-    /// None where the checkpoint lies elsewhere.
-    home: Option<PathBuf>,
-}
-
-impl EarlierRun {
-    /// Finds a run by its folder, for its newest checkpoint, or by the file of one of its checkpoints.
+impl Checkpoint {
+    /// The newest checkpoint of a run's folder, or the one whose file is given.
     ///
     /// # Errors
     ///
     /// [`TrainError::NoCheckpoint`], and [`TrainError::Checkpoint`] for one that is not whole.
     pub fn find(path: impl AsRef<Path>) -> Result<Self, TrainError> {
-        let path = path.as_ref();
-        Ok(match path.is_file() {
-            true => Self {
-                checkpoint: Checkpoint::open(path)?,
-                home: run_of(path)?,
-            },
-            false => Self {
-                checkpoint: Checkpoint::newest(path)?,
-                home: Some(path.to_owned()),
-            },
-        })
-    }
-
-    /// The checkpoint it would go on from.
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+        match path.as_ref().is_file() {
+            true => Self::open(path),
+            false => Self::newest(path),
+        }
     }
 
     /// The settings given to [`Run::with_settings`](super::Run::with_settings).
@@ -194,53 +218,10 @@ impl EarlierRun {
     /// # Errors
     ///
     /// [`TrainError::Run`] when they are another program's.
-    pub fn settings<S: DeserializeOwned>(&self) -> Result<S, TrainError> {
-        serde_json::from_str(self.checkpoint.settings()).map_err(|error| {
+    pub fn settings_as<S: DeserializeOwned>(&self) -> Result<S, TrainError> {
+        serde_json::from_str(self.settings()).map_err(|error| {
             let reason = crate::data::beginning(&error.to_string());
-            fault(self.checkpoint.path(), RunFault::Settings { reason })
-        })
-    }
-
-    /// Goes on in the run's own folder.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError::Run`] when another process is at work in it, when the checkpoint is not its newest one, whose successors
-    /// would be lost, or lies in no run's folder.
-    pub fn go_on(self) -> Result<RunFolder, TrainError> {
-        let checkpoint = self.checkpoint;
-        let Some(home) = self.home else {
-            return Err(fault(checkpoint.path(), RunFault::NoHome));
-        };
-        let folder = RunFolder::lock(&home)?;
-        match Checkpoint::newest(&home) {
-            Ok(newest)
-                if (newest.step(), newest.epochs()) > (checkpoint.step(), checkpoint.epochs()) =>
-            {
-                let newest = newest.path().to_owned();
-                Err(fault(checkpoint.path(), RunFault::NotNewest { newest }))
-            }
-            _ => Ok(RunFolder {
-                checkpoint: Some(Arc::new(checkpoint)),
-                ..folder
-            }),
-        }
-    }
-
-    /// Goes on in another folder, which is made; the earlier run stays as it is. Given the run's own folder, as
-    /// [`go_on`](Self::go_on).
-    ///
-    /// # Errors
-    ///
-    /// As [`RunFolder::create`].
-    pub fn go_on_in(self, folder: impl AsRef<Path>) -> Result<RunFolder, TrainError> {
-        let home = self.home.as_deref();
-        if home.is_some_and(|home| absolute(home) == absolute(folder.as_ref())) {
-            return self.go_on();
-        }
-        Ok(RunFolder {
-            checkpoint: Some(Arc::new(self.checkpoint)),
-            ..RunFolder::create(folder)?
+            fault(self.path(), RunFault::Settings { reason })
         })
     }
 }

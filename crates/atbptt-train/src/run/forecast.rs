@@ -1,7 +1,8 @@
 //! A trained model of series put to use: [`Forecast`].
 
 use atbptt_models::{
-    ModelError, RecurrentLayer, RecurrentState, SeriesBatch, SeriesModel, SeriesShape,
+    ModelError, RecurrentLayer, RecurrentState, SeriesBatch, SeriesModel, SeriesPrediction,
+    SeriesShape,
 };
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -36,16 +37,6 @@ pub struct Forecast<L: RecurrentLayer> {
     state: Option<Vec<L::State>>,
 }
 
-/// What a model says of the targets of some rows, in the units of the data.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ForecastRows {
-    /// Row-major `[rows, targets]`.
-    pub mean: Vec<f32>,
-    /// Standard deviations, alike, of models with a Gaussian likelihood.
-    pub deviation: Option<Vec<f32>>,
-}
-
 impl<L: RecurrentLayer> Forecast<L> {
     /// Rows that are read in one go.
     const CHUNK: usize = 256;
@@ -69,12 +60,13 @@ impl<L: RecurrentLayer> Forecast<L> {
         })
     }
 
-    /// Reads rows of inputs, row-major `[rows, inputs]`, and forecasts the targets of each; they need not come at once.
+    /// Reads rows of inputs, row-major `[rows, inputs]`, and forecasts the targets of each, in the units of the data, row-major
+    /// `[rows, targets]`. Rows need not come at once.
     ///
     /// # Errors
     ///
     /// [`TrainError::Model`] when the inputs do not make whole rows; [`TrainError::Data`] for one that is not finite.
-    pub fn predict(&mut self, inputs: &[f32]) -> Result<ForecastRows, TrainError> {
+    pub fn predict(&mut self, inputs: &[f32]) -> Result<SeriesPrediction<Vec<f32>>, TrainError> {
         let (width, out) = (self.model.d_input(), self.model.d_output());
         if inputs.is_empty() || !inputs.len().is_multiple_of(width) {
             return Err(TrainError::Model(ModelError::Shape {
@@ -109,7 +101,7 @@ impl<L: RecurrentLayer> Forecast<L> {
                 deviations.extend(units.map(|(d, s)| (f64::from(d) * s.scale) as f32));
             }
         }
-        Ok(ForecastRows {
+        Ok(SeriesPrediction {
             mean: means,
             deviation: (!deviations.is_empty()).then_some(deviations),
         })

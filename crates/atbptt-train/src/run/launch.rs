@@ -14,27 +14,24 @@ use serde::Serialize;
 #[cfg(feature = "plot")]
 use super::figure;
 use super::folder::{SETTINGS, absolute, fault};
-use super::lines::Progress;
+use super::lines::{EpochLines, Progress};
 use super::stop::Stop;
 use super::watch::Watch;
 use super::{
-    Display, EpochLines, LossName, Measures, PolicyConfig, RESULT, Run, RunEnd, RunFault,
-    RunFolder, RunResult, RunSummary, cannot_serialize, json, metrics,
+    Display, Measures, PolicyConfig, RESULT, Run, RunFault, RunFolder, RunResult, RunSummary,
+    cannot_serialize, json, metrics,
 };
 use crate::TrainError;
 use crate::checkpoint::{CheckpointConfig, Identity};
 use crate::evaluate::evaluate;
 use crate::learner::Tbptt;
-use crate::metric_files::MetricFiles;
-use crate::metrics::{
-    ClippedShareMetric, DecayRateMetric, PerplexityMetric, RelativeBiasMetric,
-    TokensPerSecondMetric, TruncationMetric,
-};
-use crate::renderer::QuietRenderer;
+use crate::metric_files::metric_files;
+use crate::metrics::StepMetric;
+use crate::renderer::quiet_renderer;
 use crate::source::SequenceSource;
 use crate::strategy::{AdaptiveTbptt, OnNonFinite, TbpttConfig, TbpttHandle};
-use crate::stream_loader::StreamLoader;
-use crate::tensorboard::TensorBoardFiles;
+use crate::stream_loader::stream_loader;
+use crate::tensorboard::tensorboard_files;
 
 /// The settings of a run whose program has none of its own.
 #[derive(Serialize)]
@@ -90,10 +87,13 @@ impl<M: RecurrentModel> Run<M> {
         let signals = Stop::listen(self.signals, &self.interrupter)?;
         let dashboard = self.display == Display::Dashboard && std::io::stdout().is_terminal();
         let lines = self.display != Display::Silent && !dashboard;
-        let style = self.lines.unwrap_or(match self.loss {
-            LossName::Perplexity => EpochLines::PERPLEXITY,
-            LossName::Named(_) => EpochLines::LOSS,
-        });
+        let mut style = match self.loss {
+            None => EpochLines::PERPLEXITY,
+            Some(_) => EpochLines::LOSS,
+        };
+        if let Some((header, line)) = self.lines {
+            (style.header, style.line) = (header, line);
+        }
         let progress = Arc::new(Progress::new(lines, self.epochs, style));
         let mut strategy = AdaptiveTbptt::new(self.policy.init()?, self.training.clone())?
             .with_checkpoints(checkpoints)
@@ -151,16 +151,11 @@ impl<M: RecurrentModel> Run<M> {
         if dashboard {
             progress.all(handle.resumed().as_ref(), &reports);
         }
-        let end = match handle.interrupted() {
-            true => RunEnd::Interrupted {
-                status: signals.exit_status(),
-            },
-            false => RunEnd::Complete,
-        };
+        let interrupted = handle.interrupted();
         let best = RunSummary::of(&reports);
         let weights = best.as_ref().map(|best| (best.best_epoch, best.valid_loss));
         self.write_model(folder, &model, weights)?;
-        let summary = best.filter(|_| end == RunEnd::Complete);
+        let summary = best.filter(|_| !interrupted);
         if let Some(summary) = &summary {
             folder.write(RESULT, json(summary, true)?)?;
         }
@@ -169,9 +164,10 @@ impl<M: RecurrentModel> Run<M> {
             reports,
             history: handle.history(),
             resumed: handle.resumed(),
-            end,
+            interrupted,
             summary,
             folder: folder.clone(),
+            status: signals.exit_status(),
         })
     }
 
@@ -195,32 +191,32 @@ impl<M: RecurrentModel> Run<M> {
     ) -> SupervisedTraining<Tbptt<M>> {
         let mut training = SupervisedTraining::new(
             folder.path(),
-            StreamLoader::new(train).into_loader::<M>(),
-            StreamLoader::new(valid).into_loader::<M>(),
+            stream_loader::<M>(train),
+            stream_loader::<M>(valid),
         )
-        .with_metric_logger(MetricFiles::new(folder.path()))
-        .metric_valid_numeric(PerplexityMetric::new())
-        .metric_train_numeric(ClippedShareMetric::new())
+        .with_metric_logger(metric_files(folder.path()))
+        .metric_valid_numeric(StepMetric::perplexity())
+        .metric_train_numeric(StepMetric::clipped_share())
         .with_interrupter(self.interrupter.clone())
         .num_epochs(self.epochs);
-        if self.loss == LossName::Perplexity {
+        if self.loss.is_none() {
             training = training
-                .metric_train_numeric(PerplexityMetric::new())
-                .metric_train_numeric(TruncationMetric::new())
-                .metric_train_numeric(RelativeBiasMetric::new())
-                .metric_train_numeric(DecayRateMetric::new())
-                .metric_train_numeric(TokensPerSecondMetric::new());
+                .metric_train_numeric(StepMetric::perplexity())
+                .metric_train_numeric(StepMetric::truncation_length())
+                .metric_train_numeric(StepMetric::relative_bias())
+                .metric_train_numeric(StepMetric::decay_rate())
+                .metric_train_numeric(StepMetric::tokens_per_second());
         }
         if self.tensorboard {
             let before = folder
                 .checkpoint()
                 .and_then(|checkpoint| checkpoint.reports().last());
             let windows = before.map_or(0, |report| report.step);
-            let files = TensorBoardFiles::new(folder.path()).starting_after(windows);
+            let files = tensorboard_files(folder.path(), windows);
             training = training.with_metric_logger(files);
         }
         if !dashboard {
-            training = training.renderer(Box::new(QuietRenderer));
+            training = training.renderer(quiet_renderer());
         }
         match self.configure.take() {
             Some(change) => change(training),
@@ -260,7 +256,7 @@ impl<M: RecurrentModel> Run<M> {
     fn all_measures(&mut self) -> Option<Measures<M>> {
         let (measures, test) = (self.measures.take(), self.test.take());
         let Some(test) = test else { return measures };
-        let (chunk, perplexity) = (self.training.eval_chunk, self.loss == LossName::Perplexity);
+        let (chunk, perplexity) = (self.training.eval_chunk, self.loss.is_none());
         Some(Box::new(move |model: &M| {
             let mut all = match &measures {
                 Some(measures) => measures(model)?,
@@ -289,7 +285,7 @@ impl<M: RecurrentModel> Run<M> {
         figure::draw(
             &folder.path().join("report.png"),
             &self.title,
-            &self.loss,
+            self.loss.as_deref(),
             &reports,
             handle,
             match &self.policy {

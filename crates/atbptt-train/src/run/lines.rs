@@ -20,38 +20,27 @@ pub enum Display {
     Dashboard,
 }
 
-/// What the loss of a model is called in lines, figures and Burn's metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LossName {
-    /// A negative log-likelihood per token: its exponential is a perplexity.
-    #[default]
-    Perplexity,
-    /// A mean loss under a name of its own, such as `Negative log-likelihood per event (nats)`.
-    Named(String),
-}
-
 /// How epochs are told.
 #[derive(Clone, Copy, Debug)]
-pub struct EpochLines {
+pub(super) struct EpochLines {
     /// Stands above the lines of epochs.
-    pub header: Option<&'static str>,
+    pub(super) header: Option<&'static str>,
     /// An epoch that is over.
-    pub line: fn(&EpochReport) -> String,
+    pub(super) line: fn(&EpochReport) -> String,
     /// The running training loss per counted loss, beside the bar.
-    pub running: fn(f64) -> String,
+    pub(super) running: fn(f64) -> String,
 }
 
 impl EpochLines {
     /// Perplexities, K and the reason for it.
-    pub const PERPLEXITY: Self = Self {
+    pub(super) const PERPLEXITY: Self = Self {
         header: None,
         line: |report| report.to_string(),
         running: |loss| format!("perplexity {:.1}", loss.exp()),
     };
 
     /// Losses, measures, time, K and what is known of its bias.
-    pub const LOSS: Self = Self {
+    pub(super) const LOSS: Self = Self {
         header: None,
         line: loss_line,
         running: |loss| format!("loss {loss:.4}"),

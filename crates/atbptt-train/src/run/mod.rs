@@ -2,8 +2,8 @@
 //! [`AdaptiveTbptt`](crate::AdaptiveTbptt) strategy.
 //!
 //! Place in the flow: the program brings a model, sources, an optimiser and a policy for K; [`Run`] puts Burn's
-//! `SupervisedTraining` together, trains in a [`RunFolder`], and gives a [`RunResult`]. What a run is made of ([`Identity`])
-//! is written into its checkpoints, so that a run which goes on as another one is refused.
+//! `SupervisedTraining` together, trains in a [`RunFolder`], and gives a [`RunResult`]. What a run is made of
+//! ([`Run::must_match`]) is written into its checkpoints, so that a run which goes on as another one is refused.
 //!
 //! ```
 //! use atbptt_core::policy::AdaptiveKConfig;
@@ -61,6 +61,7 @@ use crate::checkpoint::Identity;
 use crate::device::{NamedDevice, check_alike, device_from_env};
 use crate::learner::Tbptt;
 use crate::observer::TrainingObserver;
+use crate::report::EpochReport;
 use crate::source::SequenceSource;
 use crate::strategy::{OnNonFinite, TbpttConfig, WindowPlace};
 use crate::workers::check_shared;
@@ -68,15 +69,16 @@ use crate::workers::check_shared;
 pub use atbptt_core::policy::PolicyConfig;
 pub use data_path::DataPath;
 pub use fault::RunFault;
-pub use folder::{EarlierRun, RunFolder};
-pub use forecast::{Forecast, ForecastRows};
-pub use lines::{Display, EpochLines, LossName, number};
-pub use summary::{RunEnd, RunResult, RunSummary};
+pub use folder::RunFolder;
+pub use forecast::Forecast;
+pub use lines::{Display, number};
+pub use summary::{RunResult, RunSummary};
 pub use trained::TrainedModel;
 
 /// The outcome of a complete run; written last, so that its presence says the run is complete.
 const RESULT: &str = "result.json";
 
+type EpochLine = fn(&EpochReport) -> String;
 type Configure<M> = Box<dyn FnOnce(SupervisedTraining<Tbptt<M>>) -> SupervisedTraining<Tbptt<M>>>;
 type Measures<M> = Box<dyn Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync>;
 type Look<M> = Box<dyn Fn(&M, WindowPlace) -> Result<(), TrainError> + Send + Sync>;
@@ -93,8 +95,10 @@ pub struct Run<M: RecurrentModel> {
     identity: Identity,
     settings: Option<serde_json::Result<String>>,
     title: String,
-    loss: LossName,
-    lines: Option<EpochLines>,
+    /// The name of a loss that is no perplexity.
+    loss: Option<String>,
+    /// What stands above the lines of epochs, and what each says.
+    lines: Option<(Option<&'static str>, EpochLine)>,
     display: Display,
     tensorboard: bool,
     signals: bool,
@@ -124,7 +128,7 @@ impl<M: RecurrentModel> Run<M> {
             identity: Identity::new(),
             settings: None,
             title: "Training run".into(),
-            loss: LossName::default(),
+            loss: None,
             lines: None,
             display: Display::default(),
             tensorboard: false,
@@ -195,7 +199,7 @@ impl<M: RecurrentModel> Run<M> {
     }
 
     /// What the program needs to set the run up again: goes into `config.json` and every checkpoint;
-    /// [`EarlierRun::settings`] gives it back. Without it, `config.json` holds policy, training loop and epochs.
+    /// [`Checkpoint::settings_as`](crate::Checkpoint::settings_as) gives it back. Without it, `config.json` holds policy, training loop and epochs.
     pub fn with_settings(mut self, settings: &impl Serialize) -> Self {
         self.settings = Some(serde_json::to_string_pretty(settings));
         self
@@ -207,15 +211,20 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// What the loss is called in lines and figures; by default, it is shown as a perplexity.
-    pub fn with_loss_name(mut self, name: LossName) -> Self {
-        self.loss = name;
+    /// What the loss is called in lines and figures, such as `Negative log-likelihood per event (nats)`. By default it is a negative
+    /// log-likelihood per token, and shown as its exponential, the perplexity.
+    pub fn with_loss_name(mut self, name: impl Into<String>) -> Self {
+        self.loss = Some(name.into());
         self
     }
 
-    /// What the line of an epoch shows; by default, what goes with the name of the loss.
-    pub fn with_lines(mut self, lines: EpochLines) -> Self {
-        self.lines = Some(lines);
+    /// What the line of an epoch says, and a header above these lines; by default, what goes with the name of the loss.
+    pub fn with_epoch_lines(
+        mut self,
+        header: Option<&'static str>,
+        line: fn(&EpochReport) -> String,
+    ) -> Self {
+        self.lines = Some((header, line));
         self
     }
 
@@ -226,7 +235,7 @@ impl<M: RecurrentModel> Run<M> {
     }
 
     /// Writes metrics as TensorBoard event files, too: `tensorboard --logdir RUN/tensorboard`; see
-    /// [`TensorBoardFiles`](crate::TensorBoardFiles).
+    /// [`tensorboard_files`](crate::tensorboard_files).
     pub fn with_tensorboard(mut self) -> Self {
         self.tensorboard = true;
         self

@@ -71,19 +71,6 @@ impl fmt::Display for RunSummary {
     }
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RunEnd {
-    /// All epochs are trained, or early stopping has ended the run.
-    Complete,
-    /// It was asked to end, by a signal or otherwise; its last checkpoint is there to go on from.
-    Interrupted {
-        /// The conventional exit status, 128 + the signal's number, if it was a signal.
-        status: Option<u8>,
-    },
-}
-
 /// What a run gives.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -96,22 +83,23 @@ pub struct RunResult<M> {
     pub history: Vec<Decision>,
     /// Where the run went on, if it was resumed.
     pub resumed: Option<Resumed>,
-    /// How it ended.
-    pub end: RunEnd,
+    /// Whether it was asked to end, by a signal or otherwise: its last checkpoint is there to go on from. Else all epochs are trained,
+    /// or early stopping has ended the run.
+    pub interrupted: bool,
     /// The best epoch of a complete run.
     pub summary: Option<RunSummary>,
     /// Where its files are.
     pub folder: RunFolder,
+    /// The conventional exit status, 128 + the signal's number, if a signal has ended it.
+    pub(super) status: Option<u8>,
 }
 
 impl<M> RunResult<M> {
     /// The exit status a program ends with: that of the signal which ended the run, else success.
     pub fn exit_code(&self) -> ExitCode {
-        match self.end {
-            RunEnd::Interrupted {
-                status: Some(status),
-            } => ExitCode::from(status),
-            _ => ExitCode::SUCCESS,
+        match self.status.filter(|_| self.interrupted) {
+            Some(status) => ExitCode::from(status),
+            None => ExitCode::SUCCESS,
         }
     }
 }
@@ -120,10 +108,8 @@ impl<M> RunResult<M> {
 impl<M> fmt::Display for RunResult<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.folder.path().display();
-        match (&self.summary, self.end) {
-            (_, RunEnd::Interrupted { .. }) => {
-                write!(f, "interrupted; go on with:  --resume {path}")
-            }
+        match (&self.summary, self.interrupted) {
+            (_, true) => write!(f, "interrupted; go on with:  --resume {path}"),
             (Some(summary), _) => write!(f, "{summary}; {path}"),
             (None, _) => write!(f, "no epoch was validated; {path}"),
         }

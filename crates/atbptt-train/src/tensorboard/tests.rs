@@ -130,13 +130,13 @@ fn scalars_are_read_back_with_their_steps() {
     let run = tempfile::tempdir().unwrap();
     let values = |loss: f64, k: f64| BTreeMap::from([("K".into(), k), ("Perplexity".into(), loss)]);
     // A run, and one that goes on in the same second.
-    let mut files = TensorBoardFiles::new(run.path());
+    let mut files = TensorBoardFiles::new(run.path(), 0);
     files.step = 1;
     files.write("train", &values(300.5, 20.0));
     files.step = 200;
     files.write("train", &values(150.25, 21.0));
     files.flush();
-    let mut files = TensorBoardFiles::new(run.path()).starting_after(201);
+    let mut files = TensorBoardFiles::new(run.path(), 201);
     files.write("train", &values(f64::NAN, 22.0));
     files.flush();
     let found = read(&run.path().join("tensorboard/train"));
@@ -163,7 +163,7 @@ fn a_folder_that_cannot_be_made_ends_nothing() {
     let run = tempfile::tempdir().unwrap();
     fs::create_dir(run.path().join("tensorboard")).unwrap();
     fs::write(run.path().join("tensorboard/train"), "mine").unwrap();
-    let mut files = TensorBoardFiles::new(run.path());
+    let mut files = TensorBoardFiles::new(run.path(), 0);
     files.write("train", &BTreeMap::from([("K".into(), 1.0)]));
     files.flush();
     assert_eq!(

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atbptt_models::{LanguageModel, LanguageModelConfig, LstmLayer};
-use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
-use atbptt_train::{EpochReport, QuietRenderer, StreamLoader, Tbptt};
+use atbptt_train::data::{Corpus, Split, SyntheticConfig};
+use atbptt_train::{EpochReport, Tbptt, TokenSource, quiet_renderer, stream_loader};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use burn::train::SupervisedTraining;
@@ -49,15 +49,11 @@ pub fn model(corpus: &Corpus, hidden: usize, dropout: f64, seed: u64) -> Model {
 
 /// Four training sequences, one validation sequence, no checkpoints.
 pub fn training(corpus: &Corpus, folder: &Path) -> SupervisedTraining<Tbptt<Model>> {
-    let train = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
-    let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
-    SupervisedTraining::new(
-        folder,
-        StreamLoader::tokens(train).into_loader(),
-        StreamLoader::tokens(valid).into_loader(),
-    )
-    .renderer(Box::new(QuietRenderer))
-    .with_application_logger(None)
+    let train = TokenSource::training(corpus.tokens(Split::Train), 4).unwrap();
+    let valid = TokenSource::evaluation(corpus.tokens(Split::Valid), 1).unwrap();
+    SupervisedTraining::new(folder, stream_loader(train), stream_loader(valid))
+        .renderer(quiet_renderer())
+        .with_application_logger(None)
 }
 
 /// Bits of all weights in visiting order.

@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 
 use atbptt_core::policy::{
-    ArtbpConfig, FixedK, NextWindow, RandomLengthConfig, Truncation, TruncationPolicy,
+    ArtbpConfig, FixedKConfig, NextWindow, RandomLengthConfig, TruncationPolicy,
 };
 use atbptt_models::{
     LanguageModel, LanguageModelConfig, LstmLayer, RecurrentModel, RecurrentState, SequenceBatch,
     TokenBatch, WindowPlan,
 };
-use atbptt_train::data::{Corpus, Split, SyntheticConfig, TokenStream};
+use atbptt_train::data::{Corpus, Split, SyntheticConfig};
 use atbptt_train::{
-    AdaptiveTbptt, Clip, EpochReport, ProbeConfig, QuietRenderer, Scheme, SequenceSource,
-    StepScaling, StreamLoader, Tbptt, TbpttConfig, TokenSource, TrainError, evaluate,
-    measured_bias,
+    AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling, Tbptt,
+    TbpttConfig, TokenSource, TrainError, evaluate, measured_bias, measured_bias_of_all_weights,
+    quiet_renderer, stream_loader,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamConfig, GradientsParams};
@@ -143,10 +143,8 @@ fn artbp_is_unbiased_in_exact_expectation() {
     let _turn = turn();
     let model = tiny();
     let full = full_gradient(&model);
-    for truncation in [Truncation::Constant, Truncation::Decaying { alpha: 4.0 }] {
-        let config = ArtbpConfig::new(3)
-            .with_truncation(truncation)
-            .with_longest(STEPS);
+    for alpha in [None, Some(4.0)] {
+        let config = ArtbpConfig::new(3).with_alpha(alpha).with_longest(STEPS);
         let mut policy = config.init().unwrap();
         let factors = longest(&mut policy).compensation;
         let expectation = |factors: &[f64]| {
@@ -179,11 +177,11 @@ fn artbp_is_unbiased_in_exact_expectation() {
             mean
         };
         let off = distance(&expectation(&factors), &full) / norm(&full);
-        assert!(off < 1e-12, "{truncation:?}: off by {off}");
+        assert!(off < 1e-12, "{alpha:?}: off by {off}");
         let plain = distance(&expectation(&[1.0; STEPS]), &full) / norm(&full);
         assert!(
             plain > 1e-3,
-            "{truncation:?}: plain random cuts are off by {plain} only"
+            "{alpha:?}: plain random cuts are off by {plain} only"
         );
     }
 }
@@ -279,7 +277,18 @@ fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
         let config = config.clone();
         measured_bias(&model, &OneWindow, config, exact, ks, seeds, &device)
     };
-    let got = bias(&ks, &[1, 2]).unwrap();
+    let recurrent = bias(&ks, &[1, 2]).unwrap();
+    let seeds = [1, 2];
+    let of_all = measured_bias_of_all_weights(
+        &model,
+        &OneWindow,
+        config.clone(),
+        exact,
+        &ks,
+        &seeds,
+        &device,
+    )
+    .unwrap();
     let last = words().slice(STEPS - 1..STEPS);
     let truncated = |kept: usize| {
         let state = (kept < STEPS).then(|| {
@@ -295,17 +304,18 @@ fn measured_bias_is_the_relative_distance_of_the_truncated_gradient() {
         gradient(&model, model.loss(features, &last).unwrap().sum)
     };
     let full = truncated(STEPS);
-    for (k, got) in ks.into_iter().zip(got) {
+    for k in ks {
         let expected = distance(&truncated(k.min(STEPS)), &full) / norm(&full);
-        let all = got.all.bias;
+        let at = k.min(STEPS);
+        let (all, error) = of_all.as_measured(at).unwrap();
         assert!(
             (all - expected).abs() < 1e-12,
             "K = {k}: {all}, expected {expected}"
         );
         assert!(k >= STEPS || all > 1e-4);
         // Two windows that are the same leave no doubt, but two are too few to say so.
-        assert_eq!(got.all.standard_error, f64::INFINITY);
-        assert!(k >= STEPS || got.recurrent.bias > all);
+        assert_eq!(error, f64::INFINITY);
+        assert!(k >= STEPS || recurrent.as_measured(at).unwrap().0 > all);
     }
     for (ks, seeds) in [(&[0usize][..], &[1u64, 2][..]), (&[1], &[3]), (&[1], &[])] {
         let error = bias(ks, seeds).unwrap_err();
@@ -369,16 +379,16 @@ fn trained(strategy: AdaptiveTbptt, epochs: usize) -> (Result<(), TrainError>, V
         .with_dropout(0.0)
         .init(&device)
         .unwrap();
-    let train = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
-    let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
+    let train = TokenSource::training(corpus.tokens(Split::Train), 4).unwrap();
+    let valid = TokenSource::evaluation(corpus.tokens(Split::Valid), 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let handle = strategy.handle();
     let result = SupervisedTraining::new(
         folder.path(),
-        StreamLoader::tokens(train).into_loader::<Model>(),
-        StreamLoader::tokens(valid).into_loader::<Model>(),
+        stream_loader::<Model>(train),
+        stream_loader::<Model>(valid),
     )
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_application_logger(None)
     .num_epochs(epochs)
     .with_training_strategy(strategy.into_strategy())
@@ -443,17 +453,20 @@ fn artbp_refuses_overlapping_windows() {
 #[test]
 fn measures_see_the_model_after_every_epoch() {
     let _turn = turn();
-    let valid = TokenStream::exact(corpus().tokens(Split::Valid), 1).unwrap();
-    let strategy = AdaptiveTbptt::new(FixedK::new(6).unwrap(), config(Scheme::Overlapping))
-        .unwrap()
-        .with_measures(move |model: &Model| {
-            let source = TokenSource::new(valid.clone());
-            let loss = evaluate(model, &source, 20, &Device::flex())?;
-            Ok(BTreeMap::from([(
-                "loss".into(),
-                loss.sum / loss.count as f64,
-            )]))
-        });
+    let valid = TokenSource::evaluation(corpus().tokens(Split::Valid), 1).unwrap();
+    let strategy = AdaptiveTbptt::new(
+        FixedKConfig::new(6).init().unwrap(),
+        config(Scheme::Overlapping),
+    )
+    .unwrap()
+    .with_measures(move |model: &Model| {
+        let source = valid.clone();
+        let loss = evaluate(model, &source, 20, &Device::flex())?;
+        Ok(BTreeMap::from([(
+            "loss".into(),
+            loss.sum / loss.count as f64,
+        )]))
+    });
     let (outcome, reports) = trained(strategy, 2);
     outcome.unwrap();
     for report in reports {
@@ -465,9 +478,12 @@ fn measures_see_the_model_after_every_epoch() {
 fn measures_of_another_model_are_refused() {
     let _turn = turn();
     type Other = LanguageModel<atbptt_models::GruLayer>;
-    let strategy = AdaptiveTbptt::new(FixedK::new(6).unwrap(), config(Scheme::Overlapping))
-        .unwrap()
-        .with_measures(|_: &Other| Ok(BTreeMap::new()));
+    let strategy = AdaptiveTbptt::new(
+        FixedKConfig::new(6).init().unwrap(),
+        config(Scheme::Overlapping),
+    )
+    .unwrap()
+    .with_measures(|_: &Other| Ok(BTreeMap::new()));
     let error = trained(strategy, 1).0.unwrap_err();
     assert!(error.to_string().contains("measures"), "{error}");
 }

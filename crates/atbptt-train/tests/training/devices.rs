@@ -5,14 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use atbptt_core::policy::{AdaptiveKConfig, Decision, Estimator, Schedule, UpdateEvery};
-use atbptt_core::{BiasEstimator, FixedK, Scheme};
+use atbptt_core::policy::{AdaptiveKConfig, Decision, Estimator, Schedule};
+use atbptt_core::{BiasEstimator, FixedKConfig, Scheme};
 use atbptt_models::{LanguageModelConfig, LstmLayer, SeriesModelConfig, TokenBatch};
-use atbptt_train::data::{Series, SeriesSet, SeriesSource, Split};
+use atbptt_train::data::{PackedSource, Series, SeriesSet, Split};
 use atbptt_train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, EpochReport, OnNonFinite, ProbeConfig,
-    QuietRenderer, SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TokenSource,
-    TrainError, TrainingObserver, WorkerReport,
+    SequenceSource, Tbptt, TbpttConfig, TbpttHandle, TokenSource, TrainError, TrainingObserver,
+    WorkerReport, quiet_renderer, stream_loader,
 };
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
@@ -69,7 +69,7 @@ impl Setup {
             .with_estimator(self.estimator)
             .with_schedule(
                 Schedule::default()
-                    .with_every(UpdateEvery::Updates(7))
+                    .with_every_updates(7)
                     .with_first(Some(3)),
             )
             .init()
@@ -102,10 +102,10 @@ impl Setup {
         let rate = if self.adam { 1e-2 } else { 0.5 };
         let result = SupervisedTraining::new(
             folder,
-            StreamLoader::new(corpus.training(SEQUENCES).unwrap()).into_loader(),
-            StreamLoader::new(corpus.evaluation(Split::Valid, 1).unwrap()).into_loader(),
+            stream_loader(corpus.training(SEQUENCES).unwrap()),
+            stream_loader(corpus.evaluation(Split::Valid, 1).unwrap()),
         )
-        .renderer(Box::new(QuietRenderer))
+        .renderer(quiet_renderer())
         .with_application_logger(None)
         .num_epochs(2)
         .with_training_strategy(strategy.into_strategy())
@@ -316,7 +316,7 @@ fn packed_sequences_are_shared_in_the_order_of_the_epoch() {
         Series::new(inputs, 1, (1..=steps).map(wave).collect(), 1).unwrap()
     });
     let set = SeriesSet::new(series.collect()).unwrap();
-    let source = SeriesSource::new(set, 3).unwrap().with_shuffle(5);
+    let source = PackedSource::new(set, 3).unwrap().with_shuffle(5);
     let shard = source.epoch(2).shard(1..3).unwrap();
     assert_eq!(
         (shard.sequences(), shard.common_steps()),
@@ -338,14 +338,14 @@ fn packed_sequences_are_shared_in_the_order_of_the_epoch() {
 }
 
 /// Two epochs over `source` on so many devices, windows that are not finite left out: weights and reports.
-fn series_run(source: &SeriesSource, devices: usize) -> (Vec<f32>, Vec<EpochReport>) {
+fn series_run(source: &PackedSource<SeriesSet>, devices: usize) -> (Vec<f32>, Vec<EpochReport>) {
     let folder = tempfile::tempdir().unwrap();
     device().seed(5);
     let model = SeriesModelConfig::new(1, 1, 8)
         .init::<LstmLayer>(&device())
         .unwrap();
     let strategy = AdaptiveTbptt::new(
-        FixedK::new(8).unwrap(),
+        FixedKConfig::new(8).init().unwrap(),
         TbpttConfig::default().with_losses(5),
     )
     .unwrap()
@@ -353,9 +353,9 @@ fn series_run(source: &SeriesSource, devices: usize) -> (Vec<f32>, Vec<EpochRepo
     .on_devices(vec![Device::flex(); devices])
     .unwrap();
     let handle = strategy.handle();
-    let loader = || StreamLoader::new(source.clone()).into_loader();
+    let loader = || stream_loader(source.clone());
     let result = SupervisedTraining::new(folder.path(), loader(), loader())
-        .renderer(Box::new(QuietRenderer))
+        .renderer(quiet_renderer())
         .with_application_logger(None)
         .num_epochs(2)
         .with_training_strategy(strategy.into_strategy())
@@ -387,7 +387,7 @@ fn a_window_that_is_not_finite_on_one_device_is_left_out_on_all() {
         Series::new((0..60).map(wave).collect(), 1, targets, 1).unwrap()
     });
     let set = SeriesSet::new(series.collect()).unwrap();
-    let source = SeriesSource::new(set, 4).unwrap();
+    let source = PackedSource::new(set, 4).unwrap();
     let one = series_run(&source, 1);
     for devices in [2, 3] {
         let several = series_run(&source, devices);
@@ -430,17 +430,17 @@ impl SequenceSource for Whole {
 fn refused(train: impl SequenceSource<Batch = TokenBatch>, devices: usize) -> TrainError {
     let corpus = corpus(1001, 101);
     let folder = tempfile::tempdir().unwrap();
-    let strategy = AdaptiveTbptt::new(FixedK::new(4).unwrap(), TbpttConfig::default())
+    let strategy = AdaptiveTbptt::new(FixedKConfig::new(4).init().unwrap(), TbpttConfig::default())
         .unwrap()
         .on_devices(vec![Device::flex(); devices])
         .unwrap();
     let handle: TbpttHandle = strategy.handle();
     let result = SupervisedTraining::new(
         folder.path(),
-        StreamLoader::new(train).into_loader(),
-        StreamLoader::new(corpus.evaluation(Split::Valid, 1).unwrap()).into_loader(),
+        stream_loader(train),
+        stream_loader(corpus.evaluation(Split::Valid, 1).unwrap()),
     )
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_application_logger(None)
     .with_training_strategy(strategy.into_strategy())
     .launch(Learner::new(
@@ -481,7 +481,8 @@ fn what_cannot_be_shared_is_refused_with_the_remedy() {
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 fn devices_of_several_backends_are_refused() {
-    let strategy = AdaptiveTbptt::new(FixedK::new(4).unwrap(), TbpttConfig::default()).unwrap();
+    let strategy =
+        AdaptiveTbptt::new(FixedKConfig::new(4).init().unwrap(), TbpttConfig::default()).unwrap();
     let error = strategy
         .on_devices([Device::flex(), Device::ndarray()])
         .err()

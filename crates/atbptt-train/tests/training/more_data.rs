@@ -5,13 +5,13 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use atbptt_core::FixedK;
+use atbptt_core::FixedKConfig;
 use atbptt_models::LanguageModelConfig;
-use atbptt_train::data::{DocumentSource, Documents, Series, SeriesSet, SeriesSource};
+use atbptt_train::data::{Documents, PackedSource, Series, SeriesSet};
 use atbptt_train::{
     AdaptiveTbptt, Checkpoint, CheckpointConfig, CheckpointFault, EpochReport, ProbeConfig,
-    QuietRenderer, SequenceSource, StreamLoader, Tbptt, TbpttConfig, TokenSource, TrainError,
-    TrainingObserver,
+    SequenceSource, Tbptt, TbpttConfig, TokenSource, TrainError, TrainingObserver, quiet_renderer,
+    stream_loader,
 };
 use burn::optim::AdamConfig;
 use burn::train::{Learner, SupervisedTraining};
@@ -71,7 +71,7 @@ fn run(
         ..TbpttConfig::default().with_losses(6)
     };
     let checkpoints = CheckpointConfig::new(folder).every(5);
-    let mut strategy = AdaptiveTbptt::new(FixedK::new(4).unwrap(), config)
+    let mut strategy = AdaptiveTbptt::new(FixedKConfig::new(4).init().unwrap(), config)
         .unwrap()
         .with_checkpoints(checkpoints);
     if setup.more_data {
@@ -90,20 +90,16 @@ fn run(
         .init(&device())
         .unwrap();
     let valid = TokenSource::evaluation(text(60), 1).unwrap();
-    let result = SupervisedTraining::new(
-        folder,
-        StreamLoader::new(train).into_loader(),
-        StreamLoader::new(valid).into_loader(),
-    )
-    .renderer(Box::new(QuietRenderer))
-    .with_application_logger(None)
-    .num_epochs(setup.epochs)
-    .with_training_strategy(strategy.into_strategy())
-    .launch(Learner::new(
-        Tbptt::new(model),
-        AdamConfig::new().init(),
-        1e-2,
-    ));
+    let result = SupervisedTraining::new(folder, stream_loader(train), stream_loader(valid))
+        .renderer(quiet_renderer())
+        .with_application_logger(None)
+        .num_epochs(setup.epochs)
+        .with_training_strategy(strategy.into_strategy())
+        .launch(Learner::new(
+            Tbptt::new(model),
+            AdamConfig::new().init(),
+            1e-2,
+        ));
     handle.finish(&result)?;
     let changes = handle.resumed().map(|resumed| resumed.changes);
     Ok(Outcome {
@@ -239,7 +235,7 @@ fn other_data_before_the_place_within_an_epoch_are_refused() {
     let documents = |last: u32| {
         let texts = (0..40).map(|d| vec![d % WORDS, (d * d) % WORDS, last, 3, 4, 5, 6]);
         let documents = Documents::new(texts).with_start(0);
-        DocumentSource::new(documents, 2).unwrap().with_shuffle(2)
+        PackedSource::new(documents, 2).unwrap().with_shuffle(2)
     };
     let folder = killed(documents(1), 13);
     let path = folder.path();
@@ -257,9 +253,9 @@ fn series_that_grew_are_told_from_others_by_what_they_begin_with() {
             Series::new(inputs.collect(), 1, vec![1.0; steps], 1).unwrap()
         };
         let set = SeriesSet::new((0..3).map(of).collect()).unwrap();
-        SeriesSource::new(set, 3).unwrap()
+        PackedSource::new(set, 3).unwrap()
     };
-    let read = |source: &SeriesSource| source.fingerprint(30..94).unwrap();
+    let read = |source: &PackedSource<SeriesSet>| source.fingerprint(30..94).unwrap();
     let short = series(100, 0.0);
     assert_eq!(read(&series(150, 0.0)), read(&short));
     assert_ne!(read(&series(150, 0.1)), read(&short));

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atbptt_core::BiasEstimator;
 use atbptt_core::policy::{
-    AdaptiveKConfig, Estimator, FixedK, Reason, Schedule, TruncationPolicy, UpdateEvery,
+    AdaptiveKConfig, Estimator, FixedKConfig, Reason, Schedule, TruncationPolicy,
 };
 use atbptt_models::{
     ModelError, RecurrentModel, RecurrentState, SequenceBatch, StateGradients, StepLoss,
     TokenBatch, WindowLoss, WindowPlan,
 };
-use atbptt_train::data::{Corpus, Split, TokenStream};
+use atbptt_train::data::{Corpus, Split};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, EpochReport, OnNonFinite, ProbeConfig, QuietRenderer, Scheme,
-    SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError,
+    AdaptiveTbptt, Checkpoint, EpochReport, OnNonFinite, ProbeConfig, Scheme, SequenceSource,
+    Tbptt, TbpttConfig, TbpttHandle, TokenSource, TrainError, quiet_renderer, stream_loader,
 };
 use burn::module::Module;
 use burn::nn;
@@ -107,15 +107,15 @@ fn run(
     epochs: usize,
 ) -> (LearningResult<Tbptt<Faulty>>, TbpttHandle) {
     let corpus: Corpus = corpus(404, 101);
-    let train = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
-    let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
+    let train = TokenSource::training(corpus.tokens(Split::Train), 4).unwrap();
+    let valid = TokenSource::evaluation(corpus.tokens(Split::Valid), 1).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let training = SupervisedTraining::new(
         folder.unwrap_or(scratch.path()),
-        StreamLoader::tokens(train).into_loader(),
-        StreamLoader::tokens(valid).into_loader(),
+        stream_loader(train),
+        stream_loader(valid),
     )
-    .renderer(Box::new(QuietRenderer))
+    .renderer(quiet_renderer())
     .with_application_logger(None)
     .num_epochs(epochs);
     let config = TbpttConfig {
@@ -151,8 +151,8 @@ fn losses(calls: &[usize]) -> Faults {
     }
 }
 
-fn fixed() -> FixedK {
-    FixedK::new(5).unwrap()
+fn fixed() -> impl TruncationPolicy {
+    FixedKConfig::new(5).init().unwrap()
 }
 
 /// 100 steps in windows of 5: two of the twenty are left out.
@@ -244,7 +244,7 @@ fn a_probe_that_is_not_finite_is_counted_and_k_is_kept() {
         .with_k0(6)
         .with_k_max(20)
         .with_probes(2)
-        .with_schedule(Schedule::regular(UpdateEvery::Updates(5)))
+        .with_schedule(Schedule::every_updates(5))
         .init()
         .unwrap();
     let faults = Faults {
@@ -391,9 +391,9 @@ fn a_missing_number_in_the_data_costs_the_windows_that_read_it() {
             .on_non_finite(choice);
         let handle = strategy.handle();
         let folder = tempfile::tempdir().unwrap();
-        let loader = |missing| StreamLoader::new(waves(missing)).into_loader::<WaveModel>();
+        let loader = |missing| stream_loader::<WaveModel>(waves(missing));
         let result = SupervisedTraining::new(folder.path(), loader(Some(52)), loader(None))
-            .renderer(Box::new(QuietRenderer))
+            .renderer(quiet_renderer())
             .with_application_logger(None)
             .num_epochs(2)
             .with_training_strategy(strategy.into_strategy())

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use atbptt_models::Predictions;
-use atbptt_train::metrics::{MaeMetric, RmseMetric};
+use atbptt_train::metrics::PredictionMetric;
 use atbptt_train::{TbpttOutput, evaluate_with};
 use burn::tensor::{Device, Tensor, TensorReadError};
 use burn::train::metric::store::Split;
@@ -174,13 +174,20 @@ fn errors_of_predicted_numbers_are_those_of_all_values_together() {
         ..Waves::default()
     };
     let spy = Spy::new(&[
-        (RmseMetric::new().name(), Split::Valid),
-        (MaeMetric::new().name(), Split::Valid),
+        (
+            PredictionMetric::root_mean_squared_error().name(),
+            Split::Valid,
+        ),
+        (PredictionMetric::mean_absolute_error().name(), Split::Valid),
         // Predicts no classes.
         (AccuracyMetric::new().name(), Split::Valid),
     ]);
     let training = training(Waves::default(), valid.clone(), folder.path())
-        .metrics((RmseMetric::new(), MaeMetric::new(), AccuracyMetric::new()))
+        .metrics((
+            PredictionMetric::root_mean_squared_error(),
+            PredictionMetric::mean_absolute_error(),
+            AccuracyMetric::new(),
+        ))
         .early_stopping(spy.clone());
     let (result, handle) = launch(training, strategy(5), Habits::default());
     handle.finish(&result).unwrap();

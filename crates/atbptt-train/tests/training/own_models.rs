@@ -4,11 +4,11 @@
 
 use std::path::Path;
 
-use atbptt_core::FixedK;
+use atbptt_core::FixedKConfig;
 use atbptt_models::{ModelError, RecurrentModel, SequenceBatch, StepLoss};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, EpochReport, OnNonFinite, QuietRenderer, StreamLoader, Tbptt,
-    TbpttConfig, TrainError,
+    AdaptiveTbptt, Checkpoint, EpochReport, OnNonFinite, Tbptt, TbpttConfig, TrainError,
+    quiet_renderer, stream_loader,
 };
 use burn::module::Module;
 use burn::nn;
@@ -195,7 +195,7 @@ fn a_schedule_by_position_does_not_depend_on_the_number_of_updates() {
             schedule: RateSchedule::new(RateShape::Linear { epochs: 2.0 }),
             ..config().with_losses(losses)
         };
-        let strategy = AdaptiveTbptt::new(FixedK::new(5).unwrap(), config).unwrap();
+        let strategy = AdaptiveTbptt::new(FixedKConfig::new(5).init().unwrap(), config).unwrap();
         let (result, handle) = launch(training, strategy, Habits::default());
         handle.finish(&result).unwrap();
         let n = (STEPS / losses) as f64;
@@ -228,7 +228,7 @@ fn a_plateau_of_the_validation_loss_lowers_the_rate() {
         schedule: RateSchedule::default().with_plateau(plateau),
         ..config()
     };
-    let strategy = AdaptiveTbptt::new(FixedK::new(5).unwrap(), config).unwrap();
+    let strategy = AdaptiveTbptt::new(FixedKConfig::new(5).init().unwrap(), config).unwrap();
     let (result, handle) = launch(training, strategy, Habits::default());
     handle.finish(&result).unwrap();
     let seen = spy.seen.lock().unwrap().clone();
@@ -293,9 +293,9 @@ fn a_bidirectional_layer_is_refused_before_the_first_window() {
         }
         let handle = strategy.handle();
         let folder = tempfile::tempdir().unwrap();
-        let loader = || StreamLoader::new(Waves::default()).into_loader::<Ahead>();
+        let loader = || stream_loader::<Ahead>(Waves::default());
         let result = SupervisedTraining::new(folder.path(), loader(), loader())
-            .renderer(Box::new(QuietRenderer))
+            .renderer(quiet_renderer())
             .with_application_logger(None)
             .with_training_strategy(strategy.into_strategy())
             .launch(Learner::new(

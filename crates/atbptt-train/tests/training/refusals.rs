@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failure here is a failed test.
 
 use atbptt_core::BiasEstimator;
-use atbptt_core::policy::{AdaptiveKConfig, Estimator, FixedK, TruncationPolicy};
-use atbptt_train::data::{Split, TokenStream};
+use atbptt_core::policy::{AdaptiveKConfig, Estimator, FixedKConfig, TruncationPolicy};
+use atbptt_train::data::Split;
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, CheckpointFault, Clip, ProbeConfig, QuietRenderer, StreamLoader,
-    TbpttConfig, TrainError,
+    AdaptiveTbptt, Checkpoint, CheckpointFault, Clip, ProbeConfig, TbpttConfig, TokenSource,
+    TrainError, quiet_renderer, stream_loader,
 };
 use burn::train::SupervisedTraining;
 use burn::train::metric::LossMetric;
@@ -22,18 +22,15 @@ fn a_checkpoint_that_does_not_fit_is_a_typed_error() {
     let corpus = corpus(404, 101);
     let folder = tempfile::tempdir().unwrap();
     let run = |batch: usize, resume: Option<Checkpoint>| {
-        let stream = TokenStream::for_training(corpus.tokens(Split::Train), batch).unwrap();
-        let valid = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
-        let training = SupervisedTraining::new(
-            folder.path(),
-            StreamLoader::tokens(stream).into_loader(),
-            StreamLoader::tokens(valid).into_loader(),
-        )
-        .renderer(Box::new(QuietRenderer))
-        .with_application_logger(None)
-        .metrics((LossMetric::new(),));
+        let stream = TokenSource::training(corpus.tokens(Split::Train), batch).unwrap();
+        let valid = TokenSource::evaluation(corpus.tokens(Split::Valid), 1).unwrap();
+        let training =
+            SupervisedTraining::new(folder.path(), stream_loader(stream), stream_loader(valid))
+                .renderer(quiet_renderer())
+                .with_application_logger(None)
+                .metrics((LossMetric::new(),));
         let mut strategy =
-            strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
+            strategy(FixedKConfig::new(5).init().unwrap(), config()).with_run_folder(folder.path());
         if let Some(checkpoint) = resume {
             strategy = strategy.resume(checkpoint);
         }
@@ -117,7 +114,7 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
     );
 
     let wide = config().with_losses(101);
-    let error = run(Box::new(FixedK::new(5).unwrap()), wide);
+    let error = run(Box::new(FixedKConfig::new(5).init().unwrap()), wide);
     assert!(
         matches!(
             error,
@@ -131,7 +128,7 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
 
     // Without probes a long one does not matter.
     let folder = tempfile::tempdir().unwrap();
-    let strategy = strategy(FixedK::new(100).unwrap(), long);
+    let strategy = strategy(FixedKConfig::new(100).init().unwrap(), long);
     let (result, handle) = launch(
         training(&corpus, folder.path()),
         strategy,
@@ -145,7 +142,10 @@ fn what_does_not_fit_the_stream_is_a_typed_error() {
 
 #[test]
 fn settings_outside_their_range_are_refused() {
-    let field = |config: TbpttConfig| match AdaptiveTbptt::new(FixedK::new(5).unwrap(), config) {
+    let field = |config: TbpttConfig| match AdaptiveTbptt::new(
+        FixedKConfig::new(5).init().unwrap(),
+        config,
+    ) {
         Err(TrainError::Config { field, .. }) => field,
         other => panic!("{:?}", other.map(|_| ())),
     };

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use atbptt_core::{AdaptiveKConfig, BiasEstimator, Estimator, FixedK};
+use atbptt_core::{AdaptiveKConfig, BiasEstimator, Estimator, FixedKConfig};
 use atbptt_models::{LstmLayer, SeriesBatch, SeriesModel, SeriesModelConfig};
 use atbptt_train::data::SequenceSet;
-use atbptt_train::data::{Series, SeriesSet, SeriesSource, WindowLayout};
+use atbptt_train::data::{PackedSource, Series, SeriesSet, WindowLayout};
 use atbptt_train::{
-    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, ProbeConfig, QuietRenderer, Scheme,
-    SequenceSource, StreamLoader, Tbptt, TbpttConfig, TbpttHandle, TrainError, TrainingObserver,
-    evaluate,
+    AdaptiveTbptt, Checkpoint, CheckpointConfig, Clip, ProbeConfig, Scheme, SequenceSource, Tbptt,
+    TbpttConfig, TbpttHandle, TrainError, TrainingObserver, evaluate, quiet_renderer,
+    stream_loader,
 };
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
@@ -58,27 +58,24 @@ fn training<S: SequenceSource<Batch = SeriesBatch>>(
     folder: &Path,
     epochs: usize,
 ) -> SupervisedTraining<Tbptt<Model>> {
-    let valid = SeriesSource::new(set(&[30, 20]), 2).unwrap();
-    SupervisedTraining::new(
-        folder,
-        StreamLoader::new(train).into_loader(),
-        StreamLoader::new(valid).into_loader(),
-    )
-    .renderer(Box::new(QuietRenderer))
-    .with_application_logger(None)
-    .num_epochs(epochs)
+    let valid = PackedSource::new(set(&[30, 20]), 2).unwrap();
+    SupervisedTraining::new(folder, stream_loader(train), stream_loader(valid))
+        .renderer(quiet_renderer())
+        .with_application_logger(None)
+        .num_epochs(epochs)
 }
 
 #[test]
 fn of_lengths_2000_1500_900_250_training_and_evaluation_count_every_step_once_per_epoch() {
     let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
-    let source = SeriesSource::new(set(&[2000, 1500, 900, 250]), 2).unwrap();
+    let source = PackedSource::new(set(&[2000, 1500, 900, 250]), 2).unwrap();
     for (nth, scheme) in [Scheme::Chunked, Scheme::Overlapping]
         .into_iter()
         .enumerate()
     {
-        let strategy = AdaptiveTbptt::new(FixedK::new(50).unwrap(), config(scheme)).unwrap();
+        let strategy =
+            AdaptiveTbptt::new(FixedKConfig::new(50).init().unwrap(), config(scheme)).unwrap();
         let handle = strategy.handle();
         let run = folder.path().join(nth.to_string());
         let result = training(source.clone().with_shuffle(1), &run, 2)
@@ -109,7 +106,7 @@ fn of_lengths_2000_1500_900_250_training_and_evaluation_count_every_step_once_pe
             .position(|s| s.steps() == lengths)
             .unwrap();
         let alone = SeriesSet::new(vec![source.set().series()[nth].clone()]).unwrap();
-        let alone = SeriesSource::new(alone, 1).unwrap();
+        let alone = PackedSource::new(alone, 1).unwrap();
         sum += evaluate(&valid, &alone, 100, &Device::flex()).unwrap().sum;
     }
     assert!(
@@ -125,7 +122,7 @@ type Windows = BTreeMap<usize, Vec<(usize, usize)>>;
 /// Writes down what training reads.
 #[derive(Clone)]
 struct Recorded {
-    source: SeriesSource,
+    source: PackedSource<SeriesSet>,
     seen: Arc<Mutex<Windows>>,
     epoch: usize,
 }
@@ -169,13 +166,17 @@ fn every_epoch_reads_its_own_order() {
     let folder = tempfile::tempdir().unwrap();
     let seen = Arc::new(Mutex::new(Windows::new()));
     let source = Recorded {
-        source: SeriesSource::new(set(&[40, 40, 40]), 1)
+        source: PackedSource::new(set(&[40, 40, 40]), 1)
             .unwrap()
             .with_shuffle(2),
         seen: seen.clone(),
         epoch: 0,
     };
-    let strategy = AdaptiveTbptt::new(FixedK::new(40).unwrap(), config(Scheme::Chunked)).unwrap();
+    let strategy = AdaptiveTbptt::new(
+        FixedKConfig::new(40).init().unwrap(),
+        config(Scheme::Chunked),
+    )
+    .unwrap();
     let handle = strategy.handle();
     let result = training(source, folder.path(), 3)
         .with_training_strategy(strategy.into_strategy())
@@ -231,7 +232,7 @@ fn shuffled_run(
         strategy = strategy.with_observer(observer);
     }
     let handle = strategy.handle();
-    let source = SeriesSource::new(set(&[31, 22, 17, 9, 40, 12]), 3)
+    let source = PackedSource::new(set(&[31, 22, 17, 9, 40, 12]), 3)
         .unwrap()
         .with_shuffle(11);
     let result = training(source, folder, 4)
@@ -270,12 +271,10 @@ fn a_shuffled_run_that_is_killed_anywhere_goes_on_exactly() {
 /// A part of a source keeps the order of the epochs.
 #[test]
 fn a_slice_of_a_shuffled_source_is_shuffled_too() {
-    let source = SeriesSource::new(set(&[5, 5, 5, 5]), 1)
+    let source = PackedSource::new(set(&[5, 5, 5, 5]), 1)
         .unwrap()
         .with_shuffle(4);
-    let loader = StreamLoader::new(source.clone())
-        .into_loader::<Model>()
-        .slice(0, 10);
+    let loader = stream_loader::<Model>(source.clone()).slice(0, 10);
     let Some(Ok(atbptt_train::TbpttInput::Stream(part))) = loader.iter().next() else {
         panic!("no stream");
     };

@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use atbptt_core::BiasEstimator;
 use atbptt_core::policy::{
-    AdaptiveKConfig, Estimator, FixedK, FixedKConfig, MonitorConfig, Reason, Schedule,
-    TruncationPolicy, UpdateEvery,
+    AdaptiveKConfig, Estimator, FixedKConfig, MonitorConfig, Reason, Schedule, TruncationPolicy,
 };
 use atbptt_models::RecurrentModel;
-use atbptt_train::data::{Split, TokenStream};
-use atbptt_train::metrics::PerplexityMetric;
+use atbptt_train::data::Split;
+use atbptt_train::metrics::StepMetric;
 use atbptt_train::{
     AdaptiveTbptt, Checkpoint, Clip, EpochReport, Scheme, SequenceSource, TbpttConfig, TokenSource,
     TrainError, TrainingObserver, evaluate,
@@ -44,7 +43,7 @@ impl EarlyStoppingStrategy for Spy {
                 .find_metric(name, epoch, Aggregate::Mean, &part)
                 .unwrap()
         };
-        let (loss, perplexity) = (LossMetric::new().name(), PerplexityMetric::new().name());
+        let (loss, perplexity) = (LossMetric::new().name(), StepMetric::perplexity().name());
         self.0.lock().unwrap().push([
             read(&loss, Part::Train),
             read(&loss, Part::Valid),
@@ -69,14 +68,14 @@ fn the_loss_falls_and_burns_metrics_agree_with_the_reports() {
     let folder = tempfile::tempdir().unwrap();
     let spy = Spy::default();
     let training = training(&corpus, folder.path())
-        .metrics((LossMetric::new(), PerplexityMetric::new()))
+        .metrics((LossMetric::new(), StepMetric::perplexity()))
         .early_stopping(spy.clone())
         .num_epochs(4);
     let settings = TbpttConfig {
         eval_chunk: 30,
         ..config()
     };
-    let strategy = strategy(FixedK::new(7).unwrap(), settings);
+    let strategy = strategy(FixedKConfig::new(7).init().unwrap(), settings);
     let start = model(&corpus, 0.1, 1);
     let (result, handle) = launch(training, strategy, start, adam(), 1e-2);
     handle.finish(&result).unwrap();
@@ -115,7 +114,7 @@ fn plain_chunks_learn() {
         scheme: Scheme::Chunked,
         ..config()
     };
-    let strategy = strategy(FixedK::new(7).unwrap(), settings);
+    let strategy = strategy(FixedKConfig::new(7).init().unwrap(), settings);
     let (result, handle) = launch(
         training(&corpus, folder.path()).num_epochs(3),
         strategy,
@@ -137,10 +136,7 @@ fn exact_evaluation_counts_every_token_once() {
     let corpus = corpus(1604, 402);
     let model = model(&corpus, 0.3, 5).valid();
     let device = Device::flex();
-    let source = |batch| {
-        let stream = TokenStream::exact(corpus.tokens(Split::Valid), batch).unwrap();
-        TokenSource::new(stream)
-    };
+    let source = |batch| TokenSource::evaluation(corpus.tokens(Split::Valid), batch).unwrap();
     // 401 targets: 3 sequences of 134, 134 and 133 steps; 7 of 58 (twice) and 57.
     for batch in [1, 3, 7] {
         let source = source(batch);
@@ -167,14 +163,13 @@ fn the_last_report_is_the_returned_models_loss() {
     let folder = tempfile::tempdir().unwrap();
     let (result, handle) = launch(
         training(&corpus, folder.path()),
-        strategy(FixedK::new(6).unwrap(), config()),
+        strategy(FixedKConfig::new(6).init().unwrap(), config()),
         model(&corpus, 0.2, 2),
         adam(),
         1e-2,
     );
     handle.finish(&result).unwrap();
-    let stream = TokenStream::exact(corpus.tokens(Split::Valid), 1).unwrap();
-    let source = TokenSource::new(stream);
+    let source = TokenSource::evaluation(corpus.tokens(Split::Valid), 1).unwrap();
     let total = evaluate(result.model.inner(), &source, 20, &Device::flex()).unwrap();
     let mean = total.sum / total.count as f64;
     assert_eq!(handle.reports()[0].valid_loss, Some(mean));
@@ -199,7 +194,7 @@ fn early_stopping_stops() {
         .num_epochs(10);
     let start = model(&corpus, 0.0, 1);
     let before = bits(&start);
-    let strategy = strategy(FixedK::new(10).unwrap(), config());
+    let strategy = strategy(FixedKConfig::new(10).init().unwrap(), config());
     let (result, handle) = launch(training, strategy, start, SgdConfig::new().init(), 0.0);
     handle.finish(&result).unwrap();
     assert_eq!(handle.reports().len(), 2);
@@ -305,10 +300,11 @@ fn checkpoints_do_not_need_the_loss_metric() {
     let corpus = corpus(404, 101);
     let folder = tempfile::tempdir().unwrap();
     let training = training(&corpus, folder.path())
-        .metrics((PerplexityMetric::new(),))
+        .metrics((StepMetric::perplexity(),))
         .with_default_checkpointers()
         .num_epochs(2);
-    let strategy = strategy(FixedK::new(5).unwrap(), config()).with_run_folder(folder.path());
+    let strategy =
+        strategy(FixedKConfig::new(5).init().unwrap(), config()).with_run_folder(folder.path());
     let (result, handle) = launch(training, strategy, model(&corpus, 0.0, 1), adam(), 1e-3);
     handle.finish(&result).unwrap();
     assert_eq!(Checkpoint::newest(folder.path()).unwrap().epochs(), 2);
@@ -332,7 +328,7 @@ fn a_nan_stops_the_run_and_leaves_the_weights() {
         .softmax_bias
         .map(|bias| Tensor::from_inner(bias.inner() * f64::NAN).require_grad());
     let before = bits(&start);
-    let strategy = strategy(FixedK::new(5).unwrap(), config());
+    let strategy = strategy(FixedKConfig::new(5).init().unwrap(), config());
     let (result, handle) = launch(
         training(&corpus, folder.path()),
         strategy,
@@ -369,7 +365,7 @@ fn a_run_that_diverges_ends_with_finite_weights() {
         clip: Clip::None,
         ..config()
     };
-    let strategy = strategy(FixedK::new(5).unwrap(), settings);
+    let strategy = strategy(FixedKConfig::new(5).init().unwrap(), settings);
     let (result, handle) = launch(
         training(&corpus, folder.path()).num_epochs(50),
         strategy,
@@ -404,7 +400,7 @@ fn policies_decide_and_record() {
         handle.finish(&result).unwrap();
         handle
     };
-    let every_epoch = Schedule::regular(UpdateEvery::Epochs(1));
+    let every_epoch = Schedule::every_epochs(1);
     let adaptive = AdaptiveKConfig::new(0.1)
         .with_estimator(Estimator::Norms(BiasEstimator::new()))
         .with_k0(10)

@@ -6,12 +6,11 @@
 use std::sync::{Arc, Mutex};
 
 use atbptt_core::policy::{
-    FixedK, FixedKConfig, MonitorConfig, RandomLengthConfig, Schedule, TruncationPolicy,
-    UpdateEvery,
+    FixedKConfig, MonitorConfig, RandomLengthConfig, Schedule, TruncationPolicy,
 };
 use atbptt_models::{RecurrentModel, RecurrentState, SequenceBatch};
-use atbptt_train::data::{Split, TokenStream};
-use atbptt_train::metrics::ClippedShareMetric;
+use atbptt_train::data::Split;
+use atbptt_train::metrics::StepMetric;
 use atbptt_train::{
     AdaptiveTbptt, Clip, EpochReport, ProbeConfig, Scheme, SequenceSource, StepScaling,
     TbpttConfig, TokenSource,
@@ -34,7 +33,7 @@ use crate::common::{Model, corpus, device, training, turn, weights};
 fn accumulated_windows_count_as_one_update() {
     let _turn = turn();
     let corpus = corpus(1604, 101);
-    let schedule = Schedule::regular(UpdateEvery::Epochs(1)).with_first(Some(2));
+    let schedule = Schedule::every_epochs(1).with_first(Some(2));
     let monitor = MonitorConfig::default().with_schedule(schedule);
     let policy = FixedKConfig::new(6).with_monitor(Some(monitor));
     let folder = tempfile::tempdir().unwrap();
@@ -137,8 +136,7 @@ fn assert_sgd(
     let corpus = corpus(32, 11);
     let schedule = || LinearLrSchedulerConfig::new(1.0, 0.25, 3).init().unwrap();
     let start = model(&corpus, 0.0, 4);
-    let stream = TokenStream::for_training(corpus.tokens(Split::Train), 4).unwrap();
-    let source = TokenSource::new(stream);
+    let source = TokenSource::training(corpus.tokens(Split::Train), 4).unwrap();
     assert_eq!(source.common_steps(), 7);
     let every_window = every.unwrap_or(1);
     let expected = sgd_by_hand(
@@ -195,7 +193,7 @@ fn spans_of_three(scheme: Scheme) -> Vec<Span> {
 }
 
 fn fixed(k: usize) -> Box<dyn TruncationPolicy> {
-    Box::new(FixedK::new(k).unwrap())
+    Box::new(FixedKConfig::new(k).init().unwrap())
 }
 
 /// One epoch against SGD by hand: scheme, carried state, mean loss, clipping, step scaling, the last window's share of a step
@@ -305,7 +303,7 @@ fn by_default_k_changes_the_reach_of_the_gradient_alone() {
         };
         let (result, handle) = launch(
             training(&corpus, folder.path()),
-            strategy(FixedK::new(k).unwrap(), settings),
+            strategy(FixedKConfig::new(k).init().unwrap(), settings),
             model(&corpus, 0.0, 1),
             adam(),
             1e-2,
@@ -326,12 +324,12 @@ fn the_share_of_windows_in_which_the_clip_bound_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let share = Share::default();
         let training = training(&corpus, folder.path())
-            .metric_train_numeric(ClippedShareMetric::new())
+            .metric_train_numeric(StepMetric::clipped_share())
             .early_stopping(share.clone());
         let settings = TbpttConfig { clip, ..config() };
         let (result, handle) = launch(
             training,
-            strategy(FixedK::new(10).unwrap(), settings),
+            strategy(FixedKConfig::new(10).init().unwrap(), settings),
             model(&corpus, 0.0, 1),
             adam(),
             1e-3,
@@ -359,7 +357,7 @@ struct Share(Arc<Mutex<Option<f64>>>);
 
 impl EarlyStoppingStrategy for Share {
     fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
-        let name = ClippedShareMetric::new().name();
+        let name = StepMetric::clipped_share().name();
         *self.0.lock().unwrap() = store.find_metric(&name, epoch, Aggregate::Mean, &Part::Train);
         false
     }

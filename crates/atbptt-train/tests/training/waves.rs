@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use atbptt_core::FixedK;
+use atbptt_core::FixedKConfig;
 use atbptt_models::{
     ModelError, RecurrentModel, RecurrentState, SequenceBatch, StepLoss, WindowLoss, WindowPlan,
 };
 use atbptt_train::{
-    AdaptiveTbptt, ProbeConfig, QuietRenderer, SequenceSource, StreamLoader, Tbptt, TbpttConfig,
-    TbpttHandle, TrainError,
+    AdaptiveTbptt, ProbeConfig, SequenceSource, Tbptt, TbpttConfig, TbpttHandle, TrainError,
+    quiet_renderer, stream_loader,
 };
 use burn::module::Module;
 use burn::nn;
@@ -226,13 +226,9 @@ pub fn config() -> TbpttConfig {
 }
 
 pub fn training(train: Waves, valid: Waves, folder: &Path) -> SupervisedTraining<Tbptt<WaveModel>> {
-    SupervisedTraining::new(
-        folder,
-        StreamLoader::new(train).into_loader(),
-        StreamLoader::new(valid).into_loader(),
-    )
-    .renderer(Box::new(QuietRenderer))
-    .with_application_logger(None)
+    SupervisedTraining::new(folder, stream_loader(train), stream_loader(valid))
+        .renderer(quiet_renderer())
+        .with_application_logger(None)
 }
 
 pub fn learner(habits: Habits) -> Learner<Tbptt<WaveModel>> {
@@ -252,5 +248,5 @@ pub fn launch(
 }
 
 pub fn strategy(k: usize) -> AdaptiveTbptt {
-    AdaptiveTbptt::new(FixedK::new(k).unwrap(), config()).unwrap()
+    AdaptiveTbptt::new(FixedKConfig::new(k).init().unwrap(), config()).unwrap()
 }

@@ -1,6 +1,6 @@
 //! Sequence operations on CPU backends whose tensors are plain slices: Flex and NdArray, f32 and f64.
 //!
-//! Place in the flow: [`RecurrentKernels`](super::backend::RecurrentKernels) of those backends call the functions of this module; other element types take the
+//! Place in the flow: [`RecurrentKernels`](super::contract::RecurrentKernels) of those backends call the functions of this module; other element types take the
 //! reference bodies.
 //!
 //! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
@@ -13,6 +13,7 @@
 //! (`flush`), on every thread (`threads`): this changes nothing at or above the smallest normal number.
 
 mod backward;
+pub(crate) mod dropout;
 mod fade;
 mod flush;
 mod forward;
@@ -25,6 +26,7 @@ mod nll;
 mod one_step;
 mod packed;
 mod panel;
+mod passes;
 mod pool;
 mod product;
 mod rnn;
@@ -32,6 +34,7 @@ mod shared;
 mod simd;
 pub(crate) mod step;
 pub(crate) mod stepper;
+mod sum_rows;
 mod team;
 mod threads;
 mod unit;
@@ -48,9 +51,9 @@ use super::types::{
 };
 use backward::Gates;
 use host::Host;
-use panel::EPILOGUE_WORK;
 use pool::Buffer;
 use simd::Real;
+use threads::EPILOGUE_WORK;
 use window::Window;
 
 /// Runs `with` on the window's slices, where it goes over the weights `passes` times. `None` where a tensor is not of type

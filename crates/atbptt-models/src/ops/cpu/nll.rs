@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use super::math::exp_of_negative;
 use super::pool::{Buffer, UninitBuffer};
-use super::product::{Matrix, product, sum_rows};
+use super::product::{Matrix, product};
 use super::simd::{Level, Real};
+use super::sum_rows::sum_rows;
 use super::threads::shared;
 use crate::ops::types::NllNeedsGrad;
 

@@ -9,10 +9,9 @@ use std::mem::MaybeUninit;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panel::EPILOGUE_WORK;
 use super::pool::{Buffer, UninitBuffer};
 use super::simd::{Level, Real};
-use super::threads::shared;
+use super::threads::{EPILOGUE_WORK, shared};
 
 /// Weights in panels of `V` registers.
 pub(crate) struct Packed<E, const V: usize> {

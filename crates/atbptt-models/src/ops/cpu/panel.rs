@@ -27,9 +27,6 @@ const BLOCK_BYTES: usize = 16 * 1024;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Multiplications that an epilogue's functions cost per hidden unit, roughly.
-pub(crate) const EPILOGUE_WORK: usize = 16;
-
 /// The pointwise part of a step.
 pub(crate) trait Epilogue<E: Real, const V: usize>: Sync {
     /// First row of the left factor of `step` and the distance between its rows; `None` where the product is zero.

@@ -1,12 +1,11 @@
-//! Large matrix products, and sums over rows.
+//! Large matrix products.
 
 use gemm::Parallelism;
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::pool::Buffer;
 use super::shared::{Shared, Target};
-use super::simd::{Level, Real};
+use super::simd::Real;
 use super::threads::{shared, threads};
 
 /// A matrix inside a slice, with the distances between rows and between columns.
@@ -89,7 +88,7 @@ impl<'a, E: Real> Matrix<'a, E> {
 }
 
 /// Multiplications below which a product runs on one thread.
-const PARALLEL_WORK: usize = 1 << 20;
+pub(super) const PARALLEL_WORK: usize = 1 << 20;
 /// Long sums with a small result are split by columns, because splitting the sum would tie the result to the split: tasks begin
 /// at multiples of so many columns.
 const TASK_COLUMNS: usize = 16;
@@ -240,59 +239,6 @@ unsafe fn multiply<E: Real>(
             false,
             parallelism,
         );
-    }
-}
-
-/// Columns per task of [`sum_rows`].
-const SUM_COLUMNS: usize = 256;
-/// Rows added up before they join the total: keeps rounding errors of long sums small.
-const SUM_ROWS: usize = 64;
-
-/// `out[c]` = Σ over rows of `data` `[rows, columns]`, of `out.len()` columns with `stride` elements from row to row.
-pub(crate) fn sum_rows<E: Real>(out: &mut [E], data: &[E], rows: usize, stride: usize) {
-    assert!(rows == 0 || (rows - 1) * stride + out.len() <= data.len());
-    let level = Level::detect();
-    let task = |(index, out): (usize, &mut [E])| {
-        level.dispatch(SumRows {
-            out,
-            data: &data[(index * SUM_COLUMNS).min(data.len())..],
-            rows,
-            stride,
-        });
-    };
-    if shared(rows * out.len() >= PARALLEL_WORK / 4) {
-        out.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
-    } else {
-        out.chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
-    }
-}
-
-struct SumRows<'a, E> {
-    out: &'a mut [E],
-    data: &'a [E],
-    rows: usize,
-    stride: usize,
-}
-
-impl<E: Real> WithSimd for SumRows<'_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let mut part = [E::ZERO; SUM_COLUMNS];
-        let part = &mut part[..self.out.len()];
-        self.out.fill(E::ZERO);
-        for first in (0..self.rows).step_by(SUM_ROWS) {
-            part.fill(E::ZERO);
-            for row in first..(first + SUM_ROWS).min(self.rows) {
-                let line = &self.data[row * self.stride..][..part.len()];
-                for (sum, &value) in part.iter_mut().zip(line) {
-                    *sum += value;
-                }
-            }
-            for (out, &sum) in self.out.iter_mut().zip(part.iter()) {
-                *out += sum;
-            }
-        }
     }
 }
 

@@ -14,6 +14,8 @@ use super::flush::Flush;
 
 /// Multiplications from which it is worth waking other threads up.
 pub(crate) const SHARED_WORK: usize = 1 << 21;
+/// Multiplications that the pointwise part of a step costs per hidden unit, roughly.
+pub(crate) const EPILOGUE_WORK: usize = 16;
 /// Pools kept: one per number of threads asked for, of which there is nearly always one.
 const POOLS: usize = 4;
 

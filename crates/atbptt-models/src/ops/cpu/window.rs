@@ -1,9 +1,10 @@
 //! A window's arguments as slices, what steps hand over to each other, and the large products after the loop.
 
 use super::pool::{Buffer, UninitBuffer};
-use super::product::{Matrix, product, sum_rows};
+use super::product::{Matrix, product};
 use super::shared::{Shared, Target};
 use super::simd::Real;
+use super::sum_rows::sum_rows;
 
 /// Rows of a product from which a transposed copy of the weights pays: the product reads it up to a sixth faster.
 const TRANSPOSE_ROWS: usize = 512;
@@ -26,7 +27,7 @@ pub(crate) struct Window<'a, E> {
     pub reset_mask: Option<&'a [E]>,
 }
 
-/// Gradients as buffers; see [`SequenceGradients`](crate::ops::backend::SequenceGradients).
+/// Gradients as buffers; see [`SequenceGradients`](crate::ops::types::SequenceGradients).
 pub(crate) struct Gradients<E> {
     pub input: Option<Buffer<E>>,
     pub input_weight: Option<Buffer<E>>,

@@ -8,7 +8,7 @@
 //! over all steps (input, weight gradients) stay Burn's, outside.
 //!
 //! - `extension`: [`CubeOps`], an extension of its own for these operations, that
-//!   [`RecurrentKernels`](super::backend::RecurrentKernels) of the CubeCL backend calls;
+//!   [`RecurrentKernels`](super::contract::RecurrentKernels) of the CubeCL backend calls;
 //! - `driver`: the host's part, buffers and launches, for all cells;
 //! - `forward` and `backward`: the kernels, for all cells, over what `unit` has of one hidden unit; `lstm`, `gru`, `rnn` and `mingru` have the equations.
 //!
@@ -60,7 +60,7 @@ pub(super) fn serves(dtype: DType, device: &CubeDevice) -> bool {
         && device.client().properties().hardware.max_bindings >= MAX_BUFFERS
 }
 
-/// [`RecurrentKernels::sequence_forward`](super::backend::RecurrentKernels::sequence_forward) by kernels.
+/// [`RecurrentKernels::sequence_forward`](super::contract::RecurrentKernels::sequence_forward) by kernels.
 pub(super) fn sequence_forward<B: CubeOps>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
     let args = Steps {
         recurrent_weight: reference::recurrent_weight(cell, &args).into(),
@@ -81,7 +81,7 @@ pub(super) fn sequence_forward<B: CubeOps>(cell: Cell, args: Arguments<B>) -> Sa
     }
 }
 
-/// [`RecurrentKernels::sequence_backward`](super::backend::RecurrentKernels::sequence_backward) by kernels.
+/// [`RecurrentKernels::sequence_backward`](super::contract::RecurrentKernels::sequence_backward) by kernels.
 pub(super) fn sequence_backward<B: CubeOps>(
     cell: Cell,
     args: Arguments<B>,
@@ -111,7 +111,7 @@ pub(super) fn sequence_backward<B: CubeOps>(
     back.gradients(cell, args, &saved.states, needs)
 }
 
-/// [`RecurrentKernels::softmax_block`](super::backend::RecurrentKernels::softmax_block) by a kernel.
+/// [`RecurrentKernels::softmax_block`](super::contract::RecurrentKernels::softmax_block) by a kernel.
 pub(super) fn softmax_block<B: CubeOps>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
     let weights = block
         .row_weights

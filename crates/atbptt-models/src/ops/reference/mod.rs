@@ -21,7 +21,7 @@ use super::types::{Arguments, NeedsGrad, SavedActivations, SequenceGradients};
 use unit::Returned;
 use util::*;
 
-/// The reference of [`RecurrentKernels::sequence_forward`](super::backend::RecurrentKernels::sequence_forward).
+/// The reference of [`RecurrentKernels::sequence_forward`](super::contract::RecurrentKernels::sequence_forward).
 pub fn forward<B: Backend>(cell: Cell, args: Arguments<B>) -> SavedActivations<B> {
     let sizes = args.sizes(cell);
     let (time, hidden) = (sizes.time, sizes.hidden);
@@ -66,7 +66,7 @@ pub fn forward<B: Backend>(cell: Cell, args: Arguments<B>) -> SavedActivations<B
     }
 }
 
-/// The reference of [`RecurrentKernels::sequence_backward`](super::backend::RecurrentKernels::sequence_backward).
+/// The reference of [`RecurrentKernels::sequence_backward`](super::contract::RecurrentKernels::sequence_backward).
 pub fn backward<B: Backend>(
     cell: Cell,
     args: Arguments<B>,

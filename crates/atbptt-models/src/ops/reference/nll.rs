@@ -21,7 +21,7 @@ fn rows_per_block(classes: usize) -> usize {
 /// How a block of logits becomes losses and gradients.
 pub type SoftmaxBlock<B> = fn(LogitBlock<B>, bool) -> BlockLoss<B>;
 
-/// Reference body of [`RecurrentKernels::linear_nll_forward`](crate::ops::backend::RecurrentKernels::linear_nll_forward), with
+/// Reference body of [`RecurrentKernels::linear_nll_forward`](crate::ops::contract::RecurrentKernels::linear_nll_forward), with
 /// the backend's own way to treat a block of logits.
 pub fn linear_nll<B: Backend>(
     args: NllArguments<B>,
@@ -110,7 +110,7 @@ pub(super) fn loss_dtype(logits: DType) -> DType {
     }
 }
 
-/// Reference body of [`RecurrentKernels::softmax_block`](crate::ops::backend::RecurrentKernels::softmax_block).
+/// Reference body of [`RecurrentKernels::softmax_block`](crate::ops::contract::RecurrentKernels::softmax_block).
 pub fn softmax_block<B: Backend>(block: LogitBlock<B>, gradients: bool) -> BlockLoss<B> {
     let (rows, classes) = (block.logits.shape()[0], block.logits.shape()[1]);
     let targets = B::int_reshape(block.targets, [rows, 1].into());

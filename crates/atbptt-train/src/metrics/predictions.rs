@@ -1,24 +1,23 @@
-//! A metric of the user's own from a closure over a model's predictions.
+//! Means of what a model predicts: errors of predicted numbers, and whatever a closure of the user's own measures.
 
 use std::fmt;
 use std::sync::Arc;
 
 use atbptt_models::Predictions;
-use burn::tensor::TensorReadError;
+use burn::tensor::{Tensor, TensorReadError};
 use burn::train::metric::{
-    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
-    SerializedEntry, format_float,
+    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, SerializedEntry,
 };
 
-use super::Ratio;
+use super::mean::{Mean, mean_metric};
 
 type Measure = dyn Fn(&Predictions) -> Result<Option<(f64, usize)>, TensorReadError> + Send + Sync;
 
 /// The mean over an epoch of something that a closure measures of a model's predictions.
 ///
 /// The closure gives the sum over a window's rows and their number, or `None` where there is nothing to measure. For a metric that
-/// is no mean, implement Burn's `Metric` with `Option<Predictions>` as its input: what
-/// the loss of a window compared, `None` where the model does not say.
+/// is no mean, implement Burn's `Metric` with `Option<Predictions>` as its input: what the loss of a window compared, `None` where
+/// the model does not say.
 ///
 /// ```
 /// use atbptt_models::Predictions;
@@ -37,15 +36,13 @@ type Measure = dyn Fn(&Predictions) -> Result<Option<(f64, usize)>, TensorReadEr
 /// ```
 #[derive(Clone)]
 pub struct PredictionMetric {
-    name: MetricName,
-    higher_is_better: bool,
+    mean: Mean,
     measure: Arc<Measure>,
-    ratio: Ratio,
 }
 
 impl fmt::Debug for PredictionMetric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PredictionMetric({}, {:?})", self.name, self.ratio)
+        write!(f, "PredictionMetric({:?})", self.mean)
     }
 }
 
@@ -59,88 +56,62 @@ impl PredictionMetric {
         + 'static,
     ) -> Self {
         Self {
-            name: Arc::new(name.into()),
-            higher_is_better: true,
+            mean: Mean::new(name, None, true, |mean| mean),
             measure: Arc::new(measure),
-            ratio: Ratio::default(),
+        }
+    }
+
+    /// Root mean squared error of predicted numbers, in their units, over all values of an epoch together. A target that is NaN is
+    /// missing.
+    pub fn root_mean_squared_error() -> Self {
+        Self {
+            mean: Mean::new("RMSE", None, false, f64::sqrt),
+            measure: Arc::new(|predictions| errors(predictions, |errors| errors.square())),
+        }
+    }
+
+    /// Mean absolute error of predicted numbers, in their units, over all values of an epoch together. A target that is NaN is
+    /// missing.
+    pub fn mean_absolute_error() -> Self {
+        Self {
+            mean: Mean::new("MAE", None, false, |mean| mean),
+            measure: Arc::new(|predictions| errors(predictions, |errors| errors.abs())),
         }
     }
 
     /// Less is better.
     pub fn lower_is_better(mut self) -> Self {
-        self.higher_is_better = false;
+        self.mean.higher_is_better = false;
         self
     }
 
-    /// As a dashboard shows it, with `entry` for files.
-    fn shown(&self, entry: Option<NumericEntry>) -> SerializedEntry {
-        let text = |value: Option<f64>| {
-            value.map_or_else(|| "N/A".to_string(), |value| format_float(value, 3))
-        };
-        let (running, current) = (text(self.ratio.running()), text(self.ratio.current()));
-        match entry {
-            Some(entry) => SerializedEntry::new(
-                format!("epoch {running} - batch {current}"),
-                entry.serialize(),
-            ),
-            None => SerializedEntry::not_available(None),
-        }
-    }
-}
-
-impl Metric for PredictionMetric {
-    type Input = Option<Predictions>;
-
-    fn name(&self) -> MetricName {
-        self.name.clone()
-    }
-
-    fn attributes(&self) -> MetricAttributes {
-        NumericAttributes {
-            unit: None,
-            higher_is_better: self.higher_is_better,
-        }
-        .into()
-    }
-
-    fn update(
-        &mut self,
+    fn measure(
+        &self,
         predictions: &Option<Predictions>,
-        _metadata: &MetricMetadata,
-    ) -> Result<SerializedEntry, TensorReadError> {
+    ) -> Result<Option<(f64, f64)>, TensorReadError> {
         let measured = predictions.as_ref().map(|all| (self.measure)(all));
-        match measured.transpose()?.flatten() {
-            Some((sum, rows)) if rows > 0 => self.ratio.add(sum, rows as f64),
-            _ => self.ratio.skip(),
-        }
-        Ok(self.shown(self.value()))
-    }
-
-    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
-        Ok(self.shown(self.ratio.running().map(NumericEntry::Final)))
-    }
-
-    fn clear(&mut self) {
-        self.ratio = Ratio::default();
+        let measured = measured.transpose()?.flatten();
+        Ok(measured.and_then(|(sum, rows)| (rows > 0).then_some((sum, rows as f64))))
     }
 }
 
-impl Numeric for PredictionMetric {
-    fn value(&self) -> Option<NumericEntry> {
-        let (sum, rows) = self.ratio.current?;
-        Some(NumericEntry::Aggregated {
-            aggregated_value: sum / rows,
-            count: rows as usize,
-        })
-    }
+mean_metric!(PredictionMetric, Option<Predictions>);
 
-    fn running_value(&self) -> Option<NumericEntry> {
-        self.ratio.running().map(NumericEntry::Value)
-    }
-
-    fn final_value(&self) -> NumericEntry {
-        NumericEntry::Final(self.ratio.running().unwrap_or(f64::NAN))
-    }
+/// The sum of `term` over the errors of predicted numbers, and how many there are; a target that is NaN is missing.
+fn errors(
+    predictions: &Predictions,
+    term: impl FnOnce(Tensor<2>) -> Tensor<2>,
+) -> Result<Option<(f64, usize)>, TensorReadError> {
+    let Predictions::Values { values, targets } = predictions else {
+        return Ok(None);
+    };
+    let errors = values.clone() - targets.clone();
+    let missing = errors.clone().is_nan();
+    let [rows, width] = errors.dims();
+    let unknown = missing.clone().int().sum().try_into_scalar::<i64>()?;
+    let sum = term(errors.mask_fill(missing, 0.0)).sum();
+    let known = rows * width - usize::try_from(unknown).unwrap_or(0);
+    Ok(Some((sum.try_into_scalar::<f64>()?, known)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,65 @@
+//! Passes over a tensor's elements or rows: over all threads where the tensor is large.
+//!
+//! Whatever the number of threads, the bits are the same: elementwise work has no order, and sums are taken over pieces
+//! of fixed size, then over the pieces in order.
+
+use rayon::prelude::*;
+
+use super::pool::{Buffer, UninitBuffer};
+use super::shared::Shared;
+use super::simd::Real;
+use super::threads::{self, shared};
+
+/// Elements per task.
+pub(super) const PIECE: usize = 1 << 14;
+/// Elements from which a second thread pays for its waking up.
+pub(super) const PARALLEL: usize = 1 << 17;
+/// Multiplications that take about as long as reading and writing an element.
+const ELEMENT_WORK: usize = threads::SHARED_WORK / PARALLEL;
+
+/// Runs a pass over `elements` elements as a kernel.
+pub(super) fn pass<R: Send>(elements: usize, kernel: impl FnOnce() -> R + Send) -> R {
+    threads::inside(elements.saturating_mul(ELEMENT_WORK), kernel)
+}
+
+/// Runs `work(index, out, in)` on the pieces of two slices of one length.
+pub(super) fn in_pieces<E: Real>(
+    out: &mut [E],
+    from: &[E],
+    work: impl Fn(usize, &mut [E], &[E]) + Sync,
+) {
+    pass(out.len(), || {
+        if shared(out.len() >= PARALLEL) {
+            out.par_chunks_mut(PIECE)
+                .zip(from.par_chunks(PIECE))
+                .enumerate()
+                .for_each(|(index, (out, from))| work(index, out, from));
+        } else {
+            let pieces = out.chunks_mut(PIECE).zip(from.chunks(PIECE)).enumerate();
+            pieces.for_each(|(index, (out, from))| work(index, out, from));
+        }
+    })
+}
+
+/// Runs `work(row)` on every row of `width` elements.
+pub(super) fn in_rows(rows: usize, width: usize, work: impl Fn(usize) + Send + Sync) {
+    pass(rows * width, || {
+        if shared(rows * width >= PARALLEL) {
+            let rows = (0..rows).into_par_iter();
+            rows.with_min_len(PIECE.div_ceil(width)).for_each(work);
+        } else {
+            (0..rows).for_each(work);
+        }
+    })
+}
+
+/// A buffer of `len` elements, written by `write`.
+///
+/// # Safety
+/// `write` writes every element through the pointer.
+pub(super) unsafe fn written<E: Real>(len: usize, write: impl FnOnce(Shared<E>)) -> Buffer<E> {
+    let mut buffer = UninitBuffer::new(len);
+    write(buffer.share());
+    // SAFETY: the caller's promise.
+    unsafe { buffer.assume_init() }
+}

@@ -1,0 +1,115 @@
+//! The kernels of CubeCL backends, on whatever wgpu finds; skipped where it finds nothing. The reference runs on the CPU: Burn 0.22.1's fusion gets the GRU's wrong at batch 1.
+
+use super::*;
+use crate::common::{gpu, with_each_time_loop};
+use atbptt_models::ops::backend::LogitBlock;
+use burn::backend::Cube;
+
+/// Against the reference, with either loop over time.
+fn check(case: Case) {
+    with_each_time_loop(|| case.check_against::<Cube, Flex>(DType::F32, 1e-5));
+}
+
+// Fewer and smaller cases than on the CPU: a software device takes a tenth of a millisecond per launch. Tolerance as
+// there, in f32.
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prop_gpu_kernels_equal_the_reference(case in cases()) {
+        if gpu().is_some() {
+            check(Case { time: case.time.min(12), ..case });
+        }
+    }
+}
+
+#[test]
+fn smallest_windows_are_right() {
+    if gpu().is_none() {
+        return;
+    }
+    for cell in CELLS {
+        // The last is more than a cube has units.
+        for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64), (2, 2, 300)] {
+            check(case(cell, time, batch, 2, hidden));
+        }
+    }
+}
+
+/// Ids that are no classes are not followed: no loss, and nothing written elsewhere.
+#[test]
+fn targets_outside_the_classes_give_no_loss() {
+    if gpu().is_none() {
+        return;
+    }
+    for bad in [-1, 5, i32::MAX] {
+        let block = LogitBlock::<Cube> {
+            logits: float::<Cube>(noise(1, 15), &[3, 5], DType::F32),
+            bias: None,
+            targets: Cube::int_from_data(
+                TensorData::new(vec![0, bad, 4], [3]),
+                &Default::default(),
+            ),
+            row_weights: None,
+        };
+        let out = Cube::softmax_block(block, true);
+        let losses = values::<Cube>(out.rows);
+        assert!(losses[1].is_nan(), "{bad}: {losses:?}");
+        assert!(losses[0].is_finite() && losses[2].is_finite(), "{losses:?}");
+        let gradients = values::<Cube>(out.logits.expect("asked for"));
+        for (row, sum) in [(0, 0.0), (1, 1.0), (2, 0.0)] {
+            let row = &gradients[row * 5..(row + 1) * 5];
+            assert!(
+                (row.iter().sum::<f64>() - sum).abs() < 1e-5,
+                "{bad}: {row:?}"
+            );
+        }
+    }
+}
+
+/// One class, fewer classes than units, more; several rows; with and without bias, row weights and gradient.
+#[test]
+fn softmax_rows_equal_the_reference() {
+    if gpu().is_none() {
+        return;
+    }
+    for (rows, classes) in [(1, 1), (3, 7), (40, 256), (9, 1_000)] {
+        for flags in 0..8u8 {
+            let flag = |bit: u8| flags >> bit & 1 == 1;
+            let targets: Vec<i32> = (0..rows)
+                .map(|row| ((row * 7 + 3) % classes) as i32)
+                .collect();
+            let block = || LogitBlock::<Cube> {
+                logits: float::<Cube>(
+                    noise(1, rows * classes).iter().map(|x| 8.0 * x).collect(),
+                    &[rows, classes],
+                    DType::F32,
+                ),
+                bias: flag(0).then(|| float::<Cube>(noise(2, classes), &[classes], DType::F32)),
+                targets: Cube::int_from_data(
+                    TensorData::new(targets.clone(), [rows]),
+                    &Default::default(),
+                ),
+                row_weights: flag(1).then(|| float::<Cube>(noise(3, rows), &[rows], DType::F32)),
+            };
+            let got = Cube::softmax_block(block(), flag(2));
+            let expected = reference::nll::softmax_block::<Cube>(block(), flag(2));
+            let what = format!("{rows} rows of {classes}, flags {flags:03b}");
+            crate::common::assert_close(
+                &what,
+                &values::<Cube>(got.rows),
+                &values::<Cube>(expected.rows),
+                1e-5,
+            );
+            assert_eq!(got.logits.is_some(), flag(2));
+            if let (Some(got), Some(expected)) = (got.logits, expected.logits) {
+                crate::common::assert_close(
+                    &what,
+                    &values::<Cube>(got),
+                    &values::<Cube>(expected),
+                    1e-6,
+                );
+            }
+        }
+    }
+}
