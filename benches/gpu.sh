@@ -7,7 +7,7 @@
 # `run` needs PyTorch with CUDA (TORCH_PYTHON) for the peer's side, the NVIDIA driver, and for Vulkan its loader (libvulkan1).
 #   GPU_BACKENDS  backends, default "vulkan cuda"        PEER         the peer's program, default benches/torch_peer.py
 #   GPU_SECONDS   time for everything, default 480       PEER_DEVICE  default cuda
-#   GPU_FEATURES  added to the build, default "autotune"
+#   GPU_FEATURES  added to the build, default none; `autotune` spends minutes per program on its first start
 #   GPU_REHEARSE  set: tiny sizes, to try the script where there is no GPU (GPU_BACKENDS=wgpu PEER_DEVICE=cpu)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,9 +30,9 @@ usage() {
 }
 
 build() {
-    local dir="$1" program features="${backends// /,}"
+    local dir="$1" program features="${backends// /,}${GPU_FEATURES:+,$GPU_FEATURES}"
     mkdir -p "$dir"
-    program="$(cargo bench --no-run --bench compare --features "$features,${GPU_FEATURES-autotune}" \
+    program="$(cargo bench --no-run --bench compare --features "$features" \
         --message-format=json | sed -n 's/.*"executable":"\([^"]*compare-[^"]*\)".*/\1/p' | tail -1)"
     cp "$program" "$dir/compare"
     printf 'built %s\n' "$dir/compare"

@@ -11,6 +11,9 @@ use super::stored::{Stored, Z};
 use super::tail::Tail;
 use crate::{EstimateError, Scheme};
 
+/// More updates than a run has.
+pub(crate) const MANY_UPDATES: f64 = 1e6;
+
 /// The relative bias of the truncated parameter gradient at every K, as probes measured it.
 ///
 /// The estimate does not grow with K: it is the largest of those measured at K or more (the running maximum from the right),
@@ -320,9 +323,10 @@ impl DirectEstimate {
             false => format!("bias at most {:.2} of the gradient", self.upper_limit(k)),
         };
         let updates = self.updates_until_bias_outweighs_noise(k);
-        let noise = match updates.is_finite() {
-            true => format!("; noise outweighs it for the next {updates:.0} updates"),
-            false => String::new(),
+        let noise = match updates {
+            many if many.is_infinite() => String::new(),
+            many if many > MANY_UPDATES => "; noise outweighs it for over a million updates".into(),
+            few => format!("; noise outweighs it for the next {few:.0} updates"),
         };
         let short = match outcome {
             DirectOutcome::Usable => String::new(),

@@ -56,6 +56,7 @@ mod tests;
 pub use average::contexts_for;
 pub use checks::check_cuts;
 pub use estimate::DirectEstimate;
+pub(crate) use estimate::MANY_UPDATES;
 pub use outcome::DirectOutcome;
 pub use statistics::DirectStatistics;
 

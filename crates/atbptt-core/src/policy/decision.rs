@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Position;
 use crate::DirectOutcome;
+use crate::direct::MANY_UPDATES;
 
 /// Why K is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,10 +131,13 @@ impl Decision {
     }
 }
 
-/// Two significant digits at least, at most six after the point.
+/// Shares of the gradient below this are shown as such.
+const SMALLEST_SHOWN: f64 = 1e-4;
+
+/// Two significant digits at least, as far as the smallest share that is shown has them.
 fn decimals(value: f64) -> usize {
     match value > 0.0 && value.is_finite() {
-        true => (1.0 - value.log10().floor()).clamp(0.0, 6.0) as usize,
+        true => (1.0 - value.log10().floor()).clamp(0.0, 5.0) as usize,
         false => 2,
     }
 }
@@ -145,6 +149,9 @@ impl Decision {
         let noise_limited = matches!(self.outcome, Some(DirectOutcome::NoiseLimited { .. }));
         let known = |value: Option<f64>| value.filter(|_| !noise_limited);
         match (known(self.relative_bias), known(self.upper_limit)) {
+            (Some(bias), _) if bias > 0.0 && bias < SMALLEST_SHOWN => {
+                clauses.push(format!("bias below {SMALLEST_SHOWN} of the gradient"));
+            }
             (Some(bias), _) if bias > 0.0 => {
                 let digits = decimals(bias);
                 let error = self.standard_error.map(|e| format!(" ± {e:.digits$}"));
@@ -153,12 +160,16 @@ impl Decision {
             }
             // No bias was seen.
             (Some(_), Some(limit)) => {
+                let limit = limit.max(SMALLEST_SHOWN);
                 let digits = decimals(limit);
                 clauses.push(format!("bias at most {limit:.digits$} of the gradient"));
             }
             _ => {}
         }
         match known(self.noisy_updates) {
+            Some(updates) if updates > MANY_UPDATES => {
+                clauses.push("noise outweighs it for over a million updates".into());
+            }
             Some(updates) if updates >= 1.0 => {
                 // One digit says all there is to say.
                 let unit = 10f64.powf(updates.log10().floor());

@@ -40,11 +40,12 @@ impl Extent {
 /// Sequences that fit one dimension of any device's grid.
 const MAX_SEQUENCES: usize = 65_535;
 
-/// Recurrent weights that one cube reads in the time of about two launches: 512 KiB in f32, 5 µs at 100 GB/s.
-const MAX_WEIGHTS: usize = 1 << 17;
+/// Recurrent weights of the largest layer that a window in one launch was measured to be faster for, than two launches per
+/// step: 256 LSTM units (docs/RESULTS.md). With four times as many it takes twice as long.
+const MAX_WEIGHTS: usize = 1 << 18;
 
-/// Weights that all sequences read per step in the same time: 16 MiB in f32, from a second-level cache at 3 TB/s.
-const MAX_READS: usize = 1 << 22;
+/// The same times the sequences, of the largest batch that was measured, 64.
+const MAX_READS: usize = 1 << 24;
 
 /// A kernel over a whole window: its cubes, and the units in each.
 pub(super) struct WindowGrid {
@@ -57,8 +58,8 @@ pub(super) struct WindowGrid {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TimeLoop {
-    /// On the device where the recurrent weight is small (up to 2¹⁷ elements, and 2²² times the batch), else on the host. The
-    /// bounds are estimates from bandwidths and launch times, not measurements.
+    /// On the device where the recurrent weight is small (up to 2¹⁸ elements, and 2²⁴ times the batch), else on the host: bounds
+    /// measured on one GPU, an NVIDIA H200.
     #[default]
     Auto,
     /// On the host: a matrix product and one kernel per step. Takes any size.
