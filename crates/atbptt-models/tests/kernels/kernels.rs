@@ -281,6 +281,8 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         case(Cell::Rnn, 6, 6, 40, 530),
         case(Cell::Gru, 6, 130, 40, 130),
         case(Cell::MinGru, 30, 40, 40, 150),
+        // Products large enough for a matrix unit, where there is one.
+        case(Cell::Lstm, 12, 40, 150, 170),
     ];
     for window in windows {
         for dtype in [DType::F32, DType::F64] {

@@ -3,7 +3,8 @@
 //! Place in the flow: [`RecurrentKernels`](super::contract::RecurrentKernels) of those backends call the functions of this module; other element types take the
 //! reference bodies.
 //!
-//! 1. The input products of all steps are one large product (`product`, the `gemm` crate).
+//! 1. The input products of all steps are one large product (`product`: the `gemm` crate or, where the processor has one, its
+//!    matrix unit, `amx`).
 //! 2. The recurrence multiplies a few rows (`panel`) with weights packed once per window (`packed`), and the sums meet the
 //!    pointwise part of the cell (`lstm`, `gru`, `rnn`, `mingru`; functions in `math`) while they are in registers, as the epilogue of
 //!    the product (`forward`). `team` shares the steps out over threads.
@@ -12,6 +13,7 @@
 //! Results do not depend on the number of threads: every sum is in one order. Subnormal numbers count as zero in all of it
 //! (`flush`), on every thread (`threads`): this changes nothing at or above the smallest normal number.
 
+mod amx;
 mod backward;
 pub(crate) mod dropout;
 mod fade;

@@ -18,6 +18,9 @@ use super::simd::Real;
 
 /// A cache line, and an AVX-512 register: none of whose loads then crosses a line.
 const ALIGN: usize = 64;
+/// A large page of the system, where it has such: buffers of at least this size ask for them. Reading blocks of packed
+/// weights then misses neither the translation of addresses nor, by unlucky addresses, the second-level cache.
+const LARGE_PAGE: usize = 1 << 21;
 /// Smaller buffers come from the allocator, which serves them without the system.
 const SMALLEST: usize = 1 << 15;
 
@@ -36,12 +39,19 @@ impl Chunk {
     /// # Panics
     /// When the size overflows `isize`, as for a vector of this size.
     fn new(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN);
+        let align = match cfg!(target_os = "linux") && bytes >= LARGE_PAGE {
+            true => LARGE_PAGE,
+            false => ALIGN,
+        };
+        let layout = Layout::from_size_align(bytes.max(ALIGN), align);
         #[allow(clippy::expect_used)] // Slices that large cannot exist; a vector would panic alike.
         let layout = layout.expect("a buffer is smaller than the address space");
         // SAFETY: the size is not zero.
         match NonNull::new(unsafe { alloc(layout) }) {
-            Some(at) => Self { at, layout },
+            Some(at) => {
+                ask_for_large_pages(at, layout);
+                Self { at, layout }
+            }
             None => handle_alloc_error(layout),
         }
     }
@@ -53,6 +63,24 @@ impl Drop for Chunk {
         unsafe { dealloc(self.at.as_ptr(), self.layout) }
     }
 }
+
+/// Asks the system for large pages in the whole ones of a buffer that begins with one; a refusal changes nothing.
+#[cfg(target_os = "linux")]
+fn ask_for_large_pages(at: NonNull<u8>, layout: Layout) {
+    use std::ffi::{c_int, c_void};
+    const MADV_HUGEPAGE: c_int = 14;
+    unsafe extern "C" {
+        fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
+    }
+    if layout.align() == LARGE_PAGE {
+        let length = layout.size() / LARGE_PAGE * LARGE_PAGE;
+        // SAFETY: memory of ours; the advice keeps what is in it.
+        unsafe { madvise(at.as_ptr().cast(), length, MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_large_pages(_: NonNull<u8>, _: Layout) {}
 
 struct Pool {
     /// Chunks that wait, the longest first.

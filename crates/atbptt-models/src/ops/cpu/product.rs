@@ -3,6 +3,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::amx;
 use super::pool::Buffer;
 use super::shared::{Shared, Target};
 use super::simd::Real;
@@ -11,11 +12,11 @@ use super::threads::{shared, threads};
 /// A matrix inside a slice, with the distances between rows and between columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, E> {
-    data: &'a [E],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [E],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a, E: Real> Matrix<'a, E> {
@@ -111,6 +112,10 @@ pub(crate) fn product<E: Real>(
     );
     let work = a.rows * a.columns * b.columns;
     let out = out.at;
+    // SAFETY: sizes are checked above; `out` is ours, and initialised where it is accumulated to.
+    if unsafe { amx::product(out, stride, accumulate, a, b) } {
+        return;
+    }
     if work < PARALLEL_WORK {
         // SAFETY: sizes are checked above; `out` is ours.
         unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::None) }

@@ -1,12 +1,13 @@
 //! A window's arguments as slices, what steps hand over to each other, and the large products after the loop.
 
+use super::amx;
 use super::pool::{Buffer, UninitBuffer};
 use super::product::{Matrix, product};
 use super::shared::{Shared, Target};
 use super::simd::Real;
 use super::sum_rows::sum_rows;
 
-/// Rows of a product from which a transposed copy of the weights pays: the product reads it up to a sixth faster.
+/// Rows of a product from which a transposed copy of the weights pays: the `gemm` crate reads it up to a sixth faster.
 const TRANSPOSE_ROWS: usize = 512;
 
 /// A window's arguments, contiguous; shapes as in the [`ops`](crate::ops) module.
@@ -159,7 +160,8 @@ impl<E: Real> Window<'_, E> {
         let grad = Matrix::new(&grad[skipped * gates..], rows, gates);
         let weight = Matrix::new(self.input_weight, self.inputs, gates);
         let target = out.target_from(skipped * self.inputs);
-        if rows < TRANSPOSE_ROWS {
+        let [sum, columns] = [gates, self.inputs];
+        if rows < TRANSPOSE_ROWS || amx::takes::<E>([rows, columns, sum]) {
             product(target, self.inputs, false, grad, weight.transposed());
         } else {
             let copy = weight.transposed_copy();
