@@ -51,16 +51,12 @@ pub(super) fn without_spare_record(path: &Path) -> io::Result<Option<NamedTempFi
 
 /// Where the central directory begins, if exactly a spare record lies between its end and the end record.
 fn misleading(end: &[u8; END as usize], length: u64) -> Option<u64> {
-    let number = |at: usize| {
-        u64::from(u32::from_le_bytes([
-            end[at],
-            end[at + 1],
-            end[at + 2],
-            end[at + 3],
-        ]))
-    };
-    let (size, directory) = (number(12), number(16));
-    let no_comment = end[20..] == [0, 0];
+    let (_, numbers) = end.split_at(12);
+    let (numbers, comment) = numbers.split_first_chunk::<8>()?;
+    // Two numbers of 32 bits, the smaller end first.
+    let both = u64::from_le_bytes(*numbers);
+    let (size, directory) = (both & u64::from(u32::MAX), both >> 32);
+    let no_comment = comment == [0, 0];
     let found =
         end.starts_with(b"PK\x05\x06") && no_comment && directory + size + SPARE + END == length;
     (found && size > SPARE).then_some(directory)
