@@ -63,7 +63,8 @@ impl ModelCheck {
 ///
 /// # Errors
 ///
-/// [`ModelError::Rules`] with all rules that the model breaks; [`ModelError`] when it fails, or the batch has less than two steps.
+/// [`ModelError::Rules`] with all rules that the model breaks; another [`ModelError`] when it fails, or the batch has fewer than two
+/// steps.
 pub fn check_model<M: RecurrentModel>(
     model: &M,
     batch: &M::Batch,

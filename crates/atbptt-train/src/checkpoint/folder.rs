@@ -54,7 +54,7 @@ impl CheckpointConfig {
     /// let corpus = Corpus::synthetic(&SyntheticConfig::default().with_tokens(4_000, 500, 500))?;
     /// let checkpoints = CheckpointConfig::new("runs/1")
     ///     .must_match("data", corpus.fingerprint())
-    ///     .may_change("machine", "the one in the cellar");
+    ///     .may_change("run folder", "runs/1");
     /// # let _ = checkpoints;
     /// # Ok(()) }
     /// ```
