@@ -27,7 +27,7 @@ const PART_ROWS: usize = 12;
 /// Looks at a flag before a thread that waits for another goes to sleep: about as long as waking up takes.
 const SPINS: u32 = 2048;
 /// Multiplications of a step below which meeting after every step does not pay.
-const STEP_WORK: usize = 1 << 18;
+const STEP_WORK: usize = 1 << 17;
 
 /// How the steps of a window are shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,9 @@
 //! shared pool would reach other people's work, and both give the same bits.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -16,6 +18,8 @@ use super::flush::Flush;
 pub(crate) const SHARED_WORK: usize = 1 << 21;
 /// Multiplications that the pointwise part of a step costs per hidden unit, roughly.
 pub(crate) const EPILOGUE_WORK: usize = 16;
+/// How long a thread without work looks out for some before it goes to sleep.
+const AWAKE: Duration = Duration::from_micros(200);
 /// Pools kept: one per number of threads asked for, of which there is nearly always one.
 const POOLS: usize = 4;
 
@@ -55,10 +59,38 @@ pub(crate) fn inside<R: Send>(work: usize, kernel: impl FnOnce() -> R + Send) ->
     if work >= SHARED_WORK && threads > 1 {
         // A system that gives no more threads has this one.
         if let Some(pool) = pool(threads) {
-            return pool.install(kernel);
+            return pool.install(|| with_others_awake(threads, kernel));
         }
     }
     alone(kernel)
+}
+
+/// Runs a kernel while the pool's other threads stay awake between its parallel parts, if those are not far apart: waking a
+/// processor of a virtual machine up may take longer than a part of a small layer.
+fn with_others_awake<R: Send>(threads: usize, kernel: impl FnOnce() -> R + Send) -> R {
+    let done = AtomicBool::new(false);
+    let own = rayon::current_thread_index();
+    let wait = || {
+        let mut since = Instant::now();
+        // Not in place of the kernel's own thread, which runs this if it waits for another.
+        while rayon::current_thread_index() != own
+            && !done.load(Ordering::Relaxed)
+            && since.elapsed() < AWAKE
+        {
+            match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => since = Instant::now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| wait());
+        }
+        let out = kernel();
+        done.store(true, Ordering::Relaxed);
+        out
+    })
 }
 
 /// Runs a kernel on this thread, with subnormal numbers as zeros.
@@ -82,11 +114,17 @@ fn pool(threads: usize) -> Option<Arc<ThreadPool>> {
     if let Some(pool) = known.iter().find(found) {
         return Some(pool.clone());
     }
+    let processors = processors::allowed();
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("atbptt-{index}"))
-        .start_handler(|_| {
+        .start_handler(move |index| {
             PLACE.set(Place::Worker);
+            // Where there is a processor for each, each stays on its own: a system that wakes two threads within some
+            // microseconds may put both on one, and leave them there while another stands idle.
+            if let (Some(&processor), true) = (processors.get(index), processors.len() == threads) {
+                processors::stay_on(processor);
+            }
             // For as long as the thread lives: it runs nothing but kernels.
             std::mem::forget(Flush::new());
         })
@@ -99,6 +137,48 @@ fn pool(threads: usize) -> Option<Arc<ThreadPool>> {
     }
     known.push(pool.clone());
     Some(pool)
+}
+
+/// The processors that this process may run on.
+#[cfg(target_os = "linux")]
+mod processors {
+    use std::ffi::c_int;
+
+    /// Bits of a set of processors, as many as the C library's.
+    type Set = [u64; 16];
+
+    unsafe extern "C" {
+        fn sched_getaffinity(thread: c_int, size: usize, set: *mut Set) -> c_int;
+        fn sched_setaffinity(thread: c_int, size: usize, set: *const Set) -> c_int;
+    }
+
+    /// Their numbers; none where the system does not say.
+    pub(super) fn allowed() -> Vec<usize> {
+        let mut set: Set = [0; 16];
+        // SAFETY: the system writes at most the size it is told.
+        let answer = unsafe { sched_getaffinity(0, size_of::<Set>(), &raw mut set) };
+        let is_in = |&processor: &usize| set[processor / 64] >> (processor % 64) & 1 == 1;
+        let known = if answer == 0 { 64 * set.len() } else { 0 };
+        (0..known).filter(is_in).collect()
+    }
+
+    /// Keeps the calling thread on one of them; a refusal changes nothing.
+    pub(super) fn stay_on(processor: usize) {
+        let mut set: Set = [0; 16];
+        set[processor / 64] = 1 << (processor % 64);
+        // SAFETY: the system reads the size it is told.
+        unsafe { sched_setaffinity(0, size_of::<Set>(), &raw const set) };
+    }
+}
+
+/// Elsewhere threads are left where the system puts them.
+#[cfg(not(target_os = "linux"))]
+mod processors {
+    pub(super) fn allowed() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub(super) fn stay_on(_: usize) {}
 }
 
 #[cfg(test)]
@@ -126,6 +206,30 @@ mod tests {
             assert!(!flushed(), "the caller's mode is as before");
             seen
         })
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn as_many_threads_as_processors_have_one_each_and_callers_keep_all() {
+        let all = processors::allowed();
+        assert!(!all.is_empty());
+        let seen = |threads: usize| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.unwrap().install(|| {
+                inside(SHARED_WORK, || {
+                    let mut seen = rayon::broadcast(|_| processors::allowed());
+                    seen.sort();
+                    seen
+                })
+            })
+        };
+        // One thread is the caller's own, which is not bound.
+        if all.len() > 1 {
+            let one_each: Vec<_> = all.iter().map(|&processor| vec![processor]).collect();
+            assert_eq!(seen(all.len()), one_each);
+        }
+        assert_eq!(seen(all.len() + 1), vec![all.clone(); all.len() + 1]);
+        assert_eq!(processors::allowed(), all);
     }
 
     #[test]
