@@ -26,13 +26,13 @@ type LayerState<M> = <<M as StackModel>::Layer as RecurrentLayer>::State;
 ///
 /// ```
 /// use atbptt_models::{
-///     Lstm, LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel, StateGradients, StepLoss, TokenBatch,
+///     LstmLayer, LstmState, ModelError, RecurrentModel, Stack, StackModel, StateGradients, StepLoss, TokenBatch,
 ///     WindowLoss, WindowPlan, ops,
 /// };
 /// use burn::{module::{Module, ParamId}, nn, tensor::Tensor};
 ///
 /// #[derive(Module, Debug)]
-/// struct Tagger { embedding: nn::Embedding, layers: Lstm, decoder: nn::Embedding }
+/// struct Tagger { embedding: nn::Embedding, layers: Stack<LstmLayer>, decoder: nn::Embedding }
 ///
 /// impl StackModel for Tagger {
 ///     type Layer = LstmLayer;
