@@ -381,7 +381,7 @@ fn a_time_major_model_is_told_so_even_where_a_window_has_as_many_steps_as_sequen
     );
 }
 
-/// Issue 16: one layout, `[batch, time, features]`. Models of this library have it, and whatever reads features refuses another,
+/// One layout, `[batch, time, features]`. Models of this library have it, and whatever reads features refuses another,
 /// where nobody has checked the model too.
 #[test]
 fn forward_has_one_layout_batch_time_features() {

@@ -26,7 +26,7 @@ use super::waves::{
 };
 use crate::common::{bits, turn, weights};
 
-/// Issue 16: a state that was returned attached made Burn panic at the second window.
+/// A state that was returned attached made Burn panic at the second window.
 #[test]
 fn a_state_returned_attached_is_detached_by_the_loop() {
     let _turn = turn();
@@ -141,7 +141,7 @@ fn a_validation_loss_that_is_no_number_names_the_steps_and_keeps_the_epoch() {
     assert_eq!(names, ["epoch-2-step-20.ckpt", "epoch-1-step-10.ckpt"]);
 }
 
-/// Issue 16: without the strategy, Burn's own loop trained on a loss of NaN to the end.
+/// Without the strategy, Burn's own loop trained on a loss of NaN to the end.
 #[test]
 fn a_forgotten_training_strategy_ends_with_an_error() {
     let _turn = turn();

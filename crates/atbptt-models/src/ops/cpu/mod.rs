@@ -23,6 +23,7 @@ mod gru;
 pub(crate) mod host;
 mod lstm;
 mod math;
+mod matrix;
 mod mingru;
 mod nll;
 mod one_step;

@@ -7,8 +7,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp_of_negative;
+use super::matrix::Matrix;
 use super::pool::{Buffer, UninitBuffer};
-use super::product::{Matrix, product};
+use super::product::product;
 use super::simd::{Level, Real};
 use super::sum_rows::sum_rows;
 use super::threads::shared;

@@ -3,9 +3,10 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::matrix::Matrix;
 use super::panel::Epilogue;
 use super::pool::UninitBuffer;
-use super::product::{Matrix, product};
+use super::product::product;
 use super::simd::{Level, Real};
 use super::window::Window;
 

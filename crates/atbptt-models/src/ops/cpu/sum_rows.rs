@@ -3,9 +3,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::product::PARALLEL_WORK;
 use super::simd::{Level, Real};
-use super::threads::shared;
+use super::threads::{PARALLEL_WORK, shared};
 
 /// Columns per task of [`sum_rows`].
 const SUM_COLUMNS: usize = 256;

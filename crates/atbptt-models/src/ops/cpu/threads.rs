@@ -16,6 +16,8 @@ use super::flush::Flush;
 
 /// Multiplications from which it is worth waking other threads up.
 pub(crate) const SHARED_WORK: usize = 1 << 21;
+/// Multiplications below which a product runs on one thread.
+pub(crate) const PARALLEL_WORK: usize = 1 << 20;
 /// Multiplications that the pointwise part of a step costs per hidden unit, roughly.
 pub(crate) const EPILOGUE_WORK: usize = 16;
 /// How long a thread without work looks out for some before it goes to sleep.

@@ -1,8 +1,9 @@
 //! A window's arguments as slices, what steps hand over to each other, and the large products after the loop.
 
 use super::amx;
+use super::matrix::Matrix;
 use super::pool::{Buffer, UninitBuffer};
-use super::product::{Matrix, product};
+use super::product::product;
 use super::shared::{Shared, Target};
 use super::simd::Real;
 use super::sum_rows::sum_rows;

@@ -20,7 +20,7 @@ use burn::tensor::Element;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use self::{kernel::is_available, pack::Factor};
-use super::product::Matrix;
+use super::matrix::Matrix;
 use super::shared::Shared;
 use super::simd::Real;
 
