@@ -186,7 +186,7 @@ fn the_time_loop_runs_on_the_device_where_the_weights_are_few() {
     }
     let whole = layer::<LstmLayer>(&device, HIDDEN, 8);
     println!("LSTM of {HIDDEN} units: {whole:?} launches per window");
-    for (cell, kernels) in cells(&device, 400) {
+    for (cell, kernels) in cells(&device, 600) {
         assert_eq!(kernels, two_or_none(cell), "{cell:?}");
     }
 }
