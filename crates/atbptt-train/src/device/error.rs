@@ -17,7 +17,7 @@ pub enum DeviceError {
     },
     /// The backend exists, but not in this program.
     #[error(
-        "the backend `{name}` is not compiled in; build with `--features {name}`, or set BURN_DEVICE to one of: {}",
+        "the backend `{name}` is not compiled in; build with `--features {name}`, or name one of these instead: {}",
         compiled.join(", ")
     )]
     NotCompiled {

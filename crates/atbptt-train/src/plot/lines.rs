@@ -13,7 +13,7 @@ use super::scale::Scale;
 use super::sheet::Sheet;
 
 /// Colours in the order they are given out: Okabe and Ito's, then darker kin.
-const COLORS: [RGBColor; 10] = [
+pub(super) const COLORS: [RGBColor; 10] = [
     BLUE,
     VERMILION,
     GREEN,
@@ -168,8 +168,11 @@ pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotErro
             for line in &panel.lines {
                 chart.band(&line.band, stroke(&line.name, false).color)?;
             }
-            // What stands first in the legend is drawn last, on top.
-            for line in panel.lines.iter().rev() {
+            // What stands first in the legend is drawn last, on top; but for a single point, which marks a place on another line.
+            let is_mark = |line: &&Line| line.points.len() == 1;
+            let lines = panel.lines.iter().rev();
+            let (marks, lines): (Vec<_>, Vec<_>) = lines.partition(is_mark);
+            for line in lines.into_iter().chain(marks) {
                 let stroke = stroke(&line.name, line.dashed);
                 chart.curve(&line.points, stroke)?;
                 if line.points.len() <= 20 {

@@ -52,7 +52,7 @@ pub(super) fn refused(cause: impl Display) -> PlotError {
 
 pub(super) struct Sheet {
     height: usize,
-    pixels: Vec<u8>,
+    pub(super) pixels: Vec<u8>,
 }
 
 impl Sheet {

@@ -264,3 +264,23 @@ fn a_lines_figure_needs_a_panel() {
     let error = lines_figure("x.png", "t", &[]).unwrap_err();
     assert!(matches!(error, PlotError::Empty { what: "panel" }));
 }
+
+/// A single point marks a place on another line, whose own points must not hide it.
+#[test]
+fn a_mark_is_seen_on_the_line_that_it_lies_on() {
+    let line = Line::new("line", vec![(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]);
+    let seen = |y: f64| {
+        let panel = LinesPanel {
+            lines: vec![line.clone(), Line::new("mark", vec![(2.0, y)])],
+            ..LinesPanel::default()
+        };
+        let sheet = lines::draw("", &[panel]).unwrap();
+        let color = lines::COLORS[1];
+        let pixels = sheet.pixels.chunks_exact(3);
+        pixels
+            .filter(|pixel| *pixel == [color.0, color.1, color.2])
+            .count()
+    };
+    let (on, beside) = (seen(2.0), seen(3.0));
+    assert!(10 * on >= 9 * beside, "{on} of {beside} pixels");
+}

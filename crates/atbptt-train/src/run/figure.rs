@@ -80,22 +80,26 @@ fn direct_curve(direct: &DirectEstimate, delta: Option<f64>, k: usize) -> (Strin
         .find(|&k| direct.upper_limit(k) > 0.01);
     let last = (seen_until.unwrap_or(1).max(k) + 5).min(direct.window());
     let lengths = || 1..=last;
-    // Zero, where no bias was seen, has no place on a logarithmic scale.
-    let seen = |bias: f64| if bias > 0.0 { bias } else { f64::NAN };
-    let points = lengths().map(|k| (k as f64, seen(direct.relative_bias(k))));
+    let points: Vec<_> = lengths()
+        .map(|k| (k as f64, direct.relative_bias(k)))
+        .collect();
+    // Where no bias was seen it is zero, which has no place on a logarithmic scale.
+    let unseen = points.iter().any(|&(_, bias)| bias <= 0.0);
     let band = lengths().map(|k| {
         let low = direct.relative_bias(k) - 2.0 * direct.standard_error(k);
         (k as f64, low.max(0.0), direct.upper_limit(k))
     });
-    let mut lines = vec![Line::new("estimate", points.collect()).with_band(band.collect())];
+    let estimate = Line::new("estimate", points).with_band(band.collect());
+    let mut lines = vec![match unseen {
+        true => estimate.with_zero(),
+        false => estimate,
+    }];
     if let Some(delta) = delta {
         let ends = vec![(1.0, delta), (last as f64, delta)];
         lines.push(Line::new("tolerance δ", ends).dashed());
     }
-    if direct.relative_bias(k) > 0.0 {
-        let here = vec![(k as f64, seen(direct.relative_bias(k)))];
-        lines.push(Line::new(format!("K = {k} in use"), here));
-    }
+    let here = vec![(k as f64, direct.relative_bias(k))];
+    lines.push(Line::new(format!("K = {k} in use"), here));
     let title = format!(
         "Last estimate: {} probes of {} losses",
         direct.probes(),

@@ -21,8 +21,11 @@ pub(super) fn backends_exchange_models_and_states<L: RecurrentLayer>() {
     }
 }
 
-/// Out to PyTorch's layout and back, and through Burn's record: the same outputs, bit for bit.
-pub(super) fn exports_keep_outputs<L: TorchCompatible>() {
+/// Stacks with noise for weights, on every backend, with and without gradients, with and without biases: their settings and device,
+/// whether they have biases, an input, and what they make of it.
+fn with_each_stack<L: RecurrentLayer>(
+    check: impl Fn(&str, (StackConfig<L>, &Device, bool), Stack<L>, Tensor<3>, Vec<f64>),
+) {
     let tracked = all_devices()
         .into_iter()
         .map(|(name, d)| (name, d.autodiff()));
@@ -34,39 +37,34 @@ pub(super) fn exports_keep_outputs<L: TorchCompatible>() {
             let stack = with_noise(fresh.init(&device).unwrap(), 21, 0.5, DType::F32);
             let x = SMALL.input(&device, DType::F32);
             let (expected, _) = stack.forward(x.clone(), None).unwrap();
-
-            let layers: Vec<_> = stack.layers.iter().map(L::to_torch).collect();
-            assert_eq!(layers.iter().all(|layer| layer.biases.is_some()), bias);
-            let back = Stack::<L>::from_torch(layers, 0.0).unwrap();
-            assert_eq!(weights(&back), weights(&stack), "{backend}");
-            let (output, _) = back.forward(x, None).unwrap();
-            assert_eq!(values(output), values(expected), "{backend}");
+            check(backend, (fresh, &device, bias), stack, x, values(expected));
         }
     }
 }
 
+/// Out to PyTorch's layout and back, and through Burn's record: the same outputs, bit for bit.
+pub(super) fn exports_keep_outputs<L: TorchCompatible>() {
+    with_each_stack::<L>(|backend, (_, _, bias), stack, x, expected| {
+        let layers: Vec<_> = stack.layers.iter().map(L::to_torch).collect();
+        assert_eq!(layers.iter().all(|layer| layer.biases.is_some()), bias);
+        let back = Stack::<L>::from_torch(layers, 0.0).unwrap();
+        assert_eq!(weights(&back), weights(&stack), "{backend}");
+        let (output, _) = back.forward(x, None).unwrap();
+        assert_eq!(values(output), expected, "{backend}");
+    });
+}
+
 /// A record in bytes is the model again.
 pub(super) fn records_keep_outputs<L: RecurrentLayer>() {
-    let tracked = all_devices()
-        .into_iter()
-        .map(|(name, d)| (name, d.autodiff()));
-    for (backend, device) in all_devices().into_iter().chain(tracked) {
-        for bias in [true, false] {
-            let fresh = StackConfig::<L>::new(SMALL.input, SMALL.hidden)
-                .with_layers(SMALL.layers)
-                .with_bias(bias);
-            let stack = with_noise(fresh.init(&device).unwrap(), 21, 0.5, DType::F32);
-            let x = SMALL.input(&device, DType::F32);
-            let (expected, _) = stack.forward(x.clone(), None).unwrap();
-            let bytes = stack.into_record().into_bytes().unwrap();
-            let loaded = fresh
-                .init(&device)
-                .unwrap()
-                .load_record(ModuleRecord::from_bytes(bytes).unwrap());
-            let (output, _) = loaded.forward(x, None).unwrap();
-            assert_eq!(values(output), values(expected), "{backend}");
-        }
-    }
+    with_each_stack::<L>(|backend, (fresh, device, _), stack, x, expected| {
+        let bytes = stack.into_record().into_bytes().unwrap();
+        let loaded = fresh
+            .init(device)
+            .unwrap()
+            .load_record(ModuleRecord::from_bytes(bytes).unwrap());
+        let (output, _) = loaded.forward(x, None).unwrap();
+        assert_eq!(values(output), expected, "{backend}");
+    });
 }
 
 /// What was converted from tracked weights is a model of its own that can be trained.
