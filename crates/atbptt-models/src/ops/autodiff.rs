@@ -88,22 +88,39 @@ impl<B: RecurrentOps> Backward<B, 7> for Sequence {
     }
 }
 
-/// [`RecurrentOps::linear_nll`]: its gradients were computed with the loss, and are only scaled here.
+/// [`RecurrentOps::linear_nll`]: its gradients were computed with the loss, and are only scaled here; that of the weight may
+/// have been left for here, which saves a pass over it.
 #[derive(Debug)]
 struct Nll;
 
+/// What the loss leaves to the backward pass.
+#[derive(Clone, Debug)]
+struct NllGradients<B: RecurrentOps> {
+    /// Of hidden rows, weight and bias.
+    ready: [Option<FloatTensor<B>>; 3],
+    /// Gradient at the logits, and the hidden rows.
+    logits: Option<[FloatTensor<B>; 2]>,
+}
+
 impl<B: RecurrentOps> Backward<B, 3> for Nll {
-    type State = [Option<FloatTensor<B>>; 3];
+    type State = NllGradients<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        for (node, value) in ops.parents.into_iter().zip(ops.state) {
+        // Losses of half types are f32.
+        let factor = |like: &FloatTensor<B>| match like.dtype() == grad.dtype() {
+            true => grad.clone(),
+            false => B::float_cast(grad.clone(), like.dtype().into()),
+        };
+        let NllGradients { ready, logits } = ops.state;
+        if let ([_, Some(weight), _], Some([logits, hidden])) = (&ops.parents, logits) {
+            let factor = factor(&logits);
+            let value = B::linear_nll_weight_gradient(logits, hidden, factor);
+            grads.register::<B>(weight.id, value);
+        }
+        for (node, value) in ops.parents.into_iter().zip(ready) {
             if let (Some(node), Some(value)) = (node, value) {
-                // Losses of half types are f32.
-                let factor = match value.dtype() == grad.dtype() {
-                    true => grad.clone(),
-                    false => B::float_cast(grad.clone(), value.dtype().into()),
-                };
+                let factor = factor(&value);
                 grads.register::<B>(node.id, B::scale_by(value, factor));
             }
         }
@@ -257,8 +274,13 @@ impl<B: RecurrentOps, C: CheckpointStrategy> RecurrentOps for Autodiff<B, C> {
         let args = inner_nll(args);
         match prepared {
             OpsKind::Tracked(prep) => {
-                let out = B::linear_nll_forward(args, needs);
-                prep.finish([out.hidden, out.weight, out.bias], out.loss)
+                let hidden = args.hidden.clone();
+                let (out, logits) = B::linear_nll_tracked(args, needs);
+                let gradients = NllGradients {
+                    ready: [out.hidden, out.weight, out.bias],
+                    logits: logits.map(|logits| [logits, hidden]),
+                };
+                prep.finish(gradients, out.loss)
             }
             OpsKind::UnTracked(prep) => {
                 prep.finish(B::linear_nll_forward(args, NllNeedsGrad::default()).loss)

@@ -40,6 +40,19 @@ macro_rules! cpu_backend {
             ) -> NllOutput<Self> {
                 super::cpu::linear_nll(args, needs)
             }
+            fn linear_nll_tracked(
+                args: NllArguments<Self>,
+                needs: NllNeedsGrad,
+            ) -> (NllOutput<Self>, Option<FloatTensor<Self>>) {
+                super::cpu::linear_nll_tracked(args, needs)
+            }
+            fn linear_nll_weight_gradient(
+                logits: FloatTensor<Self>,
+                hidden: FloatTensor<Self>,
+                factor: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                super::cpu::linear_nll_weight_gradient::<Self>(logits, hidden, factor)
+            }
             fn first_features_forward(
                 tensor: FloatTensor<Self>,
                 count: usize,

@@ -40,6 +40,26 @@ pub trait RecurrentKernels: Backend {
         nll::linear_nll::<Self>(args, needs, Self::softmax_block)
     }
 
+    /// As [`linear_nll_forward`](Self::linear_nll_forward), but the weight's gradient may be left out for the gradient at the
+    /// logits, `[rows, classes]`, which is the smaller of the two where rows are few:
+    /// [`linear_nll_weight_gradient`](Self::linear_nll_weight_gradient) makes one of the other.
+    fn linear_nll_tracked(
+        args: NllArguments<Self>,
+        needs: NllNeedsGrad,
+    ) -> (NllOutput<Self>, Option<FloatTensor<Self>>) {
+        (Self::linear_nll_forward(args, needs), None)
+    }
+
+    /// `factor` `[1]` times the weight's gradient `[classes, H]`, from that at the logits, `[rows, classes]`, and the hidden
+    /// rows `[rows, H]`.
+    fn linear_nll_weight_gradient(
+        logits: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        nll::weight_gradient::<Self>(logits, hidden, factor)
+    }
+
     /// Loss of a block of rows from its logits (`[rows, classes]`, without the bias), and the gradient of the weighted sum at
     /// the logits where `gradients` asks for it.
     fn softmax_block(block: LogitBlock<Self>, gradients: bool) -> BlockLoss<Self> {

@@ -17,6 +17,7 @@ mod amx;
 mod backward;
 pub(crate) mod dropout;
 mod fade;
+mod few_rows;
 mod flush;
 mod forward;
 mod gru;
@@ -225,15 +226,57 @@ pub(crate) fn sequence_backward<B: Host>(
 }
 
 pub(crate) fn linear_nll<B: Host>(input: NllArguments<B>, needs: NllNeedsGrad) -> NllOutput<B> {
-    by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs)).unwrap_or_else(|| {
-        reference::nll::linear_nll::<B>(input, needs, reference::nll::softmax_block::<B>)
+    linear_nll_with(input, needs, false).0
+}
+
+pub(crate) fn linear_nll_tracked<B: Host>(
+    input: NllArguments<B>,
+    needs: NllNeedsGrad,
+) -> (NllOutput<B>, Option<FloatTensor<B>>) {
+    linear_nll_with(input, needs, true)
+}
+
+/// The gradient at the logits beside the others, where it may stand for the weight's and does.
+fn linear_nll_with<B: Host>(
+    input: NllArguments<B>,
+    needs: NllNeedsGrad,
+    to_logits: bool,
+) -> (NllOutput<B>, Option<FloatTensor<B>>) {
+    by_type!(input.hidden, E => linear_nll_of::<E, B>(&input, needs, to_logits)).unwrap_or_else(
+        || {
+            let block = reference::nll::softmax_block::<B>;
+            (reference::nll::linear_nll::<B>(input, needs, block), None)
+        },
+    )
+}
+
+pub(crate) fn linear_nll_weight_gradient<B: Host>(
+    logits: FloatTensor<B>,
+    hidden: FloatTensor<B>,
+    factor: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let (rows, classes, features) = (logits.shape()[0], logits.shape()[1], hidden.shape()[1]);
+    by_type!(logits, E => {
+        let held = Held::<B>::new::<E>(&logits, rows * classes);
+        held.zip(Held::<B>::new::<E>(&hidden, rows * features)).and_then(|(logits, hidden)| {
+            let factor = *B::elements::<E>(&factor)?.first()?;
+            let (logits, hidden) = (logits.elements::<E>()?, hidden.elements::<E>()?);
+            let size = [rows, features, classes];
+            let work = (rows * features).saturating_mul(classes);
+            let out = threads::inside(work, || {
+                few_rows::weight_gradient(logits, hidden, size, factor)
+            });
+            Some(B::tensor(out, vec![classes, features]))
+        })
     })
+    .unwrap_or_else(|| reference::nll::weight_gradient::<B>(logits, hidden, factor))
 }
 
 fn linear_nll_of<E: Real, B: Host>(
     input: &NllArguments<B>,
     needs: NllNeedsGrad,
-) -> Option<NllOutput<B>> {
+    to_logits: bool,
+) -> Option<(NllOutput<B>, Option<FloatTensor<B>>)> {
     let (rows, classes) = (input.hidden.shape()[0], input.weight.shape()[0]);
     let features = input.hidden.shape()[1];
     let hidden = Held::<B>::new::<E>(&input.hidden, rows * features)?;
@@ -253,8 +296,9 @@ fn linear_nll_of<E: Real, B: Host>(
     };
     let products = 1 + usize::from(needs.hidden) + usize::from(needs.weight);
     let work = (rows * products).saturating_mul(classes * features);
-    let out = threads::inside(work, || nll::linear_nll(&args, needs));
-    Some(NllOutput {
+    let out = threads::inside(work, || nll::linear_nll(&args, needs, to_logits));
+    let logits = out.logits.map(|data| B::tensor(data, vec![rows, classes]));
+    let out = NllOutput {
         loss: B::tensor(Buffer::from(&[out.loss][..]), vec![1]),
         rows: B::tensor(out.rows, vec![rows]),
         hidden: out.hidden.map(|data| B::tensor(data, vec![rows, features])),
@@ -262,5 +306,6 @@ fn linear_nll_of<E: Real, B: Host>(
             .weight
             .map(|data| B::tensor(data, vec![classes, features])),
         bias: out.bias.map(|data| B::tensor(data, vec![classes])),
-    })
+    };
+    Some((out, logits))
 }

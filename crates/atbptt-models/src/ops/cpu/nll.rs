@@ -6,6 +6,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::few_rows::{self, FEW_ROWS};
 use super::math::exp_of_negative;
 use super::matrix::Matrix;
 use super::pool::{Buffer, UninitBuffer};
@@ -41,13 +42,58 @@ pub(crate) struct Output<E> {
     pub hidden: Option<Buffer<E>>,
     pub weight: Option<Buffer<E>>,
     pub bias: Option<Buffer<E>>,
+    /// At the logits, in place of the weight's, where that was allowed and rows are few.
+    pub logits: Option<Buffer<E>>,
 }
 
-pub(crate) fn linear_nll<E: Real>(args: &Arguments<'_, E>, needs: NllNeedsGrad) -> Output<E> {
+pub(crate) fn linear_nll<E: Real>(
+    args: &Arguments<'_, E>,
+    needs: NllNeedsGrad,
+    to_logits: bool,
+) -> Output<E> {
+    if args.rows <= FEW_ROWS && args.rows * args.classes <= BLOCK_LOGITS {
+        return linear_nll_of_few(args, needs, to_logits);
+    }
     let most = (BLOCK_LOGITS / args.classes).max(16);
     // Blocks of nearly equal size.
     let block = args.rows.div_ceil(args.rows.div_ceil(most));
     linear_nll_in_blocks(args, needs, block)
+}
+
+fn linear_nll_of_few<E: Real>(
+    args: &Arguments<'_, E>,
+    needs: NllNeedsGrad,
+    to_logits: bool,
+) -> Output<E> {
+    let &Arguments {
+        rows,
+        features,
+        classes,
+        ..
+    } = args;
+    let out = few_rows::softmax(args, needs.hidden, needs.weight || needs.bias);
+    let weighted = |(row, loss): (usize, &E)| {
+        let weight = args.row_weights.map_or(E::ONE, |weights| weights[row]);
+        weight.to() * loss.to()
+    };
+    let loss = out.rows.iter().enumerate().map(weighted).sum();
+    let bias = out.logits.as_deref().filter(|_| needs.bias).map(|logits| {
+        let mut sum = Buffer::zeros(classes);
+        sum_rows(&mut sum, logits, rows, classes);
+        sum
+    });
+    let mut logits = out.logits.filter(|_| needs.weight);
+    let at_once = logits.take_if(|_| !to_logits);
+    Output {
+        loss: E::of(loss),
+        rows: out.rows,
+        hidden: out.hidden,
+        weight: at_once.map(|logits| {
+            few_rows::weight_gradient(&logits, args.hidden, [rows, features, classes], E::ONE)
+        }),
+        bias,
+        logits,
+    }
 }
 
 fn linear_nll_in_blocks<E: Real>(
@@ -134,6 +180,7 @@ fn linear_nll_in_blocks<E: Real>(
         hidden: d_hidden,
         weight: d_weight,
         bias: d_bias,
+        logits: None,
     }
 }
 

@@ -102,6 +102,17 @@ fn linear_nll_in_blocks<B: Backend>(
     }
 }
 
+/// Reference body of
+/// [`RecurrentKernels::linear_nll_weight_gradient`](crate::ops::contract::RecurrentKernels::linear_nll_weight_gradient).
+pub fn weight_gradient<B: Backend>(
+    logits: FloatTensor<B>,
+    hidden: FloatTensor<B>,
+    factor: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let product = B::float_matmul(B::float_transpose(logits), hidden);
+    B::float_mul(product, B::float_reshape(factor, [1, 1].into()))
+}
+
 /// Type of the losses of logits of type `logits`.
 pub(super) fn loss_dtype(logits: DType) -> DType {
     match logits {

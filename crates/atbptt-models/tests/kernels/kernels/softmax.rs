@@ -61,7 +61,15 @@ fn softmax_loss_equals_the_reference() {
             }
         }
     }
-    for (rows, features, classes) in [(1, 1, 1), (5, 3, 2), (67, 20, 101), (130, 9, 1000)] {
+    // Few rows have a kernel of their own: up to 64, in groups of at most 12, over pieces of 1,024 classes.
+    let few = [
+        (1, 1, 1),
+        (5, 3, 2),
+        (12, 33, 70),
+        (13, 200, 1025),
+        (64, 17, 2050),
+    ];
+    for (rows, features, classes) in few.into_iter().chain([(67, 20, 101), (130, 9, 1000)]) {
         check::<Flex>(rows, features, classes, DType::F32, 1e-5);
         check::<Flex>(rows, features, classes, DType::F64, 1e-12);
         #[cfg(feature = "ndarray")]
@@ -69,10 +77,118 @@ fn softmax_loss_equals_the_reference() {
     }
 }
 
-/// Blocks, large products and sums over rows alike.
+/// What the backward pass makes of the gradient at the logits, a factor on it, is the weight's gradient of the reference.
+#[test]
+fn the_weight_gradient_of_few_rows_follows_from_that_at_the_logits() {
+    fn check<B: RecurrentKernels>(dtype: DType, tolerance: f64) {
+        let device = Default::default();
+        for (rows, features, classes) in [(1, 5, 40), (10, 33, 1500), (64, 16, 65), (65, 16, 70)] {
+            let targets: Vec<i64> = (0..rows as i64).map(|r| r * 7 % classes as i64).collect();
+            let hidden = || float::<B>(noise(1, rows * features), &[rows, features], dtype);
+            let args = || NllArguments::<B> {
+                hidden: hidden(),
+                weight: float::<B>(noise(2, classes * features), &[classes, features], dtype),
+                bias: Optional::Absent,
+                targets: B::int_from_data(TensorData::new(targets.clone(), [rows]), &device),
+                row_weights: Optional::Absent,
+            };
+            let needs = NllNeedsGrad {
+                weight: true,
+                ..NllNeedsGrad::default()
+            };
+            let (got, logits) = B::linear_nll_tracked(args(), needs);
+            let expected =
+                reference::nll::linear_nll::<B>(args(), needs, reference::nll::softmax_block);
+            let expected = values::<B>(expected.weight.expect("asked for"));
+            let factor = 0.125;
+            let got = match logits {
+                None => values::<B>(got.weight.expect("no gradient at the logits"))
+                    .iter()
+                    .map(|value| factor * value)
+                    .collect(),
+                Some(logits) => {
+                    assert!(rows <= 64 && got.weight.is_none());
+                    let factor = float::<B>(vec![factor], &[1], dtype);
+                    let by_kernel =
+                        B::linear_nll_weight_gradient(logits.clone(), hidden(), factor.clone());
+                    let plain = reference::nll::weight_gradient::<B>(logits, hidden(), factor);
+                    let (by_kernel, plain) = (values::<B>(by_kernel), values::<B>(plain));
+                    for (a, b) in by_kernel.iter().zip(&plain) {
+                        assert!((a - b).abs() <= tolerance, "{a:e}, reference {b:e}");
+                    }
+                    by_kernel
+                }
+            };
+            assert_eq!(got.len(), expected.len());
+            for (a, b) in got.iter().zip(&expected) {
+                let b = factor * b;
+                assert!((a - b).abs() <= tolerance, "{a:e}, reference {b:e}");
+            }
+        }
+    }
+    check::<Flex>(DType::F32, 1e-5);
+    check::<Flex>(DType::F64, 1e-12);
+    #[cfg(feature = "ndarray")]
+    check::<NdArray>(DType::F64, 1e-12);
+}
+
+/// Logits that are not finite are seen in the loss and in the gradient of their row, and in no other row. Classes ruled out
+/// by a bias of −∞ are no such thing, even a whole block of them.
+#[test]
+fn few_rows_tell_of_values_that_are_not_finite() {
+    let (rows, features, classes) = (3, 4, 100);
+    let run = |spoil: f32, bias: f32| {
+        let mut hidden: Vec<f32> = (0..rows * features).map(|i| (i as f32).sin()).collect();
+        hidden[features] = spoil;
+        let weight: Vec<f32> = (0..classes * features).map(|i| (i as f32).cos()).collect();
+        let bias: Vec<f32> = (0..classes)
+            .map(|c| if c < 64 { bias } else { 0.1 })
+            .collect();
+        let device = Default::default();
+        let args = NllArguments::<Flex> {
+            hidden: Flex::float_from_data(TensorData::new(hidden, [rows, features]), &device),
+            weight: Flex::float_from_data(TensorData::new(weight, [classes, features]), &device),
+            bias: Optional::Given(Flex::float_from_data(
+                TensorData::new(bias, [classes]),
+                &device,
+            )),
+            targets: Flex::int_from_data(TensorData::new(vec![70i64, 80, 99], [rows]), &device),
+            row_weights: Optional::Absent,
+        };
+        let needs = NllNeedsGrad {
+            hidden: true,
+            ..NllNeedsGrad::default()
+        };
+        let out = Flex::linear_nll_forward(args, needs);
+        let hidden = values::<Flex>(out.hidden.expect("asked for"));
+        let finite = |row: &[f64]| row.iter().all(|value| value.is_finite());
+        let losses = values::<Flex>(out.rows);
+        let rows: Vec<bool> = hidden.chunks(features).map(finite).collect();
+        (
+            losses
+                .iter()
+                .map(|loss| loss.is_finite())
+                .collect::<Vec<_>>(),
+            rows,
+        )
+    };
+    for spoil in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let seen = vec![true, false, true];
+        assert_eq!(run(spoil, 0.0), (seen.clone(), seen), "{spoil}");
+    }
+    assert_eq!(run(0.5, f32::NEG_INFINITY), (vec![true; 3], vec![true; 3]));
+}
+
+/// Blocks, large products and sums over rows alike, and few rows.
 #[test]
 fn softmax_loss_bits_do_not_depend_on_the_number_of_threads() {
-    let (rows, features, classes) = (300, 64, 3001);
+    for rows in [300, 17] {
+        same_bits_on_all_threads(rows);
+    }
+}
+
+fn same_bits_on_all_threads(rows: usize) {
+    let (features, classes) = (64, 3001);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         let pool = pool.build().expect("a thread pool");
@@ -101,6 +217,6 @@ fn softmax_loss_bits_do_not_depend_on_the_number_of_threads() {
     };
     let one = run(1);
     for threads in [2, 3] {
-        assert!(one == run(threads), "{threads} threads");
+        assert!(one == run(threads), "{threads} threads, {rows} rows");
     }
 }

@@ -1,0 +1,473 @@
+//! Linear layer, softmax and negative log-likelihood of few rows, such as a short window of one sequence.
+//!
+//! What takes time there is the weights, of which every row needs all: three general products copy them into an order of
+//! their own first, and write a gradient as large. Here they are read once. Classes go by in blocks that stay in the first-level cache between the
+//! logits and the gradient of the hidden rows, which is summed relative to the largest logit so far, as in Milakov &
+//! Gimelshein 2018 ("Online normalizer calculation for softmax"). The weight's gradient is left to [`weight_gradient`], when the factor
+//! on it is known.
+//!
+//! Classes are shared out in pieces of fixed size, and the pieces' sums are added in order: the bits do not depend on the number
+//! of threads.
+
+mod tiles;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::math::exp_of_negative;
+use super::nll::Arguments;
+use super::pool::{Buffer, UninitBuffer};
+use super::shared::Shared;
+use super::simd::{Level, Real};
+use super::threads::{PARALLEL_WORK, shared};
+use tiles::{Logits, Outer};
+
+/// Rows up to which this is faster than general products.
+pub(super) const FEW_ROWS: usize = 64;
+/// Classes whose weights stay in the first-level cache.
+const BLOCK: usize = 32;
+/// Classes per task.
+const PIECE: usize = 32 * BLOCK;
+/// Lines of a result in registers at most, each of [`WIDTH`] registers: 24 of 32.
+const LINES: usize = 12;
+const WIDTH: usize = 2;
+/// Below every logit of a finite model: a class of −∞ adds nothing to a sum relative to it.
+const LOWEST: f64 = -3e38;
+/// Logits from which a second thread pays for its waking up.
+const SHARED_LOGITS: usize = 1 << 15;
+
+/// Losses, and what the gradients are made of.
+pub(super) struct Softmax<E> {
+    /// `[rows]`, not weighted.
+    pub rows: Buffer<E>,
+    /// Gradient of the hidden rows, `[rows, features]`.
+    pub hidden: Option<Buffer<E>>,
+    /// Gradient at the logits, `[rows, classes]`.
+    pub logits: Option<Buffer<E>>,
+}
+
+/// Hidden rows one after the other, zeros up to whole registers, and whole groups of rows.
+struct Padded<E> {
+    data: Buffer<E>,
+    rows: usize,
+    /// Rows of a group.
+    height: usize,
+    /// Elements from row to row.
+    stride: usize,
+}
+
+impl<E: Real> Padded<E> {
+    fn new(hidden: &[E], rows: usize, features: usize, factor: E) -> Self {
+        let stride = features.next_multiple_of(WIDTH * E::native_lanes());
+        let most = most_lines::<E>();
+        let groups = rows.div_ceil(most);
+        let height = rows.div_ceil(groups).next_multiple_of(2);
+        let mut data = Buffer::zeros(groups * height * stride);
+        let lines = data.chunks_exact_mut(stride);
+        for (line, row) in lines.zip(hidden.chunks_exact(features)) {
+            for (to, &value) in line.iter_mut().zip(row) {
+                *to = value;
+                *to *= factor;
+            }
+        }
+        Self {
+            data,
+            rows: groups * height,
+            height,
+            stride,
+        }
+    }
+}
+
+/// Lines that the registers hold.
+fn most_lines<E: Real>() -> usize {
+    struct Count;
+    impl WithSimd for Count {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            match S::REGISTER_COUNT >= 32 {
+                true => LINES,
+                false => LINES / 2,
+            }
+        }
+    }
+    Level::detect().dispatch(Count)
+}
+
+/// Losses of few rows, the gradient of the hidden rows where `hidden` asks for it and that at the logits where `logits` does.
+pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bool) -> Softmax<E> {
+    let &Arguments {
+        rows,
+        features,
+        classes,
+        ..
+    } = args;
+    let padded = Padded::new(args.hidden, rows, features, E::ONE);
+    let mut z = logits.then(|| UninitBuffer::new(rows * classes));
+    let mut at_target = Buffer::zeros(rows);
+    let level = Level::detect();
+    let pieces = classes.div_ceil(PIECE);
+    let (z_shared, target_shared) = (
+        z.as_mut().map(UninitBuffer::share),
+        Shared::new(&mut at_target),
+    );
+    let piece = |piece: usize| {
+        let first = piece * PIECE;
+        level.dispatch(Piece {
+            args,
+            padded: &padded,
+            first,
+            end: (first + PIECE).min(classes),
+            hidden,
+            z: z_shared,
+            at_target: target_shared,
+        })
+    };
+    let sums: Vec<Sums<E>> = if shared(rows * features * classes >= PARALLEL_WORK) {
+        (0..pieces).into_par_iter().map(piece).collect()
+    } else {
+        (0..pieces).map(piece).collect()
+    };
+
+    let mut row_losses = Buffer::zeros(rows);
+    let mut d_hidden = hidden.then(|| Buffer::<E>::zeros(rows * features));
+    // Of every row: the largest logit, and the row's weight divided by the sum.
+    let mut scales = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let largest = sums.iter().fold(E::of(LOWEST), |most, sums| {
+            let piece = sums.largest[row];
+            if piece > most { piece } else { most }
+        });
+        let shares: Vec<f64> = sums
+            .iter()
+            .map(|sums| (sums.largest[row].to() - largest.to()).exp())
+            .collect();
+        let of_piece = sums.iter().zip(&shares);
+        let total: f64 = of_piece
+            .map(|(sums, share)| sums.total[row].to() * share)
+            .sum();
+        row_losses[row] = E::of(total.ln() - (at_target[row].to() - largest.to()));
+        let weight = args.row_weights.map_or(E::ONE, |weights| weights[row]);
+        let scale = weight.to() / total;
+        scales.push([largest, E::of(scale), weight]);
+        if let Some(out) = &mut d_hidden {
+            let out = &mut out[row * features..][..features];
+            let mut add = |from: &[E], factor: f64| {
+                let factor = E::of(factor);
+                level.dispatch(Add { out, from, factor });
+            };
+            for (sums, share) in sums.iter().zip(&shares) {
+                add(
+                    &sums.hidden[row * padded.stride..][..features],
+                    share * scale,
+                );
+            }
+            let target = &args.weight[args.targets[row] * features..][..features];
+            add(target, -weight.to());
+        }
+    }
+    // SAFETY: the pieces wrote all classes of all rows.
+    let mut logits = z.map(|z| unsafe { z.assume_init() });
+    if let Some(z) = &mut logits {
+        let finish = |(row, z): (usize, &mut [E])| {
+            let [largest, scale, weight] = scales[row];
+            level.dispatch(Gradient { z, largest, scale });
+            z[args.targets[row]] += -weight;
+        };
+        if shared(rows * classes >= SHARED_LOGITS) {
+            z.par_chunks_mut(classes).enumerate().for_each(finish);
+        } else {
+            z.chunks_mut(classes).enumerate().for_each(finish);
+        }
+    }
+    Softmax {
+        rows: row_losses,
+        hidden: d_hidden,
+        logits,
+    }
+}
+
+/// `factor` · dᵀ h, `[classes, features]`, from the gradient d at the logits, `[rows, classes]`, and the hidden rows h.
+pub(super) fn weight_gradient<E: Real>(
+    logits: &[E],
+    hidden: &[E],
+    [rows, features, classes]: [usize; 3],
+    factor: E,
+) -> Buffer<E> {
+    let padded = Padded::new(hidden, rows, features, factor);
+    let mut out = UninitBuffer::new(classes * features);
+    let (level, most) = (Level::detect(), most_lines::<E>());
+    let at = out.share();
+    let task = |first: usize| {
+        level.dispatch(WeightGradient {
+            logits,
+            padded: &padded,
+            rows,
+            features,
+            classes,
+            lines: most,
+            range: [first, (first + PIECE).min(classes)],
+            out: at,
+        });
+    };
+    let tasks = (0..classes.div_ceil(PIECE)).map(|task| task * PIECE);
+    if shared(rows * features * classes >= PARALLEL_WORK) {
+        let tasks: Vec<usize> = tasks.collect();
+        tasks.into_par_iter().for_each(task);
+    } else {
+        tasks.for_each(task);
+    }
+    // SAFETY: the tasks wrote every class.
+    unsafe { out.assume_init() }
+}
+
+/// What a piece of the classes adds to every row; the numbers are relative to its largest logit.
+struct Sums<E> {
+    largest: Vec<E>,
+    /// Σ e.
+    total: Vec<E>,
+    /// Σ e · the class's weights, rows as far apart as [`Padded`]'s; empty where nobody asks.
+    hidden: Buffer<E>,
+}
+
+/// The classes from `first` to `end`.
+struct Piece<'a, 'b, E> {
+    args: &'a Arguments<'b, E>,
+    padded: &'a Padded<E>,
+    first: usize,
+    end: usize,
+    /// Whether the gradient of the hidden rows is wanted.
+    hidden: bool,
+    /// Where the logits go.
+    z: Option<Shared<E>>,
+    /// `[rows]`: the logit of the target, from the piece that has it.
+    at_target: Shared<E>,
+}
+
+impl<E: Real> WithSimd for Piece<'_, '_, E> {
+    type Output = Sums<E>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Sums<E> {
+        let (args, padded) = (self.args, self.padded);
+        let (features, stride) = (args.features, padded.stride);
+        let lowest = E::of(LOWEST);
+        let mut sums = Sums {
+            largest: vec![lowest; args.rows],
+            total: vec![E::ZERO; args.rows],
+            hidden: Buffer::zeros(if self.hidden { padded.rows * stride } else { 0 }),
+        };
+        // Logits, then exponentials. Of the rows that fill up the last group nothing is used.
+        let mut block = vec![E::ZERO; padded.rows * BLOCK];
+        for first in (self.first..self.end).step_by(BLOCK) {
+            let count = BLOCK.min(self.end - first);
+            let weight = args.weight[first * features..].as_ptr();
+            for group in (0..padded.rows).step_by(padded.height) {
+                // SAFETY: `count` classes and the group's rows exist, the latter with zeros up to the stride.
+                unsafe {
+                    let tile = Logits {
+                        weight,
+                        features,
+                        count,
+                        left: padded.data[group * stride..].as_ptr(),
+                        stride,
+                        out: block[group * BLOCK..].as_mut_ptr(),
+                    };
+                    match padded.height {
+                        2 => tile.run::<S, 2>(simd),
+                        4 => tile.run::<S, 4>(simd),
+                        6 => tile.run::<S, 6>(simd),
+                        8 => tile.run::<S, 8>(simd),
+                        10 => tile.run::<S, 10>(simd),
+                        _ => tile.run::<S, LINES>(simd),
+                    }
+                }
+            }
+            for (row, z) in block.chunks_exact_mut(BLOCK).take(args.rows).enumerate() {
+                self.exponentials(simd, row, z, first, count, &mut sums);
+            }
+            if !self.hidden {
+                continue;
+            }
+            for group in (0..padded.rows).step_by(padded.height) {
+                let sum = Outer {
+                    factors: block[group * BLOCK..].as_ptr(),
+                    line_stride: BLOCK,
+                    step_stride: 1,
+                    right: weight,
+                    right_stride: features,
+                    steps: count,
+                    out: sums.hidden[group * stride..].as_mut_ptr(),
+                    out_stride: stride,
+                    width: features,
+                };
+                // SAFETY: the group's rows and `count` classes exist; lines of the result are as long as the stride.
+                unsafe { sum.run::<S, true>(simd, padded.height) }
+            }
+        }
+        sums
+    }
+}
+
+impl<E: Real> Piece<'_, '_, E> {
+    /// Adds the bias to a block of a row's logits, keeps them, and turns them into exponentials.
+    #[inline(always)]
+    fn exponentials<S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        z: &mut [E],
+        first: usize,
+        count: usize,
+        sums: &mut Sums<E>,
+    ) {
+        let lanes = E::lanes::<S>();
+        let lowest = E::splat(simd, E::of(LOWEST));
+        let classes = self.args.classes;
+        z[count..].fill(E::of(f64::NEG_INFINITY));
+        let at = z.as_mut_ptr();
+        let mut most = lowest;
+        // SAFETY: `count` classes from `first` on exist in the bias and in every row of logits, and the block is a whole
+        // number of registers.
+        unsafe {
+            for from in (0..count).step_by(lanes) {
+                let left = count - from;
+                let mut x = E::load_all::<S>(at.add(from));
+                if let Some(bias) = self.args.bias {
+                    let bias = E::load(simd, bias.as_ptr().add(first + from), left);
+                    x = E::add(simd, x, bias);
+                    E::store_all::<S>(at.add(from), x);
+                }
+                if let Some(out) = self.z {
+                    E::store(simd, out.at(row * classes + first + from), left, x);
+                }
+                most = E::max(simd, most, x);
+            }
+            if let Some(target) = self.args.targets[row].checked_sub(first)
+                && target < count
+            {
+                *self.at_target.at(row) = z[target];
+            }
+        }
+        let before = sums.largest[row];
+        let most = E::max_lanes(simd, most);
+        if most > before {
+            let factor = E::of((before.to() - most.to()).exp());
+            sums.largest[row] = most;
+            sums.total[row] *= factor;
+            if self.hidden {
+                let line = &mut sums.hidden[row * self.padded.stride..][..self.padded.stride];
+                line.iter_mut().for_each(|value| *value *= factor);
+            }
+        }
+        let shift = E::splat(simd, sums.largest[row]);
+        let mut total = E::splat(simd, E::ZERO);
+        let at = z.as_mut_ptr();
+        for from in (0..BLOCK).step_by(lanes) {
+            // SAFETY: the block is a whole number of registers.
+            unsafe {
+                let x = E::load_all::<S>(at.add(from));
+                let e = exp_of_negative::<E, S>(simd, E::sub(simd, x, shift));
+                E::store_all::<S>(at.add(from), e);
+                total = E::add(simd, total, e);
+            }
+        }
+        sums.total[row] += E::sum_lanes(simd, total);
+    }
+}
+
+/// The rows of the weight's gradient in `range`.
+struct WeightGradient<'a, E> {
+    logits: &'a [E],
+    padded: &'a Padded<E>,
+    rows: usize,
+    features: usize,
+    classes: usize,
+    /// Lines at once.
+    lines: usize,
+    range: [usize; 2],
+    out: Shared<E>,
+}
+
+impl<E: Real> WithSimd for WeightGradient<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [mut class, end] = self.range;
+        while class < end {
+            let lines = match end - class {
+                left if left >= self.lines => self.lines,
+                left if left >= 4 => 4,
+                left => left,
+            };
+            let sum = Outer {
+                factors: self.logits[class..].as_ptr(),
+                line_stride: 1,
+                step_stride: self.classes,
+                right: self.padded.data.as_ptr(),
+                right_stride: self.padded.stride,
+                steps: self.rows,
+                out: self.out.near(class * self.features).cast_mut(),
+                out_stride: self.features,
+                width: self.features,
+            };
+            // SAFETY: the classes and all rows exist; tasks write different classes.
+            unsafe { sum.run::<S, false>(simd, lines) }
+            class += lines;
+        }
+    }
+}
+
+/// Adds a factor times as many elements.
+struct Add<'a, E> {
+    out: &'a mut [E],
+    from: &'a [E],
+    factor: E,
+}
+
+impl<E: Real> WithSimd for Add<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = E::lanes::<S>();
+        let factor = E::splat(simd, self.factor);
+        for (out, from) in self.out.chunks_mut(lanes).zip(self.from.chunks(lanes)) {
+            let count = out.len().min(from.len());
+            // SAFETY: so many elements of either.
+            unsafe {
+                let from = E::load(simd, from.as_ptr(), count);
+                let sum = E::fma(simd, factor, from, E::load(simd, out.as_ptr(), count));
+                E::store(simd, out.as_mut_ptr(), count, sum);
+            }
+        }
+    }
+}
+
+/// Turns a row of logits into weight · softmax.
+struct Gradient<'a, E> {
+    z: &'a mut [E],
+    largest: E,
+    scale: E,
+}
+
+impl<E: Real> WithSimd for Gradient<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = E::lanes::<S>();
+        let shift = E::splat(simd, self.largest);
+        let scale = E::splat(simd, self.scale);
+        for part in self.z.chunks_mut(lanes) {
+            let (at, count) = (part.as_mut_ptr(), part.len());
+            // SAFETY: so many elements.
+            unsafe {
+                let x = E::sub(simd, E::load(simd, at, count), shift);
+                let e = exp_of_negative::<E, S>(simd, x);
+                E::store(simd, at, count, E::mul(simd, e, scale));
+            }
+        }
+    }
+}
