@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use atbptt::core::policy::MonitorConfig;
-use atbptt::models::SeriesModelConfig;
+use atbptt::models::{SeriesBatch, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
 use atbptt::train::device_from_env;
@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, parse};
 use crate::common::rule::PolicyArgs;
+use crate::common::snap::Snap;
 use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code, say};
 use crate::online::{MINUTE, Model, Online};
@@ -55,6 +56,13 @@ struct Cli {
     #[arg(long, value_name = "UNITS")]
     hidden: Option<usize>,
 
+    /// The gradient of SnAp-1 (Menick et al. 2021), carried forward and never backpropagated through time, and an update every so
+    /// many steps
+    #[arg(long, value_name = "STEPS", conflicts_with_all = [
+        "policy", "style", "losses", "estimate", "gradient_size", "probes", "resume",
+    ])]
+    snap: Option<usize>,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -68,6 +76,9 @@ struct Task {
     data: DataPath,
     recording: String,
     hidden: usize,
+    /// Whether SnAp-1 makes the gradient.
+    #[serde(default)]
+    snap: bool,
 }
 
 /// What was chosen on the second half of the first minutes, and how: README.md.
@@ -94,6 +105,7 @@ fn preset() -> Result<Settings<Task>> {
         data: DataPath::new("../shared/data/breathing")?,
         recording: String::new(),
         hidden: 64,
+        snap: false,
     };
     Ok(Settings { task, plan })
 }
@@ -113,6 +125,10 @@ impl Cli {
             task.data = DataPath::new(folder)?;
         }
         task.hidden = self.hidden.unwrap_or(task.hidden);
+        task.snap |= self.snap.is_some();
+        if task.snap {
+            settings.plan = settings.plan.with_snap(self.snap);
+        }
         Ok(settings)
     }
 }
@@ -180,7 +196,33 @@ fn run() -> Result<ExitCode> {
 }
 
 /// Learns a recording while it comes in; the outcome, unless the run was interrupted.
-fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<RunSummary>)> {
+fn learn(start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<RunSummary>)> {
+    match start.settings.task.snap {
+        true => learn_as(
+            start,
+            args,
+            |model| Snap { model },
+            |snap: &Snap<Model>| &snap.model,
+            |run, _, _| run,
+        ),
+        false => learn_as(
+            start,
+            args,
+            |model| model,
+            |model: &Model| model,
+            |run, config, scale| run.with_series_model(config, scale),
+        ),
+    }
+}
+
+/// The same for what `learner` makes of a new model and `forecaster` undoes; `describe` adds the model's own files to a run.
+fn learn_as<M: RecurrentModel<Batch = SeriesBatch>>(
+    mut start: Start<Task>,
+    args: &RunArgs,
+    learner: fn(Model) -> M,
+    forecaster: fn(&M) -> &Model,
+    describe: fn(Run<M>, &SeriesModelConfig, &Normalisation) -> Run<M>,
+) -> Result<(ExitCode, Option<RunSummary>)> {
     let Settings { task, plan } = start.settings.clone();
     let recording = Recording::read(task.data.path(), &task.recording)?;
     if recording.steps() < MINUTE + 2 * AHEAD {
@@ -207,7 +249,7 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
         .with_title(format!(
             "recording {}; {}",
             task.recording,
-            plan.rule_in_words()
+            plan.gradient_in_words(task.snap)
         ))
         .with_loss_name("Squared error (normalised)")
         .with_display(args.display())
@@ -216,10 +258,10 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
         .may_change("source of the data", &task.data);
     run.check(&train)?;
     let config = SeriesModelConfig::new(INPUTS, AHEAD * COORDINATES, task.hidden);
-    let run = run.with_series_model(&config, &scale);
-    let model: Model = config.init(&run.device()?)?;
+    let run = describe(run, &config, &scale);
+    let model = learner(config.init(&run.device()?)?);
     let folder = start.folder(args, &format!("breathing-{}", task.recording))?;
-    let losses = plan.training.scheme.losses(1);
+    let losses = plan.training.scheme.losses(plan.policy.init()?.k_max());
     let online = Arc::new(Online::new(
         recording,
         series,
@@ -229,7 +271,7 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
     )?);
     let (forecasts, measured) = (online.clone(), online.clone());
     let run = run
-        .after_windows(move |model: &Model, place| forecasts.look(model, place))
+        .after_windows(move |model: &M, place| forecasts.look(forecaster(model), place))
         .with_measures(move |_| measured.measures());
     if !args.quiet {
         say(format_args!(
@@ -241,8 +283,11 @@ fn learn(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<Run
         say(format_args!(
             "model:   LSTM of {} units, {} parameters",
             task.hidden,
-            model.num_params()
+            Module::num_params(&model)
         ));
+        if task.snap {
+            say(format_args!("         {}", plan.gradient_in_words(true)));
+        }
         announce(&found, &plan, &folder);
     }
     let result = run.train(

@@ -7,13 +7,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use atbptt::models::SeriesModel;
+use atbptt::models::{ModelError, SeriesBatch, SeriesModel, StackModel};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, Series};
 use atbptt::train::run::Forecast;
 use atbptt::train::{ForecastErrors, WindowPlace};
+use burn::tensor::Tensor;
 
 use crate::common::Result;
+use crate::common::snap::OneLstm;
 use crate::recording::{AHEAD, COORDINATES, Recording};
 
 pub type Model = SeriesModel<LstmLayer>;
@@ -29,12 +31,34 @@ const OUTPUTS: usize = AHEAD * COORDINATES;
 /// Name of the file that keeps forecasts for a run that goes on: records of a step (u32) and its forecast (f32), little-endian.
 const FILE: &str = "forecasts.bin";
 
+/// The bias is the weight of an input that is 1.
+impl OneLstm for Model {
+    fn lstm_inputs(&self, batch: &SeriesBatch) -> std::result::Result<Tensor<3>, ModelError> {
+        let inputs = self.stack_input(batch)?;
+        let one = inputs.ones_like().narrow(2, 0, 1);
+        Ok(Tensor::cat(vec![inputs, one], 2))
+    }
+
+    fn input_rows(&self) -> Tensor<2> {
+        let layer = &self.layers.layers[0];
+        let weight = layer.input_weight.val();
+        match &layer.bias {
+            Some(bias) => Tensor::cat(vec![weight, bias.val().unsqueeze()], 0),
+            None => Tensor::cat(vec![weight.clone(), weight.zeros_like().narrow(0, 0, 1)], 0),
+        }
+    }
+
+    fn recurrent_rows(&self) -> Tensor<2> {
+        self.layers.layers[0].recurrent_weight.val()
+    }
+}
+
 /// A recording and the forecasts of it so far.
 pub struct Online {
     pub recording: Recording,
     series: Series,
     scale: Normalisation,
-    /// Losses per update, in steps.
+    /// Losses per update, in steps; where their number changes, the largest.
     losses: usize,
     kept: Mutex<Kept>,
 }

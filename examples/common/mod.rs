@@ -4,6 +4,7 @@ pub mod diagnostics;
 pub mod history;
 pub mod options;
 pub mod rule;
+pub mod snap;
 pub mod start;
 pub mod trained_bias;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atbptt::core::policy::{Estimator, PolicyConfig};
+use atbptt::core::policy::{Estimator, FixedKConfig, PolicyConfig};
 use atbptt::core::{BiasEstimator, GradientSize};
 use atbptt::train::run::Display;
 use atbptt::train::{
@@ -143,6 +143,19 @@ impl Plan {
         Ok(self)
     }
 
+    /// These settings for SnAp-1, with an update every so many steps, else as they are: chunks say when weights change, and nothing
+    /// is measured, for nothing is truncated.
+    pub fn with_snap(mut self, steps: Option<usize>) -> Self {
+        if let Some(steps) = steps {
+            self.training.scheme = Scheme::Chunked;
+            self.policy = FixedKConfig::new(steps).into();
+        }
+        if let PolicyConfig::Fixed(rule) = &mut self.policy {
+            rule.monitor = None;
+        }
+        self
+    }
+
     /// These settings as the defaults of options, and where `others`, each for a case with a name, differ from them.
     pub fn defaults(&self, others: &[(&str, &Plan)]) -> Vec<(&'static str, String)> {
         let mut defaults = self.as_options();
@@ -252,6 +265,16 @@ impl Plan {
         rule::rule_in_words(&self.policy, self.training.scheme)
     }
 
+    /// The rule for K in a few words, or, with SnAp-1, that there is none.
+    pub fn gradient_in_words(&self, snap: bool) -> String {
+        match (snap, &self.policy) {
+            (true, PolicyConfig::Fixed(rule)) => {
+                format!("SnAp-1, an update every {} steps", rule.k)
+            }
+            _ => self.rule_in_words(),
+        }
+    }
+
     /// How K is chosen and windows are cut, for the user.
     pub fn in_words(&self) -> String {
         let training = &self.training;
@@ -267,7 +290,12 @@ impl Plan {
             Scheme::Overlapping => "; K losses per update, windows of 2K−1 steps".into(),
             Scheme::Chunked => "; K losses per update, windows of K steps".into(),
         };
-        let monitor = rule::monitor(&self.policy).unwrap_or_default();
+        let Ok(Some(monitor)) = rule::watched(&self.policy) else {
+            return format!(
+                "{}{range}{losses}; the bias is not measured",
+                self.rule_in_words()
+            );
+        };
         let kind = match monitor.estimator {
             Estimator::Direct => "direct probes",
             _ => "probes of norms",

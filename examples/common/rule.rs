@@ -263,10 +263,15 @@ impl PolicyArgs {
     }
 }
 
-/// How a rule watches the bias.
+/// How a rule watches the bias; as the default does, where it does not.
 pub fn monitor(rule: &PolicyConfig) -> Result<MonitorConfig> {
+    Ok(watched(rule)?.unwrap_or_default())
+}
+
+/// How a rule watches the bias, if it does.
+pub fn watched(rule: &PolicyConfig) -> Result<Option<MonitorConfig>> {
     let policy = rule.init()?;
-    Ok(policy.monitor().config().copied().unwrap_or_default())
+    Ok(policy.monitor().config().copied())
 }
 
 /// The tolerance of a rule that has one.

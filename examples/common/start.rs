@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnostics::diagnose;
 use super::options::{Plan, RunArgs};
+use super::rule::watched;
 use super::{Result, say};
 
 /// Settings of a run as its folder holds them.
@@ -98,7 +99,7 @@ pub fn announce(devices: &impl Display, plan: &Plan, folder: &RunFolder) {
     say(format_args!("run:     {}\n", folder.path().display()));
 }
 
-/// Looks closer at the model of a complete run and tells its outcome in the program's words.
+/// Looks closer at the model of a complete run, if its bias was measured at all, and tells its outcome in the program's words.
 ///
 /// `parts` names the parts of the model's state, such as `layer 1, hidden`.
 pub fn finish<M: RecurrentModel>(
@@ -113,7 +114,10 @@ pub fn finish<M: RecurrentModel>(
         return Ok(result.exit_code());
     }
     let (code, folder) = (result.exit_code(), result.folder);
-    if let Some(device) = result.model.devices().into_iter().next() {
+    if let (Some(device), Some(_)) = (
+        result.model.devices().into_iter().next(),
+        watched(&plan.policy)?,
+    ) {
         // Burn gives the model back in evaluation mode.
         let device = match device.is_autodiff() {
             true => device,

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use atbptt::core::policy::MonitorConfig;
 use atbptt::core::{BiasEstimator, GradientSize, Tau};
 use atbptt::prelude::*;
-use atbptt::train::evaluate;
 use atbptt::train::run::DataPath;
+use atbptt::train::{NamedDevice, evaluate};
 use burn::module::Module;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::diagnostics::lstm_parts;
 use crate::common::options::{Plan, RunArgs, in_words, parse};
 use crate::common::rule::PolicyArgs;
+use crate::common::snap::Snap;
 use crate::common::start::{Settings, Start, announce, finish};
 use crate::common::{Result, exit_code, say};
 use crate::data::{CopyTask, SymbolSequences, content_hash};
@@ -78,6 +79,13 @@ struct Cli {
     #[arg(long, conflicts_with = "resume")]
     paper: bool,
 
+    /// The gradient of SnAp-1 (Menick et al. 2021), carried forward and never backpropagated through time, and an update every so
+    /// many steps; for one layer
+    #[arg(long, value_name = "STEPS", conflicts_with_all = [
+        "policy", "style", "losses", "estimate", "gradient_size", "probes", "paper", "resume",
+    ])]
+    snap: Option<usize>,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -102,6 +110,9 @@ struct Copy {
     symbols: usize,
     hidden: usize,
     layers: usize,
+    /// Whether SnAp-1 makes the gradient.
+    #[serde(default)]
+    snap: bool,
 }
 
 /// Settings of a new run.
@@ -145,6 +156,7 @@ fn preset(paper: bool) -> Settings<Copy> {
         symbols: 6,
         hidden: 50,
         layers: 2,
+        snap: false,
     };
     Settings { task, plan }
 }
@@ -157,6 +169,14 @@ impl Cli {
         task.symbols = self.symbols.unwrap_or(task.symbols);
         task.hidden = self.hidden.unwrap_or(task.hidden);
         task.layers = self.layers.unwrap_or(task.layers);
+        task.snap |= self.snap.is_some();
+        if task.snap {
+            *plan = plan.clone().with_snap(self.snap);
+        }
+        if task.snap && task.layers != 1 {
+            let layers = task.layers;
+            return Err(format!("--snap is for one layer, got {layers}; add --layers 1").into());
+        }
         let generation = self.memory.or(self.min_memory).or(self.steps);
         match (&self.data, generation, &mut task.data) {
             (Some(folder), _, data) => *data = Data::Folder(DataPath::new(folder)?),
@@ -234,7 +254,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         |settings| cli.apply(settings),
     )?;
     let devices = cli.run.devices()?;
-    let [training, valid, test] = start.settings.task.load()?;
+    let data = start.settings.task.load()?;
+    let [training, _, _] = &data;
     let sequences = training.sequences();
     if start.settings.plan.batch != sequences {
         // Files hold as many as they hold.
@@ -247,14 +268,33 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         start.settings.plan.batch = sequences;
     }
+    match start.settings.task.snap {
+        true => train(&cli, start, data, devices, |model| Snap { model }),
+        false => train(&cli, start, data, devices, |model| model),
+    }
+}
+
+/// Trains what `learner` makes of a new model.
+fn train<M: RecurrentModel<Batch = TokenBatch>>(
+    cli: &Cli,
+    mut start: Start<Copy>,
+    [training, valid, test]: [SymbolSequences; 3],
+    devices: Vec<NamedDevice>,
+    learner: impl FnOnce(CopyModel) -> M,
+) -> Result<ExitCode> {
     let Settings { task, plan } = start.settings.clone();
+    let sequences = training.sequences();
     let identity = content_hash([&training, &valid, &test]);
     let (training, chunk) = (Arc::new(training), plan.training.eval_chunk);
     let device = devices[0].device.clone();
     let run = start
         .settings
         .run()
-        .with_title(format!("{}; {}", task.in_words(), plan.rule_in_words()))
+        .with_title(format!(
+            "{}; {}",
+            task.in_words(),
+            plan.gradient_in_words(task.snap)
+        ))
         .with_loss_name("Loss per symbol (nats)")
         .with_devices(devices.clone())
         .with_display(cli.run.display())
@@ -263,13 +303,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .must_match("hidden", task.hidden)
         .must_match("layers", task.layers)
         .may_change("source of the data", task.in_words())
-        .with_measures(move |model: &CopyModel| {
+        .with_measures(move |model: &M| {
             let loss = evaluate(model, &test, chunk, &device)?;
             let perplexity = (loss.sum / loss.count as f64).exp();
             Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
         });
     run.check(&training)?;
-    let model = CopyModel::new(task.symbols, task.hidden, task.layers, &run.device()?)?;
+    let model = learner(CopyModel::new(
+        task.symbols,
+        task.hidden,
+        task.layers,
+        &run.device()?,
+    )?);
     let folder = start.folder(&cli.run, "copy")?;
     if !cli.run.quiet {
         say(format_args!("data:    {}", task.in_words()));
@@ -281,8 +326,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             "model:   LSTM, {} layers of {} units, {} parameters",
             task.layers,
             task.hidden,
-            model.num_params()
+            Module::num_params(&model)
         ));
+        if task.snap {
+            say(format_args!("         {}", plan.gradient_in_words(true)));
+        }
         announce(&in_words(&devices), &plan, &folder);
     }
     let result = run.train(

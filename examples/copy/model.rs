@@ -8,6 +8,8 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
+use super::common::snap::OneLstm;
+
 /// One-hot symbols through a linear layer (a row of its weight per symbol, and a bias), LSTM, softmax.
 #[derive(Module, Debug)]
 pub struct CopyModel {
@@ -104,5 +106,30 @@ impl RecurrentModel for CopyModel {
 
     fn counted_parameters(&self) -> Option<Vec<ParamId>> {
         Some(self.stack_parameters())
+    }
+}
+
+/// The linear layer and the weights that read its outputs are one matrix of a row per symbol.
+impl OneLstm for CopyModel {
+    fn lstm_inputs(&self, batch: &TokenBatch) -> Result<Tensor<3>, ModelError> {
+        let [symbols, _] = self.encoder.dims();
+        batch.check(symbols)?;
+        let encoder = self.encoder.val();
+        let rows = Tensor::<2>::eye(symbols, &encoder.device()).cast(encoder.dtype());
+        ops::embedding(rows, batch.inputs().clone().transpose())
+    }
+
+    fn input_rows(&self) -> Tensor<2> {
+        let layer = &self.layers.layers[0];
+        let encoded = self.encoder.val() + self.encoder_bias.val().unsqueeze();
+        let rows = encoded.matmul(layer.input_weight.val());
+        match &layer.bias {
+            Some(bias) => rows + bias.val().unsqueeze(),
+            None => rows,
+        }
+    }
+
+    fn recurrent_rows(&self) -> Tensor<2> {
+        self.layers.layers[0].recurrent_weight.val()
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// One rule for K: `fixed 10`, `context 9`, `adaptive 0.5`, `replay 0.5`, `median 0.5`, `chunked 20`, `random 20`, `artbp 20`.
+/// One rule for K: `fixed 10`, `context 9`, `adaptive 0.5`, `replay 0.5`, `median 0.5`, `chunked 20`, `random 20`, `artbp 20`,
+/// `snap 20`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Policy {
@@ -19,6 +20,8 @@ pub enum Policy {
     Chunked(usize),
     Random(usize),
     Artbp(usize),
+    /// SnAp-1, which has no K: steps per update.
+    Snap(usize),
 }
 
 impl TryFrom<String> for Policy {
@@ -28,7 +31,7 @@ impl TryFrom<String> for Policy {
         let wrong = |why: &str| {
             format!(
                 "unknown policy {text:?}: {why}; a policy is `fixed K`, `context K-1`, `adaptive δ`, `replay δ`, `median δ`, `chunked K`, \
-                 `random K` or `artbp K`"
+                 `random K`, `artbp K` or `snap STEPS`"
             )
         };
         let (kind, value) = text.split_once(' ').ok_or_else(|| wrong("no value"))?;
@@ -55,6 +58,7 @@ impl TryFrom<String> for Policy {
             "chunked" => Self::Chunked(steps()?),
             "random" => Self::Random(steps()?),
             "artbp" => Self::Artbp(steps()?),
+            "snap" => Self::Snap(steps()?),
             "adaptive" => Self::Adaptive(tolerance()?),
             "replay" => Self::Replay(tolerance()?),
             "median" => Self::Median(tolerance()?),
@@ -75,6 +79,7 @@ impl fmt::Display for Policy {
             Self::Chunked(k) => write!(f, "chunks of {k}"),
             Self::Random(k) => write!(f, "random, {k}"),
             Self::Artbp(k) => write!(f, "ARTBP, {k}"),
+            Self::Snap(steps) => write!(f, "SnAp-1, {steps}"),
         }
     }
 }
@@ -91,6 +96,7 @@ impl Policy {
             Self::Chunked(k) => format!("chunked {k}"),
             Self::Random(k) => format!("random {k}"),
             Self::Artbp(k) => format!("artbp {k}"),
+            Self::Snap(steps) => format!("snap {steps}"),
         }
     }
 
@@ -103,6 +109,7 @@ impl Policy {
             Self::Chunked(k) => ("--chunked-k", k.to_string()),
             Self::Random(k) => ("--random-k", k.to_string()),
             Self::Artbp(k) => ("--artbp-k", k.to_string()),
+            Self::Snap(steps) => ("--snap", steps.to_string()),
             Self::Replay(_) | Self::Median(_) => return None,
         };
         Some([option.into(), value])

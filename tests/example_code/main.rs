@@ -5,3 +5,4 @@
 mod experiments;
 mod pipeline;
 mod point_process;
+mod snap;

@@ -157,6 +157,13 @@ fn wrong_options_and_files_are_one_line_errors() {
         (&copy, vec!["--delta", "1.5"], "(0, 1]"),
         (&copy, vec!["--fixed-k", "0"], "at least 1"),
         (&copy, vec!["--artbp-k", "0"], "k_min"),
+        (&copy, vec!["--snap", "5"], "add --layers 1"),
+        (&copy, vec!["--layers", "1", "--snap", "0"], "at least 1"),
+        (
+            &copy,
+            vec!["--layers", "1", "--snap", "5", "--delta", "0.5"],
+            "cannot be used with",
+        ),
         (&copy, vec!["--symbols", "2"], "--symbols"),
         (
             &copy,

@@ -115,6 +115,42 @@ fn a_resumed_copy_run_goes_on_exactly() {
     }
 }
 
+/// Nothing is probed; two epochs, then resumed to three, are three at a stretch: the influence that is carried is in the checkpoint.
+#[test]
+fn a_snap1_run_says_what_it_is_and_goes_on_exactly() {
+    let Some(copy) = example("copy") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let start = |epochs: &str, name: &str| {
+        let run = folder.path().join(name);
+        let mut start = command(&copy);
+        start.args([
+            "--memory", "2", "--steps", "200", "--hidden", "5", "--batch", "4", "--layers", "1",
+            "--snap", "4", "--epochs", epochs, "--out",
+        ]);
+        (success(&start.arg(&run).output().unwrap()), run)
+    };
+    let (said, whole) = start("3", "whole");
+    for expected in [
+        "SnAp-1, an update every 4 steps",
+        "the bias is not measured",
+        "test perplexity",
+    ] {
+        assert!(said.contains(expected), "{expected:?} in {said}");
+    }
+    assert!(!whole.join("profiles.png").exists());
+    let decisions = fs::read_to_string(whole.join("controller.json")).unwrap();
+    assert_eq!(decisions.trim(), "[]");
+    let (_, parts) = start("2", "parts");
+    let resume = |extra: &[&str]| {
+        let mut resumed = command(&copy);
+        resumed.args(["--quiet", "--epochs", "3", "--resume"]);
+        resumed.arg(&parts).args(extra).output().unwrap()
+    };
+    assert!(failure(&resume(&["--fixed-k", "5"])).contains("policy"));
+    success(&resume(&[]));
+    assert_eq!(epochs(&whole), epochs(&parts));
+}
+
 /// Options that make it another run: refused, the difference named, and nothing in the folder touched.
 #[test]
 fn a_run_is_not_resumed_as_another_one() {
