@@ -11,6 +11,7 @@
 //! RAYON_NUM_THREADS=1 cargo bench --bench compare -- devices # when several devices pay (docs/DEVICES.md)
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
+//! cargo bench --features vulkan --bench compare -- steps    # GPU: a recurrent step by each of the ways, and cut differently
 //! ```
 //!
 //! A case is named, sized and timed as in the peer's program (`benches/torch_peer.py`): one warm-up run, then the median of
@@ -29,6 +30,8 @@ mod peak;
 mod probe;
 #[cfg(feature = "cube")]
 mod share;
+#[cfg(feature = "cube")]
+mod steps;
 mod table;
 #[cfg(feature = "cube")]
 mod time_loop;
@@ -68,6 +71,9 @@ enum What {
     /// Time of a layer with its loop over time on the host and on the device.
     #[cfg(feature = "cube")]
     TimeLoop(time_loop::Loops),
+    /// Time of the recurrent part of a layer by each of the ways, and over several ways to cut the fused step.
+    #[cfg(feature = "cube")]
+    Steps(steps::Steps),
     /// What the machine can do, and each case's time as a share of it.
     Peak(peak::Peak),
     /// Time of one step of a layer at batch 1, without gradients.
@@ -141,6 +147,8 @@ fn main() -> ExitCode {
         What::Share(args) => share::run(&args),
         #[cfg(feature = "cube")]
         What::TimeLoop(args) => time_loop::run(&args),
+        #[cfg(feature = "cube")]
+        What::Steps(args) => steps::run(&args),
         What::Peak(args) => peak::run(&args),
         What::Latency(args) => latency::run(&args),
         What::Overhead(args) => overhead::run(&args),

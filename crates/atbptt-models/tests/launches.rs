@@ -146,25 +146,33 @@ fn cells(device: &Device, hidden: usize) -> [(Cell, [f64; 2]); 4] {
     ]
 }
 
-/// A product and a kernel per step, forward and backward; without recurrent product one kernel takes all steps.
-fn two_or_none(cell: Cell) -> [f64; 2] {
-    [if cell.recurrent_gates() > 0 { 2.0 } else { 0.0 }; 2]
+/// As many launches per step, forward and backward; without recurrent product one kernel takes all steps.
+fn each_or_none(cell: Cell, each: f64) -> [f64; 2] {
+    [if cell.recurrent_gates() > 0 {
+        each
+    } else {
+        0.0
+    }; 2]
 }
 
-/// One product and one kernel, forward and backward.
+/// One kernel, forward and backward; or one product and one kernel.
 #[test]
-fn a_step_is_one_product_and_one_kernel() {
+fn a_step_is_one_kernel_or_one_product_and_one_kernel() {
     let Some(device) = gpu() else { return };
     let _turn = TURN.lock();
     println!("launches per time step: forward, backward");
     set_time_loop(TimeLoop::OnHost);
+    for (cell, kernels) in cells(&device, HIDDEN) {
+        assert_eq!(kernels, each_or_none(cell, 2.0), "{cell:?}");
+    }
+    set_time_loop(TimeLoop::Fused);
     for (cell, kernels) in cells(&device, HIDDEN) {
         let bodies = per_step(|time| composed(cell, &device, time));
         println!(
             "{}: kernels {kernels:?}, operations of Burn {bodies:?}",
             cell.name()
         );
-        assert_eq!(kernels, two_or_none(cell), "{cell:?}");
+        assert_eq!(kernels, each_or_none(cell, 1.0), "{cell:?}");
         if cfg!(not(feature = "fusion")) {
             assert!(bodies[0] > 2.0 && bodies[1] > 2.0, "{cell:?}: {bodies:?}");
         }
@@ -176,7 +184,7 @@ fn a_step_is_one_product_and_one_kernel() {
     );
 }
 
-/// Where the weights are few, a window takes as many launches however long it is; where they are many, two per step.
+/// Where the weights are few, a window takes as many launches however long it is; where they are many, one per step.
 #[test]
 fn the_time_loop_runs_on_the_device_where_the_weights_are_few() {
     let Some(device) = gpu() else { return };
@@ -187,7 +195,7 @@ fn the_time_loop_runs_on_the_device_where_the_weights_are_few() {
     let whole = layer::<LstmLayer>(&device, HIDDEN, 8);
     println!("LSTM of {HIDDEN} units: {whole:?} launches per window");
     for (cell, kernels) in cells(&device, 600) {
-        assert_eq!(kernels, two_or_none(cell), "{cell:?}");
+        assert_eq!(kernels, each_or_none(cell, 1.0), "{cell:?}");
     }
 }
 
@@ -215,7 +223,12 @@ fn a_window_adds_few_launches_to_its_steps() {
         let (backward, _) = launches(&device, || out.loss.sum.backward());
         [forward, backward]
     };
-    for (time_loop, expected) in [(TimeLoop::OnHost, 2.0), (TimeLoop::OnDevice, 0.0)] {
+    let ways = [
+        (TimeLoop::OnHost, 2.0),
+        (TimeLoop::Fused, 1.0),
+        (TimeLoop::OnDevice, 0.0),
+    ];
+    for (time_loop, expected) in ways {
         set_time_loop(time_loop);
         let (short, steps) = (window(8), per_step(window));
         let fixed = [0, 1].map(|way| short[way] as f64 - 8.0 * steps[way]);

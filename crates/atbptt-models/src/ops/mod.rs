@@ -74,7 +74,7 @@ pub mod backend {
 #[cfg(feature = "_internals")]
 pub mod internals {
     #[cfg(feature = "cube")]
-    pub use super::cube::{TimeLoop, set_time_loop};
+    pub use super::cube::{Tile, TimeLoop, set_tiles, set_time_loop};
 
     /// The bodies that kernels are held to, also on backends that override them.
     pub mod reference {

@@ -28,18 +28,19 @@ pub fn all_devices() -> Vec<(&'static str, Device)> {
     devices_for(DType::F32)
 }
 
-/// Runs `check` with the loop over time on the host and, where a CubeCL backend is compiled in, on the device.
+/// Held while the process's way to run windows is set to something.
+pub static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Runs `check` by each way of the kernels of CubeCL backends to run a window; once where none is compiled in.
 pub fn with_each_time_loop(check: impl Fn()) {
     #[cfg(all(feature = "cube", feature = "_internals"))]
     {
         use atbptt_models::ops::internals::{TimeLoop, set_time_loop};
-        // The setting is the process's.
-        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _turn = TURN.lock();
-        set_time_loop(TimeLoop::OnDevice);
-        check();
-        set_time_loop(TimeLoop::OnHost);
-        check();
+        for time_loop in [TimeLoop::OnDevice, TimeLoop::OnHost, TimeLoop::Fused] {
+            set_time_loop(time_loop);
+            check();
+        }
         set_time_loop(TimeLoop::Auto);
     }
     #[cfg(not(all(feature = "cube", feature = "_internals")))]

@@ -32,18 +32,18 @@ pub(super) struct Backward<F: Float> {
 
 /// What a step leaves on the way back.
 #[derive(CubeType)]
-struct Back {
+pub(super) struct Back {
     /// Gradients at the recurrent product, as the product reads them.
-    product: Gates,
+    pub product: Gates,
     /// Gradient of what the cell carries past it.
-    carried: f32,
+    pub carried: f32,
 }
 
 /// One unit and step on the way back, from what step t + 1 returns to it before that step's reset mask (zero at the last step).
 /// Gradients of taps and products are written.
 #[cube]
 #[allow(clippy::collapsible_if)] // The outer condition is decided when the kernel is compiled.
-fn unit_back<F: Float>(
+pub(super) fn unit_back<F: Float>(
     returned_h: f32,
     returned_c: f32,
     buffers: &mut Backward<F>,

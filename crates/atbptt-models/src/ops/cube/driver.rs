@@ -1,4 +1,4 @@
-//! The host's part in a window, whatever the cell: buffers, and a launch per step or one for all.
+//! The host's part in a window, whatever the cell: buffers, and launches per step or one for all.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
@@ -9,28 +9,32 @@ use cubecl::prelude::*;
 use super::arguments::{Steps, StepsBack};
 use super::backward::{BackwardLaunch, scan_back, step_back, window_back};
 use super::forward::{ForwardLaunch, scan, step, window};
-use super::launch::{Place, product, writable};
+use super::fused;
+use super::fused_back;
+use super::launch::{Argument, Place, product, writable};
+use super::time_loop::Way;
+use super::tuning::Direction;
 use super::unit::Options;
 use super::window::{Extent, entering_state, leaving_grad, step_of, transposed};
 use crate::ops::cell::Cell;
 use crate::ops::types::Optional;
 
-/// The tensor, contiguous; one that is never read where it is absent: a kernel has a fixed number of buffers.
-fn or_nothing(tensor: Optional<CubeBackend>, nothing: &CubeTensor) -> CubeTensor {
-    into_contiguous(tensor.into_option().unwrap_or_else(|| nothing.clone()))
+/// The tensor, contiguous.
+fn given(tensor: Optional<CubeBackend>) -> Option<CubeTensor> {
+    tensor.into_option().map(into_contiguous)
 }
 
 /// The buffers of a pass, contiguous, and how a kernel gets them.
 macro_rules! buffers {
-    ($name:ident as $launch:ident { $($buffer:ident),+ $(,)? }) => {
+    ($name:ident as $launch:ident { $($buffer:ident: $kind:ty),+ $(,)? }) => {
         struct $name {
-            $($buffer: CubeTensor,)+
+            $($buffer: $kind,)+
         }
 
         impl $name {
             fn launch<F: Float>(&self) -> $launch<F> {
                 $launch {
-                    $($buffer: self.$buffer.clone().into_buffer_arg(),)+
+                    $($buffer: self.$buffer.argument(),)+
                 }
             }
         }
@@ -38,10 +42,24 @@ macro_rules! buffers {
 }
 
 buffers!(Forward as ForwardLaunch {
-    inputs, bias, recurrent_bias, gates, states, taps, reset_mask,
+    states: CubeTensor,
+    inputs: Option<CubeTensor>,
+    bias: CubeTensor,
+    recurrent_bias: Option<CubeTensor>,
+    gates: Option<CubeTensor>,
+    taps: Option<CubeTensor>,
+    reset_mask: Option<CubeTensor>,
 });
 buffers!(Backward as BackwardLaunch {
-    grad, gates, states, state, taps, reset_mask, d_input, d_product, d_taps,
+    grad: CubeTensor,
+    gates: CubeTensor,
+    states: CubeTensor,
+    state: CubeTensor,
+    taps: Option<CubeTensor>,
+    reset_mask: Option<CubeTensor>,
+    d_input: CubeTensor,
+    d_product: Option<CubeTensor>,
+    d_taps: Option<CubeTensor>,
 });
 
 /// [`CubeOps::steps`](super::CubeOps::steps).
@@ -59,29 +77,31 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
         resets: args.reset_mask.is_given(),
         tap_grads: false,
     };
-    let nothing = place.empty(&[1]);
     let per_step = |parts: usize| place.empty(&[time, batch, parts * hidden]);
     // Gates or states take the place of the input products where they are as many.
     let (inputs, gates, states) = match cell.saved_gates() {
-        0 => (nothing.clone(), nothing.clone(), writable(args.inputs)),
+        0 => (None, None, writable(args.inputs)),
         saved if saved == cell.gates() => {
             let states = per_step(cell.state_parts());
-            (nothing.clone(), writable(args.inputs), states)
+            (None, Some(writable(args.inputs)), states)
         }
         saved => {
             let states = per_step(cell.state_parts());
-            (into_contiguous(args.inputs), per_step(saved), states)
+            let inputs = into_contiguous(args.inputs);
+            (Some(inputs), Some(per_step(saved)), states)
         }
     };
     let buffers = Forward {
         inputs,
         bias: into_contiguous(args.bias),
-        recurrent_bias: or_nothing(args.recurrent_bias, &nothing),
+        recurrent_bias: given(args.recurrent_bias),
         gates,
         states,
-        taps: or_nothing(args.taps, &nothing),
-        reset_mask: or_nothing(args.reset_mask, &nothing),
+        taps: given(args.taps),
+        reset_mask: given(args.reset_mask),
     };
+    // One element where the cell saves none.
+    let gates = buffers.gates.clone().unwrap_or_else(|| place.empty(&[1]));
     let state = into_contiguous(args.state);
     let Some(weight) = args.recurrent_weight.into_option() else {
         let (count, dim) = place.elementwise(extent.units());
@@ -92,7 +112,7 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
                 count,
                 dim,
                 buffers.launch::<scan::F>(),
-                state.into_buffer_arg(),
+                state.argument(),
                 time,
                 batch,
                 hidden,
@@ -100,18 +120,19 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
                 place.elem(),
             );
         }
-        return (buffers.states, buffers.gates);
+        return (buffers.states, gates);
     };
-    if let Some(grid) = extent.one_launch(&place, cell.recurrent_gates()) {
+    let weight = into_contiguous(weight);
+    match extent.way(&place, cell, Direction::Forward) {
         // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
-        unsafe {
+        Way::Window(grid) => unsafe {
             window::launch_unchecked(
                 &place.client,
                 grid.count,
                 grid.dim,
                 buffers.launch::<window::F>(),
-                into_contiguous(weight).into_buffer_arg(),
-                state.into_buffer_arg(),
+                weight.argument(),
+                state.argument(),
                 time,
                 batch,
                 hidden,
@@ -119,24 +140,46 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
                 options,
                 place.elem(),
             );
+        },
+        Way::Fused(plan) => {
+            let launch = || buffers.launch();
+            let mask = &buffers.reset_mask;
+            fused::forward(&place, extent, plan, launch, weight, &state, mask, options);
         }
-        return (buffers.states, buffers.gates);
+        Way::Products => products(&place, extent, &buffers, &weight, &state, options),
     }
-    let (h_in, c_in) = entering_state(&place, extent, &state, &buffers.reset_mask, options);
-    let out = place.empty(&[batch, cell.recurrent_gates() * hidden]);
+    (buffers.states, gates)
+}
+
+/// A product and a launch per step.
+fn products(
+    place: &Place,
+    extent: Extent,
+    buffers: &Forward,
+    weight: &CubeTensor,
+    state: &CubeTensor,
+    options: Options,
+) {
+    let Extent {
+        time,
+        batch,
+        hidden,
+    } = extent;
+    let (h_in, c_in) = entering_state(place, extent, state, &buffers.reset_mask, options);
+    let out = place.empty(&[batch, options.cell.recurrent_gates() * hidden]);
     for t in 0..time {
         let product = product(h_in.clone(), weight.clone(), &out);
         let (count, dim) = place.elementwise(extent.units());
-        // SAFETY: as above.
+        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
         unsafe {
             step::launch_unchecked(
                 &place.client,
                 count,
                 dim,
                 buffers.launch::<step::F>(),
-                product.into_buffer_arg(),
-                h_in.clone().into_buffer_arg(),
-                c_in.clone().into_buffer_arg(),
+                product.argument(),
+                h_in.argument(),
+                c_in.argument(),
                 t,
                 time,
                 batch,
@@ -146,7 +189,6 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
             );
         }
     }
-    (buffers.states, buffers.gates)
 }
 
 /// [`CubeOps::steps_back`](super::CubeOps::steps_back).
@@ -168,79 +210,32 @@ pub(super) fn backward(
         resets: args.reset_mask.is_given(),
         tap_grads,
     };
-    let nothing = place.empty(&[1]);
-    let per_step = |parts: usize, wanted: bool| match wanted {
-        true => place.empty(&[time, batch, parts * hidden]),
-        false => place.empty(&[1]),
-    };
+    let per_step = |parts: usize| place.empty(&[time, batch, parts * hidden]);
     let buffers = Backward {
         grad: into_contiguous(args.grad),
         gates: into_contiguous(args.gates),
         states: into_contiguous(args.states),
         state: into_contiguous(args.state),
-        taps: or_nothing(args.taps, &nothing),
-        reset_mask: or_nothing(args.reset_mask, &nothing),
-        d_input: per_step(cell.gates(), true),
-        d_product: per_step(cell.recurrent_gates(), cell.has_recurrent_bias()),
-        d_taps: per_step(cell.state_parts(), tap_grads),
+        taps: given(args.taps),
+        reset_mask: given(args.reset_mask),
+        d_input: per_step(cell.gates()),
+        d_product: cell
+            .has_recurrent_bias()
+            .then(|| per_step(cell.recurrent_gates())),
+        d_taps: tap_grads.then(|| per_step(cell.state_parts())),
     };
-    let Some(weight) = args.recurrent_weight.into_option() else {
-        let d_state = place.empty(&[batch, hidden]);
-        let (count, dim) = place.elementwise(extent.units());
-        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
-        unsafe {
-            scan_back::launch_unchecked(
-                &place.client,
-                count,
-                dim,
-                buffers.launch::<scan_back::F>(),
-                d_state.clone().into_buffer_arg(),
-                time,
-                batch,
-                hidden,
-                options,
-                place.elem(),
-            );
-        }
-        return (buffers.d_input, buffers.d_product, d_state, buffers.d_taps);
-    };
-    let d_state = if let Some(grid) = extent.one_launch(&place, cell.recurrent_gates()) {
-        let d_state = place.empty(&[batch, cell.state_parts() * hidden]);
-        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
-        unsafe {
-            window_back::launch_unchecked(
-                &place.client,
-                grid.count,
-                grid.dim,
-                buffers.launch::<window_back::F>(),
-                into_contiguous(transposed(weight)).into_buffer_arg(),
-                d_state.clone().into_buffer_arg(),
-                time,
-                batch,
-                hidden,
-                grid.units,
-                options,
-                place.elem(),
-            );
-        }
-        d_state
-    } else {
-        let transposed = transposed(into_contiguous(weight));
-        let carried = place.empty_as(&[batch, hidden], DType::F32);
-        let out = place.empty(&[batch, hidden]);
-        let mut back = out.clone();
-        for t in (0..time).rev() {
+    let d_state = match args.recurrent_weight.into_option() {
+        None => {
+            let d_state = place.empty(&[batch, hidden]);
             let (count, dim) = place.elementwise(extent.units());
-            // SAFETY: as above.
+            // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
             unsafe {
-                step_back::launch_unchecked(
+                scan_back::launch_unchecked(
                     &place.client,
                     count,
                     dim,
-                    buffers.launch::<step_back::F>(),
-                    back.into_buffer_arg(),
-                    carried.clone().into_buffer_arg(),
-                    t,
+                    buffers.launch::<scan_back::F>(),
+                    d_state.argument(),
                     time,
                     batch,
                     hidden,
@@ -248,13 +243,82 @@ pub(super) fn backward(
                     place.elem(),
                 );
             }
-            let grad = match cell.has_recurrent_bias() {
-                true => &buffers.d_product,
-                false => &buffers.d_input,
-            };
-            back = product(step_of(grad, t), transposed.clone(), &out);
+            d_state
         }
-        leaving_grad(&place, extent, back, carried, &buffers.reset_mask, options)
+        Some(weight) => match extent.way(&place, cell, Direction::Back) {
+            Way::Window(grid) => {
+                let d_state = place.empty(&[batch, cell.state_parts() * hidden]);
+                // SAFETY: as above.
+                unsafe {
+                    window_back::launch_unchecked(
+                        &place.client,
+                        grid.count,
+                        grid.dim,
+                        buffers.launch::<window_back::F>(),
+                        into_contiguous(transposed(weight)).argument(),
+                        d_state.argument(),
+                        time,
+                        batch,
+                        hidden,
+                        grid.units,
+                        options,
+                        place.elem(),
+                    );
+                }
+                d_state
+            }
+            Way::Fused(plan) => {
+                let launch = || buffers.launch();
+                let weight = into_contiguous(weight);
+                let mask = &buffers.reset_mask;
+                fused_back::backward(&place, extent, plan, launch, weight, mask, options)
+            }
+            Way::Products => products_back(&place, extent, &buffers, weight, options),
+        },
     };
-    (buffers.d_input, buffers.d_product, d_state, buffers.d_taps)
+    let one = |made: Option<CubeTensor>| made.unwrap_or_else(|| place.empty(&[1]));
+    let (d_product, d_taps) = (one(buffers.d_product), one(buffers.d_taps));
+    (buffers.d_input, d_product, d_state, d_taps)
+}
+
+/// A launch and a product per step: gradient of the initial state.
+fn products_back(
+    place: &Place,
+    extent: Extent,
+    buffers: &Backward,
+    weight: CubeTensor,
+    options: Options,
+) -> CubeTensor {
+    let Extent {
+        time,
+        batch,
+        hidden,
+    } = extent;
+    let transposed = transposed(into_contiguous(weight));
+    let carried = place.empty_as(&[batch, hidden], DType::F32);
+    let out = place.empty(&[batch, hidden]);
+    let mut back = out.clone();
+    for t in (0..time).rev() {
+        let (count, dim) = place.elementwise(extent.units());
+        // SAFETY: the buffers have the lengths that the extent gives, and every index stays below them.
+        unsafe {
+            step_back::launch_unchecked(
+                &place.client,
+                count,
+                dim,
+                buffers.launch::<step_back::F>(),
+                back.argument(),
+                carried.argument(),
+                t,
+                time,
+                batch,
+                hidden,
+                options,
+                place.elem(),
+            );
+        }
+        let grad = buffers.d_product.as_ref().unwrap_or(&buffers.d_input);
+        back = product(step_of(grad, t), transposed.clone(), &out);
+    }
+    leaving_grad(place, extent, back, carried, &buffers.reset_mask, options)
 }

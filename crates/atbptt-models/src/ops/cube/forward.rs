@@ -14,6 +14,8 @@ use crate::ops::cell::Cell;
 /// What the forward kernels read and write. A buffer that the cell or the options leave out is not touched.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Forward<F: Float> {
+    /// `[T, B, S]`; first, so that it stands for those that are left out.
+    pub states: Box<[F]>,
     /// `[T, B, gates · H]`: x W, for cells that save other gates than those; else they lie where gates or states will.
     pub inputs: Box<[F]>,
     /// `[gates · H]`
@@ -23,8 +25,6 @@ pub(super) struct Forward<F: Float> {
     /// `[T, B, saved gates · H]`
     pub gates: Box<[F]>,
     /// `[T, B, S]`
-    pub states: Box<[F]>,
-    /// `[T, B, S]`
     pub taps: Box<[F]>,
     /// `[T, B, 1]`
     pub reset_mask: Box<[F]>,
@@ -32,15 +32,15 @@ pub(super) struct Forward<F: Float> {
 
 /// What step `t` leaves to the step after it.
 #[derive(CubeType)]
-struct Handed {
-    h: f32,
-    c: f32,
+pub(super) struct Handed {
+    pub h: f32,
+    pub c: f32,
 }
 
 /// One unit and step, from its recurrent product and the state that enters: gates and state are written, and what enters the
 /// next step is handed back.
 #[cube]
-fn unit<F: Float>(
+pub(super) fn unit<F: Float>(
     product: Gates,
     h_in: f32,
     c_in: f32,

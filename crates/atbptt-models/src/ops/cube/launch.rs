@@ -5,6 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{ElemType, IntKind, UIntKind};
+use cubecl::prelude::BufferArg;
 
 pub(super) use atbptt_core::device::launch::{Place, fold};
 
@@ -19,6 +20,29 @@ pub(super) fn int_elem(dtype: DType) -> ElemType {
         DType::U16 => ElemType::UInt(UIntKind::U16),
         DType::U8 => ElemType::UInt(UIntKind::U8),
         _ => ElemType::Int(IntKind::I32),
+    }
+}
+
+/// What a launch gets of a tensor.
+pub(super) trait Argument {
+    fn argument(&self) -> BufferArg;
+}
+
+impl Argument for CubeTensor {
+    /// The whole buffer; the tensor is contiguous. Copies less than [`CubeTensor::into_buffer_arg`] of a clone, once per step.
+    fn argument(&self) -> BufferArg {
+        // SAFETY: the length is the tensor's own.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.meta.num_elements()) }
+    }
+}
+
+impl Argument for Option<CubeTensor> {
+    /// A buffer that is left out is the launch's first one once more, and never touched: it costs no binding.
+    fn argument(&self) -> BufferArg {
+        match self {
+            Some(tensor) => tensor.argument(),
+            None => BufferArg::alias(0, 1),
+        }
     }
 }
 

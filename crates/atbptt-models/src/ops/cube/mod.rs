@@ -1,16 +1,17 @@
 //! Kernels for CubeCL backends: wgpu (Vulkan, Metal, WebGPU), CUDA, ROCm.
 //!
-//! A GPU waits for work more than it works when a step is made of dozens of small operations. Here a step of a layer is two
-//! launches in either direction, the recurrent product and one kernel for all that lies between two products: gates, cell,
-//! taps, reset mask and the copy of the state that the next product reads. Where the recurrent weight is small, one launch does
-//! all steps: sequences need nothing of each other, so each has a cube that loops over time by itself
-//! ([`TimeLoop`](time_loop::TimeLoop)). Of a cell without recurrent product each unit does. The products
-//! over all steps (input, weight gradients) stay Burn's, outside.
+//! A GPU waits for work more than it works when a step is made of dozens of small operations. Here a step of a layer is one
+//! launch in either direction: the recurrent product, and all that lies between two products, gates, cell, taps, reset mask and
+//! the copy of the state that the next step reads. Where the recurrent weight is small, one launch does
+//! all steps: sequences need nothing of each other, so each has a cube that loops over time by itself. For large batches the
+//! product is Burn's, and a step two launches ([`TimeLoop`](time_loop::TimeLoop) chooses). Of a cell without recurrent product
+//! each unit loops over time. The products over all steps (input, weight gradients) stay Burn's, outside.
 //!
 //! - `extension`: [`CubeOps`], an extension of its own for these operations, that
 //!   [`RecurrentKernels`](super::contract::RecurrentKernels) of the CubeCL backend calls;
-//! - `driver`: the host's part, buffers and launches, for all cells;
-//! - `forward` and `backward`: the kernels, for all cells, over what `unit` has of one hidden unit; `lstm`, `gru`, `rnn` and `mingru` have the equations.
+//! - `driver`: the host's part, buffers and launches, for all cells; `time_loop` and `tuning` choose what is launched;
+//! - `forward` and `backward`: the kernels, for all cells, over what `unit` has of one hidden unit; `lstm`, `gru`, `rnn` and `mingru` have the equations;
+//! - `fused` and `fused_back`: a step with its product, which `tile` cuts over the device.
 //!
 //! Arithmetic is done in f32, whatever type the tensors hold. `f64` goes through the reference bodies.
 //!
@@ -22,6 +23,8 @@ mod backward;
 mod driver;
 mod extension;
 mod forward;
+mod fused;
+mod fused_back;
 mod gru;
 mod launch;
 mod lstm;
@@ -29,7 +32,9 @@ mod mingru;
 mod nll;
 mod rnn;
 mod step;
+mod tile;
 mod time_loop;
+mod tuning;
 mod unit;
 mod window;
 
@@ -42,7 +47,11 @@ use burn_cubecl::CubeDevice;
 
 pub use extension::CubeOps;
 #[cfg(feature = "_internals")]
+pub use tile::Tile;
+#[cfg(feature = "_internals")]
 pub use time_loop::{TimeLoop, set_time_loop};
+#[cfg(feature = "_internals")]
+pub use tuning::set_tiles;
 
 use super::cell::Cell;
 use super::reference::{self, util::plain_input_product};
@@ -51,8 +60,8 @@ use super::types::{
 };
 use arguments::{Steps, StepsBack};
 
-/// Buffers of the kernel with the most of them (a backward step); browsers allow fewer.
-const MAX_BUFFERS: u32 = 11;
+/// Buffers of the kernel with the most of them (a GRU's step back, with everything that is optional); browsers allow fewer.
+const MAX_BUFFERS: u32 = 12;
 
 /// Whether the kernels serve a tensor of this type on this device.
 pub(super) fn serves(dtype: DType, device: &CubeDevice) -> bool {

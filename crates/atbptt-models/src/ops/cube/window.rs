@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::Place;
+use super::launch::{Argument, Place};
 use super::unit::Options;
 use crate::ops::cell::Carry;
 
@@ -86,7 +86,7 @@ pub(super) fn entering_state(
     place: &Place,
     extent: Extent,
     state: &CubeTensor,
-    reset_mask: &CubeTensor,
+    reset_mask: &Option<CubeTensor>,
     options: Options,
 ) -> (CubeTensor, CubeTensor) {
     let dims = [extent.batch, extent.hidden];
@@ -100,10 +100,10 @@ pub(super) fn entering_state(
             &place.client,
             count,
             dim,
-            state.clone().into_buffer_arg(),
-            reset_mask.clone().into_buffer_arg(),
-            h_in.clone().into_buffer_arg(),
-            c_in.clone().into_buffer_arg(),
+            state.argument(),
+            reset_mask.argument(),
+            h_in.argument(),
+            c_in.argument(),
             extent.batch,
             extent.hidden,
             options,
@@ -149,7 +149,7 @@ pub(super) fn leaving_grad(
     extent: Extent,
     product: CubeTensor,
     carried: CubeTensor,
-    reset_mask: &CubeTensor,
+    reset_mask: &Option<CubeTensor>,
     options: Options,
 ) -> CubeTensor {
     let d_state = place.empty(&[extent.batch, options.parts() * extent.hidden]);
@@ -160,10 +160,10 @@ pub(super) fn leaving_grad(
             &place.client,
             count,
             dim,
-            product.into_buffer_arg(),
-            carried.into_buffer_arg(),
-            reset_mask.clone().into_buffer_arg(),
-            d_state.clone().into_buffer_arg(),
+            product.argument(),
+            carried.argument(),
+            reset_mask.argument(),
+            d_state.argument(),
             extent.batch,
             extent.hidden,
             options,

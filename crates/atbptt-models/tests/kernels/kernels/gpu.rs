@@ -2,8 +2,9 @@
 //! Burn 0.22.1's fusion gets the GRU's wrong at batch 1.
 
 use super::*;
-use crate::common::{gpu, with_each_time_loop};
+use crate::common::{TURN, gpu, with_each_time_loop};
 use atbptt_models::ops::backend::LogitBlock;
+use atbptt_models::ops::internals::{Tile, TimeLoop, set_tiles, set_time_loop};
 use burn::backend::Cube;
 use burn::tensor::Tensor;
 
@@ -62,6 +63,68 @@ fn smallest_windows_are_right() {
             check(case(cell, time, batch, 2, hidden));
         }
     }
+}
+
+/// Sizes that fill no line, no tile, several of both; with taps, resets and all gradients.
+#[test]
+fn windows_of_odd_sizes_are_right_whichever_way_they_run() {
+    if gpu().is_none() {
+        return;
+    }
+    let sizes = [(1, 1), (3, 5), (50, 33), (130, 2), (513, 16), (50, 70)];
+    for cell in [Cell::Lstm, Cell::Gru, Cell::Rnn] {
+        for (hidden, batch) in sizes {
+            check(case(cell, 3, batch, 2, hidden));
+        }
+    }
+}
+
+/// However the step is cut: one thread per block of sums and many, large blocks and small, more threads than terms, a last cube
+/// and a last block of terms that are not full.
+#[test]
+fn a_fused_step_gives_the_same_however_it_is_cut() {
+    if gpu().is_none() {
+        return;
+    }
+    let _turn = TURN.lock();
+    set_time_loop(TimeLoop::Fused);
+    for cell in [Cell::Lstm, Cell::Gru, Cell::Rnn] {
+        let window = case(cell, 4, 19, 2, 37);
+        let x = window.tensors::<Cube>(DType::F32);
+        let run = || -> Vec<Vec<f64>> {
+            let all = window.run(&x, true).into_iter();
+            all.map(values::<Cube>).collect()
+        };
+        let expected = run();
+        let tiles = [
+            (4, 4, 1, 1, 1, 1),
+            (4, 4, 1, 1, 64, 1),
+            (4, 16, 1, 1, 8, 8),
+            (8, 16, 2, 1, 2, 3),
+            (16, 32, 2, 2, 4, 2),
+        ];
+        for (units, rows, block_units, block_rows, split, ahead) in tiles {
+            let tile = Tile {
+                units,
+                rows,
+                block_units,
+                block_rows,
+                split,
+                ahead,
+            };
+            set_tiles(Some(tile), Some(tile));
+            let got = run();
+            assert!(got == run(), "the same bits once more: {tile:?}");
+            assert!(got != expected, "another order of the sums: {tile:?}");
+            for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let what = format!("tensor {index} of {cell:?}, {tile:?}");
+                // Sums of up to 148 terms, and gradients of weights of 19 sequences and 4 steps.
+                crate::common::assert_close(&what, got, expected, 1e-5);
+            }
+        }
+        set_tiles(None, None);
+    }
+    set_time_loop(TimeLoop::Auto);
 }
 
 /// Ids that are no classes are not followed: no loss, and nothing written elsewhere.

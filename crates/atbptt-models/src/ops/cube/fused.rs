@@ -1,0 +1,217 @@
+//! A step forward in one launch, recurrent product and equations, whatever the cell.
+//!
+//! All cubes read the state that enters a step while they write the one that enters the next, so there are two of them in turn,
+//! in f32, stored by hidden unit with the sequences side by side: as the product reads it.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::forward::{Forward, ForwardLaunch, unit};
+use super::launch::{Argument, Place};
+use super::tile::{LINE, Line, Plan, hand_on, handed_at, multiply, packed, sum_at};
+use super::unit::{At, Gates, Options};
+use super::window::{Extent, mask};
+use crate::ops::cell::Carry;
+
+/// The sums of a unit, one per gate.
+#[cube]
+fn sums_of(shared: &Shared<[f32]>, row: usize, unit: usize, #[comptime] plan: Plan) -> Gates {
+    let gates = comptime!(plan.gates);
+    let units = comptime!(plan.tile.units);
+    let a = shared[sum_at(row, unit, plan)];
+    let mut b = 0.0f32;
+    let mut c = 0.0f32;
+    let mut d = 0.0f32;
+    if comptime!(gates > 1) {
+        b = shared[sum_at(row, units + unit, plan)];
+    }
+    if comptime!(gates > 2) {
+        c = shared[sum_at(row, comptime!(2 * units) + unit, plan)];
+    }
+    if comptime!(gates > 3) {
+        d = shared[sum_at(row, comptime!(3 * units) + unit, plan)];
+    }
+    Gates { a, b, c, d }
+}
+
+/// Step `t`, product and equations.
+#[cube(launch_unchecked)]
+pub(super) fn fused_step<F: Float>(
+    buffers: &mut Forward<F>,
+    weight: &[Line<F>],         // packed
+    entering: &mut [Line<f32>], // h of this step and of the next, each [H, lines of sequences]
+    carried: &mut [f32], // [B, H]: what enters beside the product, of cells with such a thing
+    t: usize,
+    time: usize,
+    batch: usize,
+    #[comptime] plan: Plan,
+    #[comptime] options: Options,
+    #[define(F)] _dtype: ElemType,
+) {
+    let rows = comptime!(plan.tile.rows);
+    let units = comptime!(plan.tile.units);
+    let hidden = comptime!(plan.hidden).runtime();
+    let half = CUBE_COUNT_Y as usize * comptime!(plan.row_lines() * plan.terms);
+    let mut shared = Shared::<[f32]>::new_slice(comptime!(plan.shared()));
+    multiply::<F>(weight, &*entering, t % 2 * half, true, &mut shared, plan);
+    let mut of_cube = UNIT_POS as usize;
+    while of_cube < comptime!(rows * units) {
+        let row = of_cube / units;
+        let u = of_cube % units;
+        let b = CUBE_POS_Y as usize * rows + row;
+        let j = CUBE_POS_X as usize * units + u;
+        let mut next_h = 0.0f32;
+        if b < batch && j < hidden {
+            let at = At {
+                t,
+                b,
+                j,
+                time,
+                batch,
+                hidden,
+            };
+            let mut h = 0.0f32;
+            let mut c = 0.0f32;
+            if comptime!(options.carry() == Carry::Hidden) {
+                h = carried[b * hidden + j];
+            }
+            if comptime!(options.carry() == Carry::Cell) {
+                c = carried[b * hidden + j];
+            }
+            let product = sums_of(&shared, row, u, plan);
+            let next = unit(product, h, c, buffers, at, options);
+            next_h = next.h;
+            if comptime!(options.carry() == Carry::Hidden) {
+                carried[b * hidden + j] = next.h;
+            }
+            if comptime!(options.carry() == Carry::Cell) {
+                carried[b * hidden + j] = next.c;
+            }
+        }
+        shared[handed_at(0usize, u, row, plan)] = next_h;
+        of_cube += comptime!(plan.threads());
+    }
+    hand_on(&shared, entering, (t + 1) % 2 * half, plan);
+}
+
+/// The state that enters the first step, as the first launch reads it.
+#[cube(launch_unchecked)]
+fn enter_lines<F: Float>(
+    state: &[F], // [B, S]
+    reset_mask: &[F],
+    entering: &mut [Line<f32>],
+    carried: &mut [f32],
+    batch: usize,
+    hidden: usize,
+    lines: usize,
+    #[comptime] options: Options,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= lines {
+        terminate!();
+    }
+    let parts = comptime!(options.parts());
+    let per_term = lines / hidden;
+    let j = ABSOLUTE_POS / per_term;
+    let first = ABSOLUTE_POS % per_term * comptime!(LINE);
+    let mut line = Line::<f32>::new(0.0f32);
+    #[unroll]
+    for i in 0..comptime!(LINE) {
+        let b = first + i;
+        if b < batch {
+            let mask = mask(reset_mask, 0, b, batch, comptime!(options.resets));
+            let at = b * parts * hidden + j;
+            // As a product of tensors would read it.
+            let h = f32::cast_from(F::cast_from(f32::cast_from(state[at]) * mask));
+            line.insert(i, h);
+            if comptime!(options.carry() == Carry::Hidden) {
+                carried[b * hidden + j] = h;
+            }
+            if comptime!(options.carry() == Carry::Cell) {
+                carried[b * hidden + j] = f32::cast_from(state[at + hidden]) * mask;
+            }
+        }
+    }
+    entering[ABSOLUTE_POS] = line;
+}
+
+/// What a window's launches share beside its tensors.
+pub(super) struct Handover {
+    /// Of two steps in turn: what the product reads.
+    pub entering: CubeTensor,
+    /// What passes it.
+    pub carried: CubeTensor,
+}
+
+impl Handover {
+    /// Not initialised.
+    pub fn new(place: &Place, extent: Extent, plan: Plan, options: Options) -> Self {
+        let lines = plan.terms * plan.lines_per_term(extent.batch);
+        let carried = match options.carry() {
+            Carry::Nothing => [1, 1],
+            Carry::Hidden | Carry::Cell => [extent.batch, extent.hidden],
+        };
+        Self {
+            entering: place.empty_as(&[2, lines, LINE], DType::F32),
+            carried: place.empty_as(&carried, DType::F32),
+        }
+    }
+}
+
+/// All steps of a window, `buffers` making the launches' arguments. State and weight are contiguous.
+pub(super) fn forward(
+    place: &Place,
+    extent: Extent,
+    plan: Plan,
+    buffers: impl Fn() -> ForwardLaunch<fused_step::F>,
+    weight: CubeTensor,
+    state: &CubeTensor,
+    reset_mask: &Option<CubeTensor>,
+    options: Options,
+) {
+    let Extent { time, batch, .. } = extent;
+    let weight = packed(place, plan, weight, false);
+    let Handover { entering, carried } = Handover::new(place, extent, plan, options);
+    let lines = plan.terms * plan.lines_per_term(batch);
+    let (count, dim) = place.elementwise(lines);
+    // SAFETY: `Handover` has the lengths that batch and plan give; threads past the last line stop.
+    unsafe {
+        enter_lines::launch_unchecked(
+            &place.client,
+            count,
+            dim,
+            state.argument(),
+            reset_mask.argument(),
+            entering.argument(),
+            carried.argument(),
+            batch,
+            plan.hidden,
+            lines,
+            options,
+            place.elem(),
+        );
+    }
+    for t in 0..time {
+        let (count, dim) = plan.grid(batch);
+        // SAFETY: as above, and the packed weights are as long as the grid asks for; what lies past the last sequence or hidden
+        // unit is computed and not written, except to the lines' own rest.
+        unsafe {
+            fused_step::launch_unchecked(
+                &place.client,
+                count,
+                dim,
+                buffers(),
+                weight.argument(),
+                entering.argument(),
+                carried.argument(),
+                t,
+                time,
+                batch,
+                plan,
+                options,
+                place.elem(),
+            );
+        }
+    }
+}

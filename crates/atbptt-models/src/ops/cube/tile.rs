@@ -1,0 +1,396 @@
+//! How a kernel that multiplies and steps is cut: over cubes, and over the units of a cube.
+//!
+//! A cube has some hidden units and some sequences. Its sums run over all `K` terms of the product, which its threads share: the
+//! sums of a thread are a small block in registers, over every n-th term. So each weight and each value of the state is read once
+//! per cube, by few wide loads that wait for nothing, and the threads' parts are added at the end, in a fixed order.
+//!
+//! Lines are runs of four numbers that one load reads.
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::launch::{Argument, Place};
+
+/// Numbers of a line.
+pub(super) const LINE: usize = 4;
+
+/// Four numbers that are read at once.
+pub(super) type Line<F> = Vector<F, Const<LINE>>;
+
+/// Sizes of a cube's part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Hidden units of a cube, a multiple of four.
+    pub units: usize,
+    /// Sequences of a cube, a multiple of four.
+    pub rows: usize,
+    /// Lines of gates in a thread's block of sums.
+    pub block_units: usize,
+    /// Lines of sequences in a thread's block of sums.
+    pub block_rows: usize,
+    /// Threads that share the terms of a sum.
+    pub split: usize,
+    /// Terms that a thread loads before it multiplies them.
+    pub ahead: usize,
+}
+
+/// A product and how it is cut: `K` terms, as many sums per hidden unit as there are gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Plan {
+    pub tile: Tile,
+    pub hidden: usize,
+    /// Sums per hidden unit.
+    pub gates: usize,
+    /// Terms of a sum.
+    pub terms: usize,
+    /// Values per hidden unit that the step hands to the next one.
+    pub handed: usize,
+}
+
+impl Plan {
+    /// Sums of a cube per sequence.
+    pub fn columns(self) -> usize {
+        self.tile.units * self.gates
+    }
+
+    pub fn column_lines(self) -> usize {
+        self.columns() / LINE
+    }
+
+    pub fn row_lines(self) -> usize {
+        self.tile.rows / LINE
+    }
+
+    /// Blocks of sums side by side.
+    pub fn column_blocks(self) -> usize {
+        self.column_lines() / self.tile.block_units
+    }
+
+    /// Blocks of sums of a cube.
+    pub fn blocks(self) -> usize {
+        self.column_blocks() * self.row_blocks()
+    }
+
+    pub fn row_blocks(self) -> usize {
+        self.row_lines() / self.tile.block_rows
+    }
+
+    /// Sums of a cube.
+    pub fn sums(self) -> usize {
+        self.columns() * self.tile.rows
+    }
+
+    pub fn threads(self) -> usize {
+        self.blocks() * self.tile.split
+    }
+
+    /// Numbers in a cube's memory: the threads' sums; then their totals, and what is handed on.
+    pub fn shared(self) -> usize {
+        let handed = self.handed * self.tile.units * self.tile.rows;
+        (self.tile.split * self.sums()).max(self.sums() + handed)
+    }
+
+    /// Cubes side by side over the hidden units.
+    pub fn tiles(self) -> usize {
+        self.hidden.div_ceil(self.tile.units)
+    }
+
+    /// Cubes side by side over the sequences.
+    pub fn row_tiles(self, batch: usize) -> usize {
+        batch.div_ceil(self.tile.rows)
+    }
+
+    /// Lines that the cubes' sequences fill, of each term.
+    pub fn lines_per_term(self, batch: usize) -> usize {
+        self.row_tiles(batch) * self.row_lines()
+    }
+
+    /// Whether a cube is cut into whole lines and blocks, and the device takes it.
+    pub fn fits(self, place: &Place) -> bool {
+        let Tile {
+            units,
+            rows,
+            block_units,
+            block_rows,
+            split,
+            ahead,
+        } = self.tile;
+        let given = [units, rows, block_units, block_rows, split, ahead];
+        if given.contains(&0) || units % LINE != 0 || rows % LINE != 0 {
+            return false;
+        }
+        let whole = self.column_lines().is_multiple_of(block_units)
+            && self.row_lines().is_multiple_of(block_rows);
+        let hardware = &place.client.properties().hardware;
+        let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize;
+        whole
+            && self.threads() <= most
+            && self.shared() * size_of::<f32>() <= hardware.max_shared_memory_size
+    }
+
+    pub fn grid(self, batch: usize) -> (CubeCount, CubeDim) {
+        let (tiles, rows) = (self.tiles() as u32, self.row_tiles(batch) as u32);
+        (
+            CubeCount::Static(tiles, rows, 1),
+            CubeDim::new_1d(self.threads() as u32),
+        )
+    }
+}
+
+/// The sums of a cube, added up: the first [`Plan::sums`] numbers of `shared`, at [`sum_at`]. All zero where nothing is `wanted`,
+/// which is the same for all threads.
+#[cube]
+pub(super) fn multiply<F: Float>(
+    weight: &[Line<F>],     // [tiles, K, columns / 4]
+    entering: &[Line<f32>], // two halves [K, lines_per_term]
+    from: usize,            // first line of the half that is read
+    wanted: bool,
+    shared: &mut Shared<[f32]>,
+    #[comptime] plan: Plan,
+) {
+    let tile = comptime!(plan.tile);
+    let column_blocks = comptime!(plan.column_blocks());
+    let blocks = comptime!(plan.blocks());
+    let columns = comptime!(tile.block_units * LINE);
+    let rows = comptime!(tile.block_rows * LINE);
+    let terms = comptime!(plan.terms);
+    let at_once = comptime!(tile.split * tile.ahead);
+    let unit = UNIT_POS as usize;
+    let block = unit % blocks;
+    let column_block = block % column_blocks;
+    let row_block = block / column_blocks;
+    let part = unit / blocks;
+    let per_term = CUBE_COUNT_Y as usize * comptime!(plan.row_lines());
+    let weight_at = CUBE_POS_X as usize * comptime!(terms * plan.column_lines()) + column_block;
+    let entering_at = from
+        + CUBE_POS_Y as usize * comptime!(plan.row_lines())
+        + row_block * comptime!(tile.block_rows);
+    let mut sums = Array::<Line<f32>>::new(comptime!(rows * tile.block_units));
+    #[unroll]
+    for at in 0..comptime!(rows * tile.block_units) {
+        sums[at] = Line::<f32>::new(0.0f32);
+    }
+    if wanted {
+        let mut k = part;
+        for _ in 0..comptime!(terms / at_once) {
+            terms_of::<F>(
+                weight,
+                entering,
+                weight_at,
+                entering_at,
+                per_term,
+                k,
+                &mut sums,
+                comptime!(tile.ahead),
+                plan,
+            );
+            k += at_once;
+        }
+        if comptime!(terms % at_once != 0) {
+            while k < terms {
+                terms_of::<F>(
+                    weight,
+                    entering,
+                    weight_at,
+                    entering_at,
+                    per_term,
+                    k,
+                    &mut sums,
+                    1usize,
+                    plan,
+                );
+                k += comptime!(tile.split);
+            }
+        }
+    }
+    // Neighbouring threads write neighbouring numbers.
+    #[unroll]
+    for row in 0..rows {
+        #[unroll]
+        for line in 0..comptime!(tile.block_units) {
+            let sum = sums[row * comptime!(tile.block_units) + line];
+            #[unroll]
+            for i in 0..comptime!(LINE) {
+                let at = (part * rows + row) * columns + line * comptime!(LINE) + i;
+                shared[at * blocks + block] = sum.extract(i);
+            }
+        }
+    }
+    sync_cube();
+    let len = comptime!(plan.sums());
+    let mut at = unit;
+    while at < len {
+        let mut sum = shared[at];
+        for part in 1..comptime!(tile.split) {
+            sum += shared[part * len + at];
+        }
+        shared[at] = sum;
+        at += comptime!(plan.threads());
+    }
+    sync_cube();
+}
+
+/// Adds `count` terms, beginning with the `k`-th, to a thread's sums.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn terms_of<F: Float>(
+    weight: &[Line<F>],
+    entering: &[Line<f32>],
+    weight_at: usize,
+    entering_at: usize,
+    per_term: usize,
+    k: usize,
+    sums: &mut Array<Line<f32>>,
+    #[comptime] count: usize,
+    #[comptime] plan: Plan,
+) {
+    let units = comptime!(plan.tile.block_units);
+    let rows = comptime!(plan.tile.block_rows);
+    let mut weights = Array::<Line<F>>::new(comptime!(count * units));
+    let mut values = Array::<Line<f32>>::new(comptime!(count * rows));
+    // All loads first: they wait together.
+    #[unroll]
+    for n in 0..count {
+        let term = k + n * comptime!(plan.tile.split);
+        #[unroll]
+        for line in 0..units {
+            let at = weight_at
+                + term * comptime!(plan.column_lines())
+                + line * comptime!(plan.column_blocks());
+            weights[n * units + line] = weight[at];
+        }
+        #[unroll]
+        for line in 0..rows {
+            values[n * rows + line] = entering[entering_at + term * per_term + line];
+        }
+    }
+    #[unroll]
+    for n in 0..count {
+        #[unroll]
+        for line in 0..units {
+            let w = Line::<f32>::cast_from(weights[n * units + line]);
+            #[unroll]
+            for row in 0..comptime!(rows * LINE) {
+                let value = values[n * rows + row / comptime!(LINE)];
+                let value = Line::<f32>::new(value.extract(row % comptime!(LINE)));
+                sums[row * units + line] += value * w;
+            }
+        }
+    }
+}
+
+/// Where [`multiply`] leaves the sum of this row and column of the cube.
+#[cube]
+pub(super) fn sum_at(row: usize, column: usize, #[comptime] plan: Plan) -> usize {
+    let rows = comptime!(plan.tile.block_rows * LINE);
+    let columns = comptime!(plan.tile.block_units * LINE);
+    let column_blocks = comptime!(plan.column_blocks());
+    let line = column / comptime!(LINE);
+    let within = (row % rows) * columns
+        + (line / column_blocks) * comptime!(LINE)
+        + column % comptime!(LINE);
+    within * comptime!(plan.blocks()) + (row / rows) * column_blocks + line % column_blocks
+}
+
+/// Where a value for the next step is left in a cube's memory, behind the sums: line by line as [`hand_on`] reads it.
+#[cube]
+pub(super) fn handed_at(gate: usize, unit: usize, row: usize, #[comptime] plan: Plan) -> usize {
+    comptime!(plan.sums())
+        + (gate * comptime!(plan.tile.units) + unit) * comptime!(plan.tile.rows)
+        + row
+}
+
+/// Writes what the cube hands to the next step to the half that begins at line `to`.
+#[cube]
+pub(super) fn hand_on(
+    shared: &Shared<[f32]>,
+    entering: &mut [Line<f32>],
+    to: usize,
+    #[comptime] plan: Plan,
+) {
+    sync_cube();
+    let row_lines = comptime!(plan.row_lines());
+    let units = comptime!(plan.tile.units);
+    let per_term = CUBE_COUNT_Y as usize * row_lines;
+    let mut at = UNIT_POS as usize;
+    while at < comptime!(plan.handed * units * row_lines) {
+        let row = at % row_lines;
+        let of = at / row_lines;
+        let j = CUBE_POS_X as usize * units + of % units;
+        if j < comptime!(plan.hidden) {
+            let first = comptime!(plan.sums()) + at * comptime!(LINE);
+            let mut line = Line::<f32>::new(0.0f32);
+            #[unroll]
+            for i in 0..comptime!(LINE) {
+                line.insert(i, shared[first + i]);
+            }
+            let term = (of / units) * comptime!(plan.hidden) + j;
+            entering[to + term * per_term + CUBE_POS_Y as usize * row_lines + row] = line;
+        }
+        at += comptime!(plan.threads());
+    }
+}
+
+/// The weights of each cube side by side, as its threads read them; zeros for units that there are not. Nothing but the layout is
+/// compiled in: it runs once per window.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+fn pack<F: Float>(
+    weight: &[F],
+    packed: &mut [F], // [tiles, K, columns]
+    elements: usize,
+    terms: usize,
+    hidden: usize,
+    gates: usize,
+    units: usize,
+    #[comptime] transposed: bool,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= elements {
+        terminate!();
+    }
+    let columns = gates * units;
+    let column = ABSOLUTE_POS % columns;
+    let k = (ABSOLUTE_POS / columns) % terms;
+    let j = (ABSOLUTE_POS / (columns * terms)) * units + column % units;
+    let mut value = F::new(0.0f32);
+    if j < hidden {
+        let at = if comptime!(transposed) {
+            j * terms + k
+        } else {
+            (k * gates + column / units) * hidden + j
+        };
+        value = weight[at];
+    }
+    packed[ABSOLUTE_POS] = value;
+}
+
+/// Weights `[K, gates · H]` (or, `transposed`, `[H, K]`; contiguous) as [`multiply`] reads them.
+pub(super) fn packed(
+    place: &Place,
+    plan: Plan,
+    weight: CubeTensor,
+    transposed: bool,
+) -> CubeTensor {
+    let packed = place.empty(&[plan.tiles(), plan.terms, plan.columns()]);
+    let elements = packed.meta.num_elements();
+    let (count, dim) = place.elementwise(elements);
+    // SAFETY: threads past the last element stop, and those of hidden units that there are not read nothing.
+    unsafe {
+        pack::launch_unchecked(
+            &place.client,
+            count,
+            dim,
+            weight.argument(),
+            packed.argument(),
+            elements,
+            plan.terms,
+            plan.hidden,
+            plan.gates,
+            plan.tile.units,
+            transposed,
+            place.elem(),
+        );
+    }
+    packed
+}
