@@ -166,13 +166,11 @@ pub fn run(args: &Share) -> Result<()> {
 fn kind(kernel: &str) -> &'static str {
     let name = kernel.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    let cells = ["lstm_", "gru_", "rnn_"]
-        .map(|cell| ["step", "window"].map(|part| format!("{cell}{part}")));
-    let of_a_cell = cells
+    let parts = ["forward", "backward", "fused", "window", "tile"];
+    let of_a_cell = parts
         .iter()
-        .flatten()
-        .any(|part| name.contains(part.as_str()));
-    if of_a_cell || has(&["enter", "leave"]) {
+        .any(|part| name.contains(&format!("ops::cube::{part}")));
+    if of_a_cell {
         "cell"
     } else if has(&["softmax_row"]) {
         "softmax"

@@ -84,6 +84,22 @@ impl Plan {
         self.blocks() * self.tile.split
     }
 
+    /// Parts of every sum that are left when all threads have added some, a power of two; as many as there were where there are
+    /// more sums than threads.
+    pub fn ways(self) -> usize {
+        let split = self.tile.split;
+        match self.threads() / self.sums() {
+            0 => split,
+            most => {
+                let mut ways = 1;
+                while 2 * ways <= most && split.is_multiple_of(2 * ways) {
+                    ways *= 2;
+                }
+                ways
+            }
+        }
+    }
+
     /// Numbers in a cube's memory: the threads' sums; then their totals, and what is handed on.
     pub fn shared(self) -> usize {
         let handed = self.handed * self.tile.units * self.tile.rows;
@@ -218,10 +234,22 @@ pub(super) fn multiply<F: Float>(
     }
     sync_cube();
     let len = comptime!(plan.sums());
+    let ways = comptime!(plan.ways());
+    // All threads add some of the parts, then one per sum adds what they made. Each number is read and written by one thread.
+    if comptime!(ways < tile.split) {
+        if unit < comptime!(ways * len) {
+            let mut sum = shared[unit];
+            for part in 1..comptime!(tile.split / ways) {
+                sum += shared[part * comptime!(ways * len) + unit];
+            }
+            shared[unit] = sum;
+        }
+        sync_cube();
+    }
     let mut at = unit;
     while at < len {
         let mut sum = shared[at];
-        for part in 1..comptime!(tile.split) {
+        for part in 1..ways {
             sum += shared[part * len + at];
         }
         shared[at] = sum;
