@@ -9,8 +9,7 @@ use cubecl::prelude::*;
 use super::arguments::{Steps, StepsBack};
 use super::backward::{BackwardLaunch, scan_back, step_back, window_back};
 use super::forward::{ForwardLaunch, scan, step, window};
-use super::fused;
-use super::fused_back;
+use super::fused::FusedWindow;
 use super::launch::{Argument, Place, product, writable};
 use super::time_loop::Way;
 use super::tuning::Direction;
@@ -142,9 +141,14 @@ pub(super) fn forward(cell: Cell, args: Steps<CubeBackend>) -> (CubeTensor, Cube
             );
         },
         Way::Fused(plan) => {
-            let launch = || buffers.launch();
-            let mask = &buffers.reset_mask;
-            fused::forward(&place, extent, plan, launch, weight, &state, mask, options);
+            let window = FusedWindow {
+                place: &place,
+                extent,
+                plan,
+                options,
+                reset_mask: &buffers.reset_mask,
+            };
+            window.forward(|| buffers.launch(), weight, &state);
         }
         Way::Products => products(&place, extent, &buffers, &weight, &state, options),
     }
@@ -268,10 +272,14 @@ pub(super) fn backward(
                 d_state
             }
             Way::Fused(plan) => {
-                let launch = || buffers.launch();
-                let weight = into_contiguous(weight);
-                let mask = &buffers.reset_mask;
-                fused_back::backward(&place, extent, plan, launch, weight, mask, options)
+                let window = FusedWindow {
+                    place: &place,
+                    extent,
+                    plan,
+                    options,
+                    reset_mask: &buffers.reset_mask,
+                };
+                window.backward(|| buffers.launch(), into_contiguous(weight))
             }
             Way::Products => products_back(&place, extent, &buffers, weight, options),
         },

@@ -136,82 +136,90 @@ fn enter_lines<F: Float>(
     entering[ABSOLUTE_POS] = line;
 }
 
-/// What a window's launches share beside its tensors.
-pub(super) struct Handover {
-    /// Of two steps in turn: what the product reads.
-    pub entering: CubeTensor,
-    /// What passes it.
-    pub carried: CubeTensor,
+/// A window whose steps are launched one by one.
+pub(super) struct FusedWindow<'a> {
+    pub place: &'a Place,
+    pub extent: Extent,
+    pub plan: Plan,
+    pub options: Options,
+    pub reset_mask: &'a Option<CubeTensor>,
 }
 
-impl Handover {
-    /// Not initialised.
-    pub fn new(place: &Place, extent: Extent, plan: Plan, options: Options) -> Self {
-        let lines = plan.terms * plan.lines_per_term(extent.batch);
-        let carried = match options.carry() {
+impl FusedWindow<'_> {
+    /// Lines of what enters a step.
+    fn lines(&self) -> usize {
+        self.plan.terms * self.plan.lines_per_term(self.extent.batch)
+    }
+
+    /// What the steps hand on, not initialised: what the product reads, of two steps in turn, and what passes it.
+    pub fn handover(&self) -> (CubeTensor, CubeTensor) {
+        let carried = match self.options.carry() {
             Carry::Nothing => [1, 1],
-            Carry::Hidden | Carry::Cell => [extent.batch, extent.hidden],
+            Carry::Hidden | Carry::Cell => [self.extent.batch, self.extent.hidden],
         };
-        Self {
-            entering: place.empty_as(&[2, lines, LINE], DType::F32),
-            carried: place.empty_as(&carried, DType::F32),
-        }
+        let entering = [2, self.lines(), LINE];
+        (
+            self.place.empty_as(&entering, DType::F32),
+            self.place.empty_as(&carried, DType::F32),
+        )
     }
-}
 
-/// All steps of a window, `buffers` making the launches' arguments. State and weight are contiguous.
-pub(super) fn forward(
-    place: &Place,
-    extent: Extent,
-    plan: Plan,
-    buffers: impl Fn() -> ForwardLaunch<fused_step::F>,
-    weight: CubeTensor,
-    state: &CubeTensor,
-    reset_mask: &Option<CubeTensor>,
-    options: Options,
-) {
-    let Extent { time, batch, .. } = extent;
-    let weight = packed(place, plan, weight, false);
-    let Handover { entering, carried } = Handover::new(place, extent, plan, options);
-    let lines = plan.terms * plan.lines_per_term(batch);
-    let (count, dim) = place.elementwise(lines);
-    // SAFETY: `Handover` has the lengths that batch and plan give; threads past the last line stop.
-    unsafe {
-        enter_lines::launch_unchecked(
-            &place.client,
-            count,
-            dim,
-            state.argument(),
-            reset_mask.argument(),
-            entering.argument(),
-            carried.argument(),
-            batch,
-            plan.hidden,
-            lines,
+    /// All steps, `buffers` making the launches' arguments. State and weight are contiguous.
+    pub fn forward(
+        &self,
+        buffers: impl Fn() -> ForwardLaunch<fused_step::F>,
+        weight: CubeTensor,
+        state: &CubeTensor,
+    ) {
+        let Self {
+            place,
+            plan,
             options,
-            place.elem(),
-        );
-    }
-    for t in 0..time {
-        let (count, dim) = plan.grid(batch);
-        // SAFETY: as above, and the packed weights are as long as the grid asks for; what lies past the last sequence or hidden
-        // unit is computed and not written, except to the lines' own rest.
+            reset_mask,
+            ..
+        } = *self;
+        let Extent { time, batch, .. } = self.extent;
+        let weight = packed(place, plan, weight, false);
+        let (entering, carried) = self.handover();
+        let (count, dim) = place.elementwise(self.lines());
+        // SAFETY: what is handed over has the lengths that batch and plan give; threads past the last line stop.
         unsafe {
-            fused_step::launch_unchecked(
+            enter_lines::launch_unchecked(
                 &place.client,
                 count,
                 dim,
-                buffers(),
-                weight.argument(),
+                state.argument(),
+                reset_mask.argument(),
                 entering.argument(),
                 carried.argument(),
-                t,
-                time,
                 batch,
-                plan,
+                plan.hidden,
+                self.lines(),
                 options,
                 place.elem(),
             );
+        }
+        for t in 0..time {
+            let (count, dim) = plan.grid(batch);
+            // SAFETY: as above, and the packed weights are as long as the grid asks for; what lies past the last sequence or
+            // hidden unit is computed and not written, except to the lines' own rest.
+            unsafe {
+                fused_step::launch_unchecked(
+                    &place.client,
+                    count,
+                    dim,
+                    buffers(),
+                    weight.argument(),
+                    entering.argument(),
+                    carried.argument(),
+                    t,
+                    time,
+                    batch,
+                    plan,
+                    options,
+                    place.elem(),
+                );
+            }
         }
     }
 }

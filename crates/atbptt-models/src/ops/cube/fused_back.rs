@@ -6,8 +6,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::backward::{Backward, BackwardLaunch, unit_back};
-use super::fused::Handover;
-use super::launch::{Argument, Place};
+use super::fused::FusedWindow;
+use super::launch::Argument;
 use super::tile::{Line, Plan, hand_on, handed_at, multiply, packed, sum_at};
 use super::unit::{At, Options};
 use super::window::{Extent, mask};
@@ -15,6 +15,7 @@ use crate::ops::cell::Carry;
 
 /// Step `t` on the way back, product and equations.
 #[cube(launch_unchecked)]
+#[allow(clippy::collapsible_if)] // The outer condition is decided when the kernel is compiled.
 pub(super) fn fused_step_back<F: Float>(
     buffers: &mut Backward<F>,
     weight: &[Line<F>],         // packed
@@ -131,64 +132,69 @@ fn fused_leave<F: Float>(
     }
 }
 
-/// All steps of a window back, `buffers` making the launches' arguments: gradient of the initial state `[B, S]`. The weight,
-/// `[H, gates · H]`, is contiguous.
-pub(super) fn backward(
-    place: &Place,
-    extent: Extent,
-    plan: Plan,
-    buffers: impl Fn() -> BackwardLaunch<fused_step_back::F>,
-    weight: CubeTensor,
-    reset_mask: &Option<CubeTensor>,
-    options: Options,
-) -> CubeTensor {
-    let Extent {
-        time,
-        batch,
-        hidden,
-    } = extent;
-    let weight = packed(place, plan, weight, true);
-    let Handover { entering, carried } = Handover::new(place, extent, plan, options);
-    for t in (0..time).rev() {
+impl FusedWindow<'_> {
+    /// All steps back, `buffers` making the launches' arguments: gradient of the initial state `[B, S]`. The weight,
+    /// `[H, gates · H]`, is contiguous.
+    pub fn backward(
+        &self,
+        buffers: impl Fn() -> BackwardLaunch<fused_step_back::F>,
+        weight: CubeTensor,
+    ) -> CubeTensor {
+        let Self {
+            place,
+            plan,
+            options,
+            reset_mask,
+            ..
+        } = *self;
+        let Extent {
+            time,
+            batch,
+            hidden,
+        } = self.extent;
+        let weight = packed(place, plan, weight, true);
+        let (entering, carried) = self.handover();
+        for t in (0..time).rev() {
+            let (count, dim) = plan.grid(batch);
+            // SAFETY: what is handed over and the packed weights have the lengths that batch and plan give; what lies past the
+            // last sequence or hidden unit is computed and not written, except to the lines' own rest.
+            unsafe {
+                fused_step_back::launch_unchecked(
+                    &place.client,
+                    count,
+                    dim,
+                    buffers(),
+                    weight.argument(),
+                    entering.argument(),
+                    carried.argument(),
+                    t,
+                    time,
+                    batch,
+                    plan,
+                    options,
+                    place.elem(),
+                );
+            }
+        }
+        let d_state = place.empty(&[batch, options.parts() * hidden]);
         let (count, dim) = plan.grid(batch);
-        // SAFETY: `Handover` and the packed weights have the lengths that batch and plan give; what lies past the last sequence
-        // or hidden unit is computed and not written, except to the lines' own rest.
+        // SAFETY: as above.
         unsafe {
-            fused_step_back::launch_unchecked(
+            fused_leave::launch_unchecked(
                 &place.client,
                 count,
                 dim,
-                buffers(),
+                d_state.argument(),
                 weight.argument(),
                 entering.argument(),
                 carried.argument(),
-                t,
-                time,
+                reset_mask.argument(),
                 batch,
                 plan,
                 options,
                 place.elem(),
             );
         }
+        d_state
     }
-    let d_state = place.empty(&[batch, options.parts() * hidden]);
-    let (count, dim) = plan.grid(batch);
-    // SAFETY: as above.
-    unsafe {
-        fused_leave::launch_unchecked(
-            &place.client,
-            count,
-            dim,
-            d_state.argument(),
-            weight.argument(),
-            entering.argument(),
-            carried.argument(),
-            reset_mask.argument(),
-            batch,
-            plan,
-            options,
-            place.elem(),
-        );
-    }
-    d_state
 }
