@@ -1,14 +1,12 @@
 //! What a run cost, in steps of its sequences: the measure that does not depend on the machine.
 
-use atbptt::core::direct::DirectOutcome;
-use atbptt::core::policy::{Decision, Estimator, MonitorConfig};
+use atbptt::core::policy::Estimator;
 use atbptt::train::{EpochReport, Scheme};
 
 use super::common::history::History;
 
 /// Steps per sequence that were run forward until the end of each epoch: windows with their context, probes with their burn-in, and
-/// validation. Where noise hid the gradient, the next estimates took more probes; a run does not write down when they became fewer
-/// again, and they count as if they never did.
+/// validation.
 pub fn steps_until(
     reports: &[EpochReport],
     history: &History,
@@ -21,35 +19,20 @@ pub fn steps_until(
         Estimator::Direct => training.probe.direct_steps(training.scheme),
         _ => training.probe.steps(),
     };
-    let counts = probes(&watched, &history.decisions);
     let mut windows = 0.0;
     let mut all = Vec::with_capacity(reports.len());
     for (nth, report) in reports.iter().enumerate() {
         windows += report.windows as f64 * window(training.scheme, report.mean_k);
         let last = nth + 1 == reports.len();
         let before = |update: u64| last || update < report.step;
-        let estimates = history.decisions.iter().zip(&counts);
-        let estimates = estimates.filter(|(decision, _)| before(decision.position.update));
+        let estimates = history.decisions.iter();
         let probes = estimates
-            .map(|(_, &count)| (count * probe) as f64)
+            .filter(|decision| before(decision.position.update))
+            .map(|decision| (decision.probes * probe) as f64)
             .sum::<f64>();
         all.push(windows + probes + (nth + 1) as f64 * validation_steps as f64);
     }
     Ok(all)
-}
-
-/// Probes of each estimate, or more.
-fn probes(config: &MonitorConfig, decisions: &[Decision]) -> Vec<usize> {
-    let most = config.max_probes.max(config.probes);
-    let mut next = config.probes;
-    let of = |decision: &Decision| {
-        let taken = next;
-        if let Some(DirectOutcome::NoiseLimited { .. }) = decision.outcome {
-            next = (2 * next).min(most);
-        }
-        taken
-    };
-    decisions.iter().map(of).collect()
 }
 
 /// Mean steps of a window at a mean K; the length of a window is linear in K.
@@ -61,7 +44,8 @@ fn window(scheme: Scheme, mean_k: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atbptt::core::policy::FixedKConfig;
+    use atbptt::core::EstimateError;
+    use atbptt::core::policy::{FixedKConfig, MonitorConfig};
     use atbptt::train::{ProbeConfig, TbpttConfig};
 
     /// Two epochs of ten windows with K = 5 and 3 losses, probes of 2 · (10 + 50 + 2) steps before the eighth window and between
@@ -81,12 +65,12 @@ mod tests {
             .unwrap();
         use atbptt::core::policy::{Measurement, Position, TruncationPolicy};
         for (epoch, update) in [(0, 7), (1, 10)] {
-            let probes = Vec::new();
-            let scheme = Scheme::Strided { losses: 3 };
-            policy.update(
-                Position { epoch, update },
-                Measurement::Norms { probes, scheme },
-            );
+            let measured = Measurement::Direct {
+                statistics: Err(EstimateError::TooFewProbes { needed: 2, got: 1 }),
+                scheme: Scheme::Strided { losses: 3 },
+                updates_per_epoch: 10.0,
+            };
+            policy.update(Position { epoch, update }, measured);
         }
         let history = History {
             policy: FixedKConfig::new(5)
@@ -101,14 +85,11 @@ mod tests {
         };
         let steps = steps_until(&[report(1), report(2)], &history, 40).unwrap();
         assert_eq!(steps, [70.0 + 124.0 + 40.0, 140.0 + 248.0 + 80.0]);
-        // Twice as many probes after noise hid the gradient.
+        // Three probes more at the first estimate.
         let mut noisy = history;
-        noisy.decisions[0].outcome = Some(DirectOutcome::NoiseLimited {
-            gradient_square: 1.0,
-            standard_error: Some(1.0),
-        });
+        noisy.decisions[0].probes = 5;
         let steps = steps_until(&[report(1), report(2)], &noisy, 40).unwrap();
-        assert_eq!(steps, [70.0 + 124.0 + 40.0, 140.0 + 124.0 + 248.0 + 80.0]);
+        assert_eq!(steps, [70.0 + 310.0 + 40.0, 140.0 + 434.0 + 80.0]);
         assert_eq!(window(Scheme::Overlapping, 5.0), 9.0);
         assert_eq!(window(Scheme::Chunked, 5.5), 5.5);
     }

@@ -307,15 +307,24 @@ impl Watch {
             let mut averaged = single.clone();
             for controller in self.controllers.get_mut(repeat).into_iter().flatten() {
                 if let Some(request) = controller.monitor().probes_due(at) {
-                    let asked = statistics.in_sets_of(request.probes())?;
-                    let Some(statistics) = asked.into_iter().next() else {
-                        return Err("a controller asks for more probes than were measured".into());
-                    };
-                    single = statistics.estimate(scheme)?;
-                    let measured = Measurement::Direct {
-                        statistics: Ok(statistics),
-                        scheme,
-                        updates_per_epoch: record.updates_per_epoch,
+                    let mut asked = request.probes();
+                    let measured = loop {
+                        let set = statistics.in_sets_of(asked)?.into_iter().next();
+                        let Some(statistics) = set else {
+                            return Err(
+                                "a controller asks for more probes than were measured".into()
+                            );
+                        };
+                        single = statistics.estimate(scheme)?;
+                        let measured = Measurement::Direct {
+                            statistics: Ok(statistics),
+                            scheme,
+                            updates_per_epoch: record.updates_per_epoch,
+                        };
+                        match controller.more_probes(&measured) {
+                            0 => break measured,
+                            more => asked += more,
+                        }
                     };
                     controller.update(at, measured);
                 }

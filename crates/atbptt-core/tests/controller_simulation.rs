@@ -51,27 +51,46 @@ fn probes(
     DirectStatistics::new(WINDOW, LOSSES, contexts, count, gram.collect())
 }
 
-/// Share of updates with K within a factor 1.5 of the true one, and of updates at which K moved.
+/// Share of updates with K within a factor 1.5 of the true one, share of updates at which K moved, and probes per update.
 fn simulate(
+    config: &AdaptiveKConfig,
+    profile: &Profile,
+    seeds: std::ops::Range<u64>,
+) -> (f64, f64, f64) {
+    simulate_with(NOISE, config, profile, seeds)
+}
+
+/// The same with noise of another size.
+fn simulate_with(
+    noise: f64,
     config: &AdaptiveKConfig,
     (_, share, falls): &Profile,
     seeds: std::ops::Range<u64>,
-) -> (f64, f64) {
-    let (mut near, mut moved, mut all) = (0, 0, 0);
+) -> (f64, f64, f64) {
+    let (mut near, mut moved, mut run, mut all) = (0, 0, 0, 0);
     for seed in seeds {
         let mut rng = Pcg64::seed_from_u64(seed);
         let mut policy = config.init().unwrap();
         for update in 0..UPDATES {
             let at_update = |c: f64| share(update, c);
             let length = 10f64.powf(-falls * update as f64 / UPDATES as f64);
-            let count = config.monitor.probes;
-            let statistics = probes(&at_update, (count, NOISE, length), &mut rng);
+            let mut count = config.monitor.probes;
+            let most = config.monitor.max_probes.max(count);
+            let measured = probes(&at_update, (most, noise, length), &mut rng).unwrap();
             let before = policy.k();
-            let measured = Measurement::Direct {
-                statistics,
-                scheme: Scheme::Strided { losses: LOSSES },
-                updates_per_epoch: 100.0,
+            let measured = loop {
+                let first = measured.in_sets_of(count).unwrap().swap_remove(0);
+                let measured = Measurement::Direct {
+                    statistics: Ok(first),
+                    scheme: Scheme::Strided { losses: LOSSES },
+                    updates_per_epoch: 100.0,
+                };
+                match policy.more_probes(&measured) {
+                    0 => break measured,
+                    more => count += more,
+                }
             };
+            run += count;
             let at = Position {
                 epoch: update,
                 update: 100 * update as u64,
@@ -85,7 +104,8 @@ fn simulate(
             moved += usize::from(policy.k() != before);
         }
     }
-    (near as f64 / all as f64, moved as f64 / all as f64)
+    let share = |count: usize| count as f64 / all as f64;
+    (share(near), share(moved), share(run))
 }
 
 /// How the bias falls with the context, over the updates, and by how many powers of ten the gradient falls on the way.
@@ -139,13 +159,17 @@ fn with(delta: f64, smoothing: f64, hysteresis: f64) -> AdaptiveKConfig {
 }
 
 /// Nine of ten updates within a factor 1.5 of the true K(δ), and a K that moves at most half as often as one that follows every
-/// estimate, or six times in ten where the truth itself jumps.
+/// estimate of five probes, or six times in ten where the truth itself jumps.
 #[test]
 fn by_default_k_stays_near_the_truth_and_seldom_moves() {
     for profile in profiles() {
         let name = profile.0;
-        let (near, moved) = simulate(&config(0.5), &profile, 0..4);
-        let (_, restless) = simulate(&with(0.5, 0.0, 0.0), &profile, 0..4);
+        let (near, moved, _) = simulate(&config(0.5), &profile, 0..4);
+        let five = MonitorConfig::default()
+            .with_max_probes(5)
+            .with_smoothing(0.0);
+        let restless = config(0.5).with_hysteresis(0.0).with_monitor(five);
+        let (_, restless, _) = simulate(&restless, &profile, 0..4);
         assert!(near >= 0.9, "{name}: {near}");
         let share = if name.contains("jumps") { 0.6 } else { 0.5 };
         assert!(moved <= share * restless, "{name}: {moved} and {restless}");
@@ -161,15 +185,50 @@ fn k_follows_a_jump_within_an_update_or_two() {
         .iter()
         .find(|profile| profile.0.contains("jumps"))
         .unwrap();
-    let (near, _) = simulate(&config(0.5), jump, 0..12);
+    let (near, ..) = simulate(&config(0.5), jump, 0..12);
     assert!(near >= 0.96, "{near}");
+}
+
+/// Twice the noise, on a course of the bias that moves a good deal from one update to the next: five probes leave K open more often than
+/// not, and older estimates lag behind.
+#[test]
+fn more_probes_are_run_where_k_would_be_left_open_and_only_there() {
+    let moving: Profile = (
+        "reach grows by a half from update to update, and back",
+        Box::new(|u, c| {
+            let swing = (u % 8).min(8 - u % 8) as i32;
+            0.9 * 0.5f64.powf(c / (2.0 * 1.5f64.powi(swing)))
+        }),
+        0.0,
+    );
+    for delta in [0.5, 0.2, 0.1] {
+        let never_more = config(delta).with_monitor(MonitorConfig::default().with_max_probes(5));
+        let (five, ..) = simulate_with(2.0 * NOISE, &never_more, &moving, 0..12);
+        let (twenty, ..) =
+            simulate_with(2.0 * NOISE, &config(delta).with_probes(20), &moving, 0..12);
+        let (near, _, run) = simulate_with(2.0 * NOISE, &config(delta), &moving, 0..12);
+        assert!(
+            near >= 0.87 && near > five + 0.15,
+            "δ = {delta}: {near} and {five}"
+        );
+        assert!(
+            run < 13.0 && near > twenty - 0.12,
+            "δ = {delta}: {run} probes, {twenty}"
+        );
+        // Little noise: five say enough.
+        let (clear, _, few) = simulate_with(0.3 * NOISE, &config(delta), &moving, 0..12);
+        assert!(
+            clear > 0.99 && few < 5.1,
+            "δ = {delta}: {clear}, {few} probes"
+        );
+    }
 }
 
 #[test]
 #[ignore = "prints the table that the defaults were chosen from; takes minutes"]
 fn settings_by_how_near_k_stays_to_the_truth() {
     println!(
-        "probes, smoothing, hysteresis: share of updates near the truth, share at which K moved"
+        "probes, smoothing, hysteresis: share of updates near the truth, share at which K moved, probes per update"
     );
     for profile in profiles() {
         for delta in [0.5, 0.2] {
@@ -179,8 +238,9 @@ fn settings_by_how_near_k_stays_to_the_truth() {
                 for smoothing in [0.0, 0.5, 0.7] {
                     for hysteresis in [0.0, 0.5, 1.0, 2.0] {
                         let config = with(delta, smoothing, hysteresis).with_probes(probes);
-                        let (near, moved) = simulate(&config, &profile, 0..12);
-                        line += &format!("  {smoothing}/{hysteresis}: {near:.2} {moved:.2}");
+                        let (near, moved, run) = simulate(&config, &profile, 0..12);
+                        line +=
+                            &format!("  {smoothing}/{hysteresis}: {near:.2} {moved:.2} {run:.1}");
                     }
                 }
                 println!("{line}");

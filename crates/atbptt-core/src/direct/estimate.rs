@@ -276,12 +276,6 @@ impl DirectEstimate {
         }
     }
 
-    /// Whether Ĉ exceeds twice what [`outcome`](Self::outcome) asks for: half the probes would do.
-    pub(crate) fn is_far_out_of_its_noise(&self) -> bool {
-        let error = self.gradient_square_error();
-        error.is_some_and(|error| self.raw.gradient.value > 2.0 * Z * error)
-    }
-
     /// Noise scale N/S = tr V / Ĉ: how many updates, each with a probe's number of losses, a mean must be taken over until
     /// its noise is as large as the gradient. Infinite where Ĉ ≤ 0.
     pub fn noise_scale(&self) -> f64 {

@@ -108,9 +108,6 @@ impl Stored {
                 other: old.words(),
             });
         }
-        if keep == 0.0 {
-            return Ok(self.clone());
-        }
         let factor = self.size() / old.size();
         let old = match factor > 0.0 && factor.is_finite() {
             true => old.scaled(factor),

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::point::Point;
 
+/// Least error of a squared bias as a share of it: no fit is better.
+const LEAST_ERROR: f64 = 2e-3;
+
+/// The usual decay length of far cuts, as a share of the window, for a window is several times as long as the K looked for.
+const USUAL_LENGTH: f64 = 0.2;
+
+/// Standard deviation of its logarithm: about a factor of two.
+const LENGTH_SPREAD: f64 = 0.7;
+
 /// The dropped part at the window's end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) enum Tail {
@@ -19,50 +28,45 @@ pub(super) enum Tail {
 }
 
 impl Tail {
-    /// Fits the far cuts, `points` at K = c + 1, weighted by the inverse variance of the norms.
+    /// Fits the far cuts, `points` at K = c + 1: those from W/8 on, three of them at least, of which one stands out of its error.
     ///
-    /// Cuts from W/8 on count whose Â exceeds two standard errors, the last one before W − 1 among them: without it there is
-    /// nothing to continue.
+    /// The squares Â are fitted, by the inverse of their variances. They are unbiased also where noise makes them negative, so that no
+    /// cut has to be left out, and the tail does not come and go with a cut that passes a threshold by chance. What the cuts leave open
+    /// is settled by what windows are like: the logarithm of the decay length is taken to be normal around that of W/5.
     pub(super) fn fit(window: usize, points: &[Point]) -> Self {
-        let inside = |point: &&Point| point.k < window;
-        let clear = |point: &Point| {
-            let error = point.bias.error()?;
-            let norm = point.bias.value.max(0.0).sqrt();
-            // Var ‖d‖ = Var Â / (4 Â).
-            (point.bias.value > 2.0 * error).then(|| {
-                (
-                    point.k as f64,
-                    norm,
-                    (error / (2.0 * norm)).max(1e-3 * norm),
-                )
-            })
-        };
-        let far: Vec<(f64, f64, f64)> = points
+        let w = window as f64;
+        let far: Option<Vec<(f64, f64, f64)>> = points
             .iter()
-            .filter(inside)
-            .filter(|point| 8 * point.k >= window)
-            .filter_map(clear)
+            .filter(|point| point.k < window && 8 * point.k >= window)
+            .map(|point| {
+                let (square, error) = (point.bias.value, point.bias.error()?);
+                let variance = error * error + (LEAST_ERROR * square).powi(2);
+                Some((point.k as f64, square, variance))
+            })
             .collect();
-        let last = points.iter().rfind(inside).and_then(clear);
-        if far.len() < 3 || last.is_none() {
+        // Without errors there are no weights.
+        let far = far.unwrap_or_default();
+        let stands_out =
+            |(_, square, variance): &(f64, f64, f64)| *square > 0.0 && square * square >= *variance;
+        if far.len() < 3 || !far.iter().any(stands_out) {
             return Self::Negligible;
         }
-        let w = window as f64;
         // Decay lengths from a fiftieth of the window to a hundred of them, where β^c is a straight line.
         let candidates = (0..=200).map(|i| w / 50.0 * 5000f64.powf(f64::from(i) / 200.0));
         let fits = candidates.map(|length| {
-            let shape = |k: f64| (-k / length).exp() - (-w / length).exp();
+            let shape = |k: f64| ((-k / length).exp() - (-w / length).exp()).powi(2);
             let (mut sy, mut ss) = (0.0, 0.0);
-            for (k, norm, error) in &far {
-                let weight = error.powi(-2);
-                sy += weight * norm * shape(*k);
-                ss += weight * shape(*k).powi(2);
+            for (k, square, variance) in &far {
+                sy += square * shape(*k) / variance;
+                ss += shape(*k).powi(2) / variance;
             }
-            let scale = sy / ss;
-            let residual =
-                |(k, norm, error): &(f64, f64, f64)| ((norm - scale * shape(*k)) / error).powi(2);
+            let scale = (sy / ss).max(0.0);
+            let residual = |(k, square, variance): &(f64, f64, f64)| {
+                (square - scale * shape(*k)).powi(2) / variance
+            };
             let misfit: f64 = far.iter().map(residual).sum();
-            (misfit, length, scale)
+            let unusual = ((length / (USUAL_LENGTH * w)).ln() / LENGTH_SPREAD).powi(2);
+            (misfit + unusual, length, scale.sqrt())
         });
         let best = fits
             .filter(|(misfit, ..)| misfit.is_finite())

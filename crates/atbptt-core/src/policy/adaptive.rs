@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Assessment;
+use super::monitor::Wanted;
 use super::{
     Decision, Estimate, Estimator, Measurement, Monitor, MonitorConfig, NextWindow, PolicyState,
     Position, Reason, Schedule, TruncationPolicy,
@@ -23,7 +24,8 @@ const MAX_KEPT_RATIO: f64 = 4.0 / 3.0;
 /// One update: the estimate from all usable probes together gives K(δ), the shortest K that meets the tolerance, clamped to
 /// `[k_min, k_max]`; where no K does (saturated), `k_max`. Without a usable probe K is kept.
 ///
-/// The direct estimate knows its own error. K then moves only when the present K lies outside the lengths that the estimate
+/// The direct estimate knows its own error. More probes are run, up to [`MonitorConfig::max_probes`], while it leaves lengths open that
+/// differ by more than a factor 1.5, and older estimates are averaged in only where it does so alone. K moves only when the present K lies outside the lengths that the estimate
 /// cannot tell from K(δ), or is more than a third longer or shorter than it; where noise hides the gradient itself, K goes
 /// back to K₀ (a model that has not yet learnt to use its memory has a gradient without long reach, and a short K could
 /// keep it so) or stays, as the settings say.
@@ -170,6 +172,20 @@ pub(super) struct AdaptiveK {
 }
 
 impl AdaptiveK {
+    fn wanted(&self) -> Wanted {
+        let AdaptiveKConfig {
+            delta,
+            k_min,
+            k_max,
+            ..
+        } = self.config;
+        Wanted {
+            delta,
+            k_min,
+            k_max,
+        }
+    }
+
     /// The new K and why.
     fn choose(&self, assessed: &Assessment) -> (usize, Reason) {
         match (&assessed.estimate, self.config.monitor.estimator) {
@@ -289,8 +305,12 @@ impl TruncationPolicy for AdaptiveK {
         &self.monitor
     }
 
+    fn more_probes(&self, measured: &Measurement) -> usize {
+        self.monitor.more_probes_for(Some(&self.wanted()), measured)
+    }
+
     fn update(&mut self, at: Position, measured: Measurement) -> Decision {
-        let assessed = self.monitor.assess(measured);
+        let assessed = self.monitor.assess(Some(&self.wanted()), &measured);
         let (k, reason) = self.choose(&assessed);
         self.k = k;
         let probes: Vec<(usize, bool)> = assessed.each.iter().map(|e| self.probe_k(e)).collect();

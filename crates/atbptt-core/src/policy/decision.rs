@@ -104,7 +104,10 @@ pub struct Decision {
     pub probe_ks: Vec<usize>,
     /// How many of the usable probes were saturated.
     pub saturated: usize,
-    /// How many probes were not usable.
+    /// How many probes were run.
+    #[serde(default)]
+    pub probes: usize,
+    /// How many of them were not usable.
     pub unusable: usize,
 }
 
@@ -126,6 +129,7 @@ impl Decision {
             tau: None,
             probe_ks: Vec::new(),
             saturated: 0,
+            probes: 0,
             unusable: 0,
         }
     }

@@ -199,7 +199,9 @@ pub(super) struct Assessment {
     pub estimate: Option<Estimate>,
     /// Of each usable probe of a norm estimate alone.
     pub each: Vec<Estimate>,
-    /// Probes that gave none.
+    /// Probes that were run.
+    pub probes: usize,
+    /// Those that gave none.
     pub unusable: usize,
     /// Updates of the weights per epoch, where the measurement says.
     pub updates_per_epoch: Option<f64>,
@@ -207,32 +209,36 @@ pub(super) struct Assessment {
 
 impl Assessment {
     /// A probe is usable when it was measured and gives an estimate. `asked`: how many probes there should be.
-    pub(super) fn new(estimator: Estimator, asked: usize, measured: Measurement) -> Self {
+    pub(super) fn new(estimator: Estimator, asked: usize, measured: &Measurement) -> Self {
         match measured {
             Measurement::Direct {
                 statistics,
                 scheme,
                 updates_per_epoch,
             } => {
-                let probes = statistics.as_ref().map_or(0, DirectStatistics::probes);
-                let estimate = statistics.and_then(|s| s.estimate(scheme)).ok();
+                let probes = statistics.as_ref().map_or(asked, DirectStatistics::probes);
+                let estimate = statistics
+                    .as_ref()
+                    .ok()
+                    .and_then(|s| s.estimate(*scheme).ok());
                 Self {
+                    probes,
                     unusable: match estimate {
                         Some(_) => asked.saturating_sub(probes),
                         None => asked,
                     },
                     estimate: estimate.map(Estimate::Direct),
                     each: Vec::new(),
-                    updates_per_epoch: Some(updates_per_epoch),
+                    updates_per_epoch: Some(*updates_per_epoch),
                 }
             }
             Measurement::Norms { probes, scheme } => match estimator {
-                Estimator::Norms(estimator) => Self::of_norms(&estimator, &probes, scheme),
+                Estimator::Norms(estimator) => Self::of_norms(&estimator, probes, *scheme),
                 Estimator::Paper(estimator) => {
-                    Self::of_norms(&estimator, &probes, Scheme::Strided { losses: 1 })
+                    Self::of_norms(&estimator, probes, Scheme::Strided { losses: 1 })
                 }
                 // Norms that nobody asked for.
-                Estimator::Direct => Self::of_norms(&BiasEstimator::default(), &probes, scheme),
+                Estimator::Direct => Self::of_norms(&BiasEstimator::default(), probes, *scheme),
             },
         }
     }
@@ -267,6 +273,7 @@ impl Assessment {
         let estimate = |curve| Estimate::Norms { curve, scheme };
         Self {
             estimate: curve.map(estimate),
+            probes: probes.len(),
             unusable: probes.len() - usable.len(),
             each: usable
                 .into_iter()

@@ -148,6 +148,13 @@ pub trait TruncationPolicy: Send + Sync + fmt::Debug {
     /// What the policy knows about the bias: due probes, last estimate and all decisions.
     fn monitor(&self) -> &Monitor;
 
+    /// How many more probes the estimate at hand should have, after what those so far measured; 0 where they suffice. To be asked after
+    /// every batch of probes; [`update`](Self::update) then takes what all of them together measured. By default more where noise
+    /// hides the gradient, up to [`MonitorConfig::max_probes`].
+    fn more_probes(&self, measured: &Measurement) -> usize {
+        self.monitor().more_probes(measured)
+    }
+
     /// Takes what the probes measured, sets K and returns the decision.
     fn update(&mut self, at: Position, measured: Measurement) -> Decision;
 
@@ -180,6 +187,10 @@ impl<P: TruncationPolicy + ?Sized> TruncationPolicy for Box<P> {
 
     fn monitor(&self) -> &Monitor {
         (**self).monitor()
+    }
+
+    fn more_probes(&self, measured: &Measurement) -> usize {
+        (**self).more_probes(measured)
     }
 
     fn update(&mut self, at: Position, measured: Measurement) -> Decision {

@@ -16,9 +16,8 @@ pub struct MonitorConfig {
     /// Probes per estimate, at least 1, and at least 2 for the direct estimate (3 for it to know its own error). Default 5.
     /// More when the estimate jumps, fewer when probes cost too much.
     pub probes: usize,
-    /// Most probes per direct estimate. Where noise hides the gradient, the next estimate takes twice as many, until so many; where
-    /// the gradient stands far out of its noise again, half as many, until `probes`. Default 20. At `probes` or below it their
-    /// number never changes.
+    /// Most probes per direct estimate. Where noise hides the gradient, or the lengths that probes cannot tell from K(δ) differ by more
+    /// than a factor 1.5, `probes` more are run and so on, until so many. Default 20. At `probes` or below it there are never more.
     pub max_probes: usize,
     /// Share of the previous estimates in a direct estimate, in [0, 1): numerator and denominator are averaged apart, over some
     /// 1/(1 − share) estimates. Default 0.5: in simulation, with a hysteresis of 1, K then stays as near the truth as without
@@ -26,6 +25,31 @@ pub struct MonitorConfig {
     pub smoothing: f64,
     /// When to estimate. Default early and often at first, then once per epoch.
     pub schedule: Schedule,
+}
+
+/// Largest ratio of the lengths that an estimate may leave open around K(δ).
+const MAX_OPEN_RATIO: f64 = 1.5;
+
+/// What a controller wants to know: the shortest K that meets a tolerance, as far as it may use it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub delta: f64,
+    pub k_min: usize,
+    pub k_max: usize,
+}
+
+impl Wanted {
+    /// Whether the lengths within a standard error of K(δ) lie within a factor 1.5 of each other.
+    fn is_known(&self, direct: &DirectEstimate) -> bool {
+        let (low, high) = direct.k_interval(self.delta, 1.0);
+        let within = |k: usize| k.clamp(self.k_min, self.k_max) as f64;
+        !is_noise_limited(direct) && within(high) <= MAX_OPEN_RATIO * within(low)
+    }
+}
+
+/// Whether the gradient does not stand out of its noise.
+fn is_noise_limited(direct: &DirectEstimate) -> bool {
+    matches!(direct.outcome(), DirectOutcome::NoiseLimited { .. })
 }
 
 impl Default for MonitorConfig {
@@ -125,22 +149,46 @@ impl Monitor {
     pub fn probes_due(&self, at: Position) -> Option<ProbeRequest> {
         let config = self.config.as_ref()?;
         let due = config.schedule.is_due(self.state.last_update, at);
-        due.then(|| config.estimator.request(self.probes_of(config)))
+        due.then(|| config.estimator.request(config.probes))
     }
 
-    /// How many probes the next estimate has: more where noise hid the gradient from the last one.
-    fn probes_of(&self, config: &MonitorConfig) -> usize {
-        let last = self.last_estimate().and_then(Estimate::direct);
-        let (Some(last), Estimator::Direct) = (last, config.estimator) else {
-            return config.probes;
+    /// How many more probes the estimate at hand should have, after what those so far measured; 0 where they suffice. For policies that
+    /// do not act on the bias: where noise hides the gradient.
+    pub fn more_probes(&self, measured: &Measurement) -> usize {
+        self.more_probes_for(None, measured)
+    }
+
+    /// The same for a controller, which wants to know K as well.
+    pub(super) fn more_probes_for(&self, wanted: Option<&Wanted>, measured: &Measurement) -> usize {
+        let Some(config) = self.config else {
+            return 0;
         };
-        let most = config.max_probes.max(config.probes);
-        let next = match last.outcome() {
-            DirectOutcome::NoiseLimited { .. } => last.probes().saturating_mul(2),
-            _ if last.is_far_out_of_its_noise() => last.probes() / 2,
-            _ => last.probes(),
+        let (Measurement::Direct { statistics, .. }, Estimator::Direct) =
+            (measured, config.estimator)
+        else {
+            return 0;
         };
-        next.clamp(config.probes, most)
+        // What could not be used once is not tried again.
+        let Ok(statistics) = statistics else {
+            return 0;
+        };
+        let left = config.max_probes.saturating_sub(statistics.probes());
+        let suffices = || {
+            let alone = Assessment::new(config.estimator, config.probes, measured);
+            let averaged = self.assess(None, measured);
+            let known = |estimate: &Option<Estimate>| match estimate {
+                Some(Estimate::Direct(direct)) => match wanted {
+                    Some(wanted) => wanted.is_known(direct),
+                    None => !is_noise_limited(direct),
+                },
+                _ => true,
+            };
+            known(&alone.estimate) || known(&averaged.estimate)
+        };
+        match left == 0 || suffices() {
+            true => 0,
+            false => config.probes.min(left),
+        }
     }
 
     /// Takes what the probes measured and writes down the bias at `k`, which stays as it is.
@@ -151,15 +199,21 @@ impl Monitor {
         at: Position,
         measured: Measurement,
     ) -> Decision {
-        let assessed = self.assess(measured);
+        let assessed = self.assess(None, &measured);
         self.conclude(Decision::new(k, reason, at), assessed)
     }
 
-    /// What a measurement comes to.
-    pub(super) fn assess(&self, measured: Measurement) -> Assessment {
+    /// What a measurement comes to, averaged with the estimates before it. Where it says by itself what is `wanted`, without them: they
+    /// lag behind.
+    pub(super) fn assess(&self, wanted: Option<&Wanted>, measured: &Measurement) -> Assessment {
         let config = self.config.unwrap_or_default();
-        Assessment::new(config.estimator, self.probes_of(&config), measured)
-            .smoothed(self.last_estimate(), config.smoothing)
+        let alone = Assessment::new(config.estimator, config.probes, measured);
+        let keep = match (wanted, &alone.estimate) {
+            // The errors of older ones count all the same: a handful of probes may agree by chance.
+            (Some(wanted), Some(Estimate::Direct(direct))) if wanted.is_known(direct) => 0.0,
+            _ => config.smoothing,
+        };
+        alone.smoothed(self.last_estimate(), keep)
     }
 
     /// Adds to a decision what is known about its K, and keeps it.
@@ -186,6 +240,7 @@ impl Monitor {
             log_beta: curve.map(BiasEstimate::log_beta),
             tau: curve.map(BiasEstimate::tau),
             unusable: assessed.unusable,
+            probes: assessed.probes,
             ..decision
         };
         self.state.last_update = Some(decision.position);

@@ -164,37 +164,125 @@ fn policy_monitor(smoothing: f64) -> MonitorConfig {
         .with_smoothing(smoothing)
 }
 
-/// Twice as many from one update to the next while the gradient is hidden, up to the most, and half as many once it is clear again.
-#[test]
-fn noise_asks_for_more_probes() {
-    let requests = |max: usize, measured: &[usize]| {
-        let config = config(0.23).with_monitor(policy_monitor(0.0).with_max_probes(max));
-        let mut policy = config.init().unwrap();
-        let mut asked = Vec::new();
-        for (update, clear) in measured.iter().enumerate() {
-            let position = at(50 << update);
-            let Some(ProbeRequest::Direct { probes }) = policy.monitor().probes_due(position)
-            else {
-                panic!("no probes are due");
-            };
-            asked.push(probes);
-            let measured = match clear {
-                0 => noise_of(probes),
-                _ => statistics(halving, 0.0, &vec![1.0; probes]),
-            };
-            policy.update(position, direct(measured));
-            // A resumed run asks as the uninterrupted one would.
-            let mut resumed = config.init().unwrap();
-            resumed.restore(policy.save()).unwrap();
-            assert_eq!(resumed, policy);
+/// The probes that `policy` takes, of those that `measured` gives by their number.
+fn take(
+    policy: &mut impl TruncationPolicy,
+    at: Position,
+    measured: impl Fn(usize) -> Result<DirectStatistics, EstimateError>,
+) -> Decision {
+    let mut probes = policy.monitor().probes_due(at).unwrap().probes();
+    loop {
+        let so_far = direct(measured(probes));
+        match policy.more_probes(&so_far) {
+            0 => return policy.update(at, so_far),
+            more => probes += more,
         }
-        asked
-    };
-    let course = [1, 0, 0, 0, 0, 1, 1, 1];
-    assert_eq!(requests(20, &course), [5, 5, 10, 20, 20, 20, 10, 5]);
-    assert_eq!(requests(12, &course), [5, 5, 10, 12, 12, 12, 6, 5]);
-    assert_eq!(requests(5, &course), [5; 8]);
-    assert_eq!(requests(1, &course), [5; 8]);
+    }
+}
+
+/// As many more as there are at first, while noise hides the gradient or K is open, up to the most.
+#[test]
+fn probes_are_added_until_k_is_known() {
+    let slowly = |context: usize| 0.9 * 0.93f64.powi(context as i32);
+    let scattered =
+        |probes: usize| -> Vec<f64> { UNEVEN.into_iter().cycle().take(probes).collect() };
+    type Row<'a> = (
+        &'static str,
+        &'a dyn Fn(usize) -> Result<DirectStatistics, EstimateError>,
+        [usize; 4],
+    );
+    // At most 20, 12, 5 and 1.
+    let rows: [Row; 4] = [
+        (
+            "clear",
+            &|n| statistics(halving, 0.0, &vec![1.0; n]),
+            [5, 5, 5, 5],
+        ),
+        ("noise", &noise_of, [20, 12, 5, 5]),
+        (
+            "scattered: ten say enough",
+            &|n| statistics(slowly, 0.0, &scattered(n)),
+            [10, 10, 5, 5],
+        ),
+        (
+            "of no use",
+            &|n| Err(EstimateError::TooFewProbes { needed: 9, got: n }),
+            [5, 5, 5, 5],
+        ),
+    ];
+    for (why, measured, expected) in rows {
+        for (most, expected) in [20, 12, 5, 1].into_iter().zip(expected) {
+            let monitor = policy_monitor(0.5).with_max_probes(most);
+            let mut policy = config(0.4).with_monitor(monitor).init().unwrap();
+            let decision = take(&mut policy, at(50), measured);
+            assert_eq!(
+                decision.probes, expected,
+                "{why}, at most {most}: {decision}"
+            );
+        }
+    }
+    // Whoever does not act on K asks for more only where noise hides the gradient.
+    for (measured, expected) in [(rows[1].1, 20), (rows[2].1, 5)] {
+        let fixed = FixedKConfig::new(9).with_monitor(Some(policy_monitor(0.5)));
+        let mut fixed = fixed.init().unwrap();
+        assert_eq!(take(&mut fixed, at(50), measured).probes, expected);
+        let mut silent = FixedKConfig::new(9).with_monitor(None).init().unwrap();
+        assert_eq!(silent.more_probes(&direct(measured(5))), 0);
+        silent.update(at(50), direct(measured(5)));
+    }
+}
+
+/// The bounds of K count: what is open beyond them is not worth a probe.
+#[test]
+fn lengths_that_k_may_not_have_are_not_left_open() {
+    let slowly = |context: usize| 0.9 * 0.93f64.powi(context as i32);
+    let measured = || statistics(slowly, 0.0, &UNEVEN);
+    let (low, high) = measured()
+        .unwrap()
+        .estimate(SCHEME)
+        .unwrap()
+        .k_interval(0.4, 1.0);
+    assert!(2 * high > 3 * low && low > 3, "{low} to {high}");
+    for (k_min, k_max, expected) in [
+        (2, 40, 5),
+        (2, low, 0),
+        (high, 40, 0),
+        (low, 3 * low / 2, 0),
+    ] {
+        let k0 = k_min;
+        let policy = config(0.4)
+            .with_k_min(k_min)
+            .with_k0(k0)
+            .with_k_max(k_max)
+            .init()
+            .unwrap();
+        assert_eq!(
+            policy.more_probes(&direct(measured())),
+            expected,
+            "{k_min} to {k_max}"
+        );
+    }
+}
+
+/// Half of what was before, where the new estimate leaves K open; nothing of it where it does not.
+#[test]
+fn older_estimates_are_left_out_where_the_new_one_says_enough() {
+    let half = |context: usize| halving(context) / 2.0;
+    let mut policy = config(0.23)
+        .with_monitor(policy_monitor(0.5))
+        .init()
+        .unwrap();
+    policy.update(at(50), direct(statistics(halving, 0.0, &UNEVEN)));
+    policy.update(at(100), direct(statistics(half, 0.0, &EVEN)));
+    let bias = policy.monitor().last_estimate().unwrap().relative_bias(5);
+    assert!((bias - half(4)).abs() < 1e-9, "{bias}");
+    // The error does not forget that five probes scattered before.
+    let direct = policy.monitor().last_estimate().unwrap().direct().cloned();
+    let alone = statistics(half, 0.0, &EVEN)
+        .unwrap()
+        .estimate(SCHEME)
+        .unwrap();
+    assert!(direct.unwrap().standard_error(5) > alone.standard_error(5));
 }
 
 /// A scattered estimate cannot tell neighbouring lengths apart: K stays within its interval, and within a third of K(δ), and moves

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use atbptt_core::policy::{Measurement, Position, ProbeRequest};
 use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
-use atbptt_models::RecurrentModel;
+use atbptt_models::{PieceGradients, RecurrentModel, direct_statistics};
 
 use crate::TrainError;
-use crate::probe::{probe, probe_direct};
+use crate::probe::{direct_probe, probe};
 use crate::source::Past;
 use crate::strategy::lock;
 
@@ -49,11 +49,9 @@ impl<M: RecurrentModel> Run<'_, M> {
             false => source,
         };
         let measured = match due {
-            ProbeRequest::Direct { probes } => Measurement::Direct {
-                statistics: self.direct_statistics(probes, k, source)?,
-                scheme,
-                updates_per_epoch,
-            },
+            ProbeRequest::Direct { probes } => {
+                self.direct_probes(probes, (k, updates_per_epoch), source)?
+            }
             ProbeRequest::Norms { probes } => Measurement::Norms {
                 probes: self.lag_norms(probes, k, source)?,
                 scheme,
@@ -97,26 +95,64 @@ impl<M: RecurrentModel> Run<'_, M> {
         )
     }
 
-    /// What `count` direct probes measured, or why it is of no use.
-    fn direct_statistics(
+    /// What `first` direct probes measured, and as many more as the policy finds that it needs.
+    fn direct_probes(
         &mut self,
+        first: usize,
+        (k, updates_per_epoch): (usize, f64),
+        source: &Source<M>,
+    ) -> Result<Measurement, TrainError> {
+        let (mut pieces, mut more) = (Vec::new(), first);
+        let mut before = None;
+        loop {
+            let statistics = self.with_more_pieces(&mut pieces, more, k, source)?;
+            let measured = Measurement::Direct {
+                scheme: self.strategy.config.scheme,
+                updates_per_epoch,
+                statistics: match (statistics, before) {
+                    // Further probes that are of no use leave those before them as they are.
+                    (Err(_), Some(before)) => return Ok(before),
+                    (statistics, _) => statistics,
+                },
+            };
+            more = lock(&self.strategy.shared.policy).more_probes(&measured);
+            if more == 0 {
+                return Ok(measured);
+            }
+            before = Some(measured);
+        }
+    }
+
+    /// Runs `count` more direct probes; what all together measured, or why it is of no use.
+    fn with_more_pieces(
+        &mut self,
+        pieces: &mut Vec<PieceGradients>,
         count: usize,
         k: usize,
         source: &Source<M>,
     ) -> Result<Result<DirectStatistics, EstimateError>, TrainError> {
         let config = &self.strategy.config;
-        let seeds: Vec<u64> = (0..count).map(|index| self.probe_seed(index)).collect();
+        let indices = pieces.len()..pieces.len().saturating_add(count);
+        let seeds: Vec<u64> = indices.map(|index| self.probe_seed(index)).collect();
         let (probe, scheme) = (config.probe.clone(), config.scheme);
         let steps = probe.direct_steps(scheme);
         let probed = match &self.workers {
             Some(_) => self.share_direct(&seeds, source),
             None => {
                 let model = self.learner.model().into_inner();
-                probe_direct(&model, source.as_ref(), probe, scheme, &seeds, &self.device)
+                let plan = probe.direct_plan(scheme);
+                let probed = seeds.iter().map(|seed| {
+                    direct_probe(&model, source.as_ref(), &probe, &plan, *seed, &self.device)
+                });
+                probed.collect::<Result<Vec<_>, _>>()
             }
         };
+        let statistics = probed.and_then(|probed| {
+            pieces.extend(probed);
+            Ok(direct_statistics(pieces)?)
+        });
         let failed = |error: TrainError| error.in_window("probe", steps, source.sequences(), k);
-        match probed.map_err(failed) {
+        match statistics.map_err(failed) {
             Ok(statistics) => Ok(Ok(statistics)),
             Err(TrainError::Model(atbptt_models::ModelError::Estimate(error))) => {
                 log::warn!(

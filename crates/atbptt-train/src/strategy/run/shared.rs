@@ -1,7 +1,7 @@
 //! Probes on several devices: shared out whole, and brought together in the order of their seeds.
 
-use atbptt_core::{DirectStatistics, LagNorms};
-use atbptt_models::{RecurrentModel, direct_statistics};
+use atbptt_core::LagNorms;
+use atbptt_models::{PieceGradients, RecurrentModel};
 
 use super::{Run, Source};
 use crate::TrainError;
@@ -14,7 +14,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         &mut self,
         seeds: &[u64],
         source: &Source<M>,
-    ) -> Result<DirectStatistics, TrainError> {
+    ) -> Result<Vec<PieceGradients>, TrainError> {
         let config = &self.strategy.config;
         let plan = config.probe.direct_plan(config.scheme);
         let kind = ProbeKind::Direct(config.probe.clone(), plan);
@@ -24,7 +24,7 @@ impl<M: RecurrentModel> Run<'_, M> {
                 pieces.push(gradients);
             }
         }
-        Ok(direct_statistics(&pieces)?)
+        Ok(pieces)
     }
 
     /// What probes of lag norms of `seeds` measured, each with a result of its own.
