@@ -224,6 +224,38 @@ fn more_probes_are_run_where_k_would_be_left_open_and_only_there() {
     }
 }
 
+/// Up to four looks at each update. By five probes alone, some 2 % of mere noise are usable.
+#[test]
+fn noise_is_not_usable_more_often_for_looking_again() {
+    let words = profiles().swap_remove(0);
+    let monitor = MonitorConfig::default().with_smoothing(0.0);
+    let config = config(0.2).with_monitor(monitor).with_k0(40);
+    let (mut usable, mut all) = (0, 0);
+    for seed in 0..300 {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let share = |c: f64| (words.1)(0, c);
+        let measured = probes(&share, (20, 1e9, 1.0), &mut rng).unwrap();
+        let policy = config.init().unwrap();
+        let of = |count: usize| Measurement::Direct {
+            statistics: Ok(measured.in_sets_of(count).unwrap().swap_remove(0)),
+            scheme: Scheme::Strided { losses: LOSSES },
+            updates_per_epoch: 100.0,
+        };
+        let mut count = 5;
+        loop {
+            match policy.more_probes(&of(count)) {
+                0 => break,
+                more => count += more,
+            }
+        }
+        let at = Position::default();
+        let decision = policy.clone().update(at, of(count));
+        usable += usize::from(!decision.reason.is_noise_limited());
+        all += 1;
+    }
+    assert!(50 * usable <= 2 * all, "{usable} of {all}");
+}
+
 #[test]
 #[ignore = "prints the table that the defaults were chosen from; takes minutes"]
 fn settings_by_how_near_k_stays_to_the_truth() {
