@@ -9,10 +9,11 @@
 //! The influence is part of the state that a model hands on, so training, checkpoints and restarts are the library's own: what is
 //! an update every m steps there is a chunk of m steps.
 
-use atbptt::models::{ModelError, RecurrentModel, RecurrentState, StepLoss};
+use atbptt::models::{
+    ModelError, RecurrentModel, RecurrentState, SequenceBatch, StepLoss, WindowLoss, WindowPlan,
+};
 use burn::module::Module;
-use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Tensor, TensorData};
 
 /// A model of one LSTM layer, as SnAp-1 sees it.
 pub trait OneLstm: RecurrentModel {
@@ -30,10 +31,21 @@ pub trait OneLstm: RecurrentModel {
     fn recurrent_rows(&self) -> Tensor<2>;
 }
 
-/// A model whose LSTM layer learns by SnAp-1, the rest of it by backpropagation within a step. Values are those of the model.
+/// A model whose LSTM layer learns by SnAp-1, the rest of it by backpropagation within a step. Values are those of the model; gradients
+/// are those of [`window`](RecurrentModel::window), of windows end to end, and computed on the host.
 #[derive(Module, Debug)]
 pub struct Snap<M: OneLstm> {
     pub model: M,
+}
+
+impl<M: OneLstm> Snap<M> {
+    /// The layer's weights, `[inputs + hidden, 4·hidden]`.
+    fn weights(&self) -> Tensor<2> {
+        Tensor::cat(
+            vec![self.model.input_rows(), self.model.recurrent_rows()],
+            0,
+        )
+    }
 }
 
 impl<M: OneLstm> RecurrentModel for Snap<M> {
@@ -46,13 +58,57 @@ impl<M: OneLstm> RecurrentModel for Snap<M> {
         state: Option<SnapState>,
     ) -> Result<(Tensor<3>, SnapState), ModelError> {
         let inputs = self.model.lstm_inputs(batch)?;
-        let (rows, recurrent) = (self.model.input_rows(), self.model.recurrent_rows());
-        let (features, state) = snap_lstm(inputs, rows, recurrent, state);
-        Ok((features.swap_dims(0, 1), state))
+        let window = Window::run(inputs, self.weights().detach(), state)?;
+        Ok((window.outputs(), window.state()))
     }
 
     fn loss(&self, features: Tensor<3>, batch: &M::Batch) -> Result<StepLoss, ModelError> {
         self.model.loss(features, batch)
+    }
+
+    fn window(
+        &self,
+        batch: &M::Batch,
+        state: Option<SnapState>,
+        plan: WindowPlan,
+    ) -> Result<WindowLoss<SnapState>, ModelError> {
+        let whole = WindowPlan {
+            carry: batch.steps(),
+            ..WindowPlan::default()
+        };
+        if plan != whole {
+            return Err(ModelError::Config {
+                field: "scheme",
+                rule: "chunked",
+                got: format!("{plan:?}"),
+                remedy: "SnAp-1 carries its gradient forward; cut windows end to end",
+            });
+        }
+        let weights = self.weights();
+        let inputs = self.model.lstm_inputs(batch)?;
+        let mut window = Window::run(inputs, weights.clone().detach(), state)?;
+        let mut loss = self.loss(window.outputs(), batch)?;
+        if weights.is_tracked() {
+            // What the loss says of the outputs; a graph can be gone back only once.
+            let outputs = window.outputs().require_grad();
+            let grads = self.loss(outputs.clone(), batch)?.sum.backward();
+            let by_outputs = match outputs.grad(&grads) {
+                Some(gradient) => values(gradient)?,
+                None => vec![0.0; window.hidden.len()],
+            };
+            let gradient = window.gradient(&by_outputs);
+            let gradient = Tensor::from_data(
+                TensorData::new(gradient, weights.dims()),
+                (&weights.device(), weights.dtype()),
+            );
+            // Zero, with that gradient.
+            let linear = (weights * gradient).sum();
+            loss.sum = loss.sum + linear.clone() - linear.detach();
+        }
+        Ok(WindowLoss {
+            loss,
+            state: Some(window.state()),
+        })
     }
 }
 
@@ -80,122 +136,234 @@ impl RecurrentState for SnapState {
     }
 }
 
-impl SnapState {
-    fn zero(batch: usize, weights: &Tensor<2>) -> Self {
-        let [rows, gates] = weights.dims();
-        let zeros = |size: usize| {
-            let device: Device = weights.device();
-            Tensor::zeros([batch, size], (&device, weights.dtype()))
+/// A window on the host.
+struct Window {
+    steps: usize,
+    sequences: usize,
+    /// Inputs of a step, and units.
+    sizes: (usize, usize),
+    /// `[inputs + hidden, 4·hidden]`
+    weights: Vec<f64>,
+    /// Inputs `[time, batch, inputs]`.
+    inputs: Vec<f64>,
+    /// h before the window and after each step, `[1 + time, batch, hidden]`.
+    hidden: Vec<f64>,
+    /// c, likewise.
+    cell: Vec<f64>,
+    /// Gates i, f, g, o of every step, `[time, batch, 4, hidden]`.
+    gates: Vec<f64>,
+    /// ∂h_j/∂θ and ∂c_j/∂θ after the window, `[batch, inputs + hidden, 4, hidden]` each.
+    influence: [Vec<f64>; 2],
+    /// Tells device and type.
+    like: Tensor<2>,
+}
+
+impl Window {
+    /// Runs an LSTM: `inputs` `[time, batch, inputs]`, `weights` `[inputs + hidden, 4·hidden]`, gates i, f, g, o.
+    fn run(
+        inputs: Tensor<3>,
+        weights: Tensor<2>,
+        state: Option<SnapState>,
+    ) -> Result<Self, ModelError> {
+        let [steps, sequences, size] = inputs.dims();
+        let [rows, columns] = weights.dims();
+        let units = columns / 4;
+        let zeros = |size: usize| vec![0.0; sequences * size];
+        let (hidden, cell, influence) = match state {
+            None => {
+                let zero = zeros(rows * columns);
+                (zeros(units), zeros(units), [zero.clone(), zero])
+            }
+            Some(state) => {
+                let of_weights = [state.hidden_influence, state.cell_influence];
+                let [by_h, by_c] = of_weights.map(values);
+                (values(state.hidden)?, values(state.cell)?, [by_h?, by_c?])
+            }
         };
-        Self {
-            hidden: zeros(gates / 4),
-            cell: zeros(gates / 4),
-            hidden_influence: zeros(rows * gates),
-            cell_influence: zeros(rows * gates),
+        let mut window = Self {
+            steps,
+            sequences,
+            sizes: (size, units),
+            inputs: values(inputs)?,
+            gates: Vec::with_capacity(steps * sequences * columns),
+            hidden,
+            cell,
+            influence,
+            weights: values(weights.clone())?,
+            like: weights,
+        };
+        for place in 0..steps * sequences {
+            window.step(place);
         }
+        Ok(window)
     }
-}
 
-/// Runs steps of an LSTM: `inputs` `[time, batch, inputs]` without a gradient, `rows` `[inputs, 4·hidden]` and `recurrent`
-/// `[hidden, 4·hidden]`, gates i, f, g, o.
-///
-/// Returns the hidden state of every step, `[time, batch, hidden]`, whose gradient by the weights is that of SnAp-1 and by all else
-/// zero, and the state to go on from. Without weights that need a gradient the influence stays as it is.
-pub fn snap_lstm(
-    inputs: Tensor<3>,
-    rows: Tensor<2>,
-    recurrent: Tensor<2>,
-    state: Option<SnapState>,
-) -> (Tensor<3>, SnapState) {
-    let [time, batch, size] = inputs.dims();
-    let [hidden, gates] = recurrent.dims();
-    let all = size + hidden;
-    // What is detached is made of the weights: a weight itself, detached, would need a gradient still.
-    let weights = Tensor::cat(vec![rows, recurrent], 0);
-    let learns = weights.is_tracked();
-    let values = weights.clone().detach();
-    // Zero, with the gradient of the weights.
-    let change = (weights - values.clone()).reshape([1, all, gates]);
-    // What each unit adds to its own gates.
-    let itself = Tensor::<2>::eye(hidden, &values.device()).cast(values.dtype());
-    let own = values.clone().narrow(0, size, hidden);
-    let own = own.reshape([hidden, 4, hidden]) * itself.reshape([hidden, 1, hidden]);
-    let own: Tensor<2> = own.sum_dim(0).reshape([1, gates]);
-    let own = quarters(&own);
+    /// What a step of a sequence reads, `place` being the step's number times that of sequences and the sequence's: inputs and h.
+    fn read(&self, place: usize) -> impl Iterator<Item = f64> {
+        let (size, units) = self.sizes;
+        let inputs = &self.inputs[place * size..(place + 1) * size];
+        let hidden = &self.hidden[place * units..(place + 1) * units];
+        inputs.iter().chain(hidden).copied()
+    }
 
-    let state = state.unwrap_or_else(|| SnapState::zero(batch, &values));
-    let SnapState {
-        mut hidden_influence,
-        mut cell_influence,
-        hidden: mut h,
-        cell: mut c,
-    } = state;
-    let mut influences = learns.then(|| {
-        let as_weights = |part: &Tensor<2>| part.clone().reshape([batch, all, gates]);
-        (as_weights(&hidden_influence), as_weights(&cell_influence))
-    });
-    let mut outputs = Vec::with_capacity(time);
-    for step in 0..time {
-        let input = inputs.clone().narrow(0, step, 1).reshape([batch, size]);
-        let read = Tensor::cat(vec![input, h], 1);
-        let [i, f, g, o] = quarters(&read.clone().matmul(values.clone()));
-        let (i, f, g, o) = (sigmoid(i), sigmoid(f), g.tanh(), sigmoid(o));
-        // By the sums that the gates are made of.
-        let [by_i, by_f, by_g] = [
-            g.clone() * slope(&i),
-            c.clone() * slope(&f),
-            i.clone() * (-g.clone().square() + 1.0),
-        ];
-        c = f.clone() * c + i * g;
-        let squashed = c.clone().tanh();
-        let by_o = squashed.clone() * slope(&o);
-        let by_cell = o.clone() * (-squashed.clone().square() + 1.0);
-        h = o * squashed;
-        let mut output = h.clone();
-        if let Some((by_h, by_c)) = influences.take() {
-            let [own_i, own_f, own_g, own_o] = own.clone();
-            let through = by_i.clone() * own_i + by_f.clone() * own_f + by_g.clone() * own_g;
-            let back = by_o.clone() * own_o;
-            let none = Tensor::zeros_like(&back);
-            let gate = |parts: [&Tensor<2>; 4]| -> Tensor<3> {
-                let parts = parts.into_iter().cloned().collect();
-                Tensor::cat(parts, 1).reshape([batch, 1, gates])
+    fn step(&mut self, place: usize) {
+        let (_, units) = self.sizes;
+        let mut gates = vec![0.0; 4 * units];
+        for (read, row) in self.read(place).zip(self.weights.chunks(4 * units)) {
+            // Most inputs of symbols are zero.
+            if read != 0.0 {
+                gates
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, w)| *sum += read * w);
+            }
+        }
+        for (nth, gate) in gates.iter_mut().enumerate() {
+            *gate = match nth / units {
+                2 => gate.tanh(),
+                _ => 1.0 / (1.0 + (-*gate).exp()),
             };
-            let every = |part: &Tensor<2>| gate([part; 4]);
-            let read = read.reshape([batch, all, 1]);
-            let by_c = by_c * every(&f)
-                + by_h.clone() * every(&through)
-                + read.clone() * gate([&by_i, &by_f, &by_g, &none]);
-            let by_h = by_h * every(&back)
-                + by_c.clone() * every(&by_cell)
-                + read * gate([&none, &none, &none, &by_o]);
-            let effect = (by_h.clone() * change.clone()).sum_dim(1);
-            let effect = effect.reshape([batch, 4, hidden]).sum_dim(1);
-            output = output + effect.reshape([batch, hidden]);
-            influences = Some((by_h, by_c));
         }
-        outputs.push(output.reshape([1, batch, hidden]));
+        for unit in 0..units {
+            let [i, f, g, o] = [0, 1, 2, 3].map(|gate| gates[gate * units + unit]);
+            let cell = f * self.cell[place * units + unit] + i * g;
+            self.cell.push(cell);
+            self.hidden.push(o * cell.tanh());
+        }
+        self.gates.extend(gates);
     }
-    if let Some((by_h, by_c)) = influences {
-        hidden_influence = by_h.reshape([batch, all * gates]);
-        cell_influence = by_c.reshape([batch, all * gates]);
+
+    fn slopes(&self, place: usize) -> Slopes {
+        let (size, units) = self.sizes;
+        let gates = &self.gates[place * 4 * units..(place + 1) * 4 * units];
+        let of_units = |slope: &dyn Fn([f64; 4], usize) -> f64| -> Vec<f64> {
+            let of_unit = |unit| slope([0, 1, 2, 3].map(|gate| gates[gate * units + unit]), unit);
+            (0..units).map(of_unit).collect()
+        };
+        let before = |unit: usize| self.cell[place * units + unit];
+        let squashed = |unit: usize| self.cell[(place + self.sequences) * units + unit].tanh();
+        let cell = [
+            of_units(&|[i, _, g, _], _| g * i * (1.0 - i)),
+            of_units(&|[_, f, _, _], unit| before(unit) * f * (1.0 - f)),
+            of_units(&|[i, _, g, _], _| i * (1.0 - g * g)),
+            vec![0.0; units],
+        ];
+        let by_o = of_units(&|[_, _, _, o], unit| squashed(unit) * o * (1.0 - o));
+        // What a unit adds to its own gates.
+        let own =
+            |gate: usize, unit: usize| self.weights[((size + unit) * 4 + gate) * units + unit];
+        let through = |unit: usize| (0..3).map(|gate| cell[gate][unit] * own(gate, unit)).sum();
+        Slopes {
+            forget: of_units(&|[_, f, _, _], _| f),
+            through: (0..units).map(through).collect(),
+            back: (0..units).map(|unit| by_o[unit] * own(3, unit)).collect(),
+            by_cell: of_units(&|[_, _, _, o], unit| o * (1.0 - squashed(unit).powi(2))),
+            hidden: [vec![0.0; units], vec![0.0; units], vec![0.0; units], by_o],
+            cell,
+        }
     }
-    let state = SnapState {
-        hidden: h,
-        cell: c,
-        hidden_influence,
-        cell_influence,
-    };
-    (Tensor::cat(outputs, 0), state)
+
+    /// Σ_t ∂L_t/∂h_t · J_t as the weights lie; `by_outputs` is ∂L_t/∂h_t, `[batch, time, hidden]`. Carries the influence on.
+    fn gradient(&mut self, by_outputs: &[f64]) -> Vec<f64> {
+        let (_, units) = self.sizes;
+        let columns = 4 * units;
+        let mut gradient = vec![0.0; self.weights.len()];
+        let [mut by_h, mut by_c] = std::mem::take(&mut self.influence);
+        for place in 0..self.steps * self.sequences {
+            let (step, sequence) = (place / self.sequences, place % self.sequences);
+            let slopes = self.slopes(place);
+            let errors = &by_outputs[(sequence * self.steps + step) * units..][..units];
+            let length = self.weights.len();
+            let of_sequence = sequence * length..(sequence + 1) * length;
+            let by_h = by_h[of_sequence.clone()].chunks_mut(columns);
+            let by_c = by_c[of_sequence].chunks_mut(columns);
+            let rows = by_h.zip(by_c).zip(gradient.chunks_mut(columns));
+            for (read, ((by_h, by_c), gradient)) in self.read(place).zip(rows) {
+                for gate in 0..4 {
+                    let of_gate = gate * units..(gate + 1) * units;
+                    let influence = (&mut by_h[of_gate.clone()], &mut by_c[of_gate.clone()]);
+                    slopes.advance(gate, read, influence, errors, &mut gradient[of_gate]);
+                }
+            }
+        }
+        self.influence = [by_h, by_c];
+        gradient
+    }
+
+    fn tensor<const D: usize>(&self, values: &[f64], shape: [usize; D]) -> Tensor<D> {
+        let place = (&self.like.device(), self.like.dtype());
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), place)
+    }
+
+    /// h of every step, `[batch, time, hidden]`.
+    fn outputs(&self) -> Tensor<3> {
+        let (_, units) = self.sizes;
+        let after = &self.hidden[self.sequences * units..];
+        self.tensor(after, [self.steps, self.sequences, units])
+            .swap_dims(0, 1)
+    }
+
+    /// After the last step.
+    fn state(&self) -> SnapState {
+        let (_, units) = self.sizes;
+        let last = |values: &[f64]| {
+            let from = values.len() - self.sequences * units;
+            self.tensor(&values[from..], [self.sequences, units])
+        };
+        let [by_h, by_c] = &self.influence;
+        SnapState {
+            hidden: last(&self.hidden),
+            cell: last(&self.cell),
+            hidden_influence: self.tensor(by_h, [self.sequences, self.weights.len()]),
+            cell_influence: self.tensor(by_c, [self.sequences, self.weights.len()]),
+        }
+    }
 }
 
-/// One part per gate.
-fn quarters(gates: &Tensor<2>) -> [Tensor<2>; 4] {
-    let hidden = gates.dims()[1] / 4;
-    [0, 1, 2, 3].map(|gate| gates.clone().narrow(1, gate * hidden, hidden))
+/// Derivatives of one step of all units, each `[hidden]`.
+struct Slopes {
+    /// c by the c before.
+    forget: Vec<f64>,
+    /// c by the h before.
+    through: Vec<f64>,
+    /// h by the h before, other than through c.
+    back: Vec<f64>,
+    /// h by c.
+    by_cell: Vec<f64>,
+    /// c by the sum in each gate.
+    cell: [Vec<f64>; 4],
+    /// h by the sum in each gate, other than through c.
+    hidden: [Vec<f64>; 4],
 }
 
-/// Derivative of the logistic function where its value is `value`.
-fn slope(value: &Tensor<2>) -> Tensor<2> {
-    value.clone() * (-value.clone() + 1.0)
+impl Slopes {
+    /// One step on: influence on h and c of the weights from one input, which is `read`, into one gate of all units, and what they
+    /// add to the gradient, `errors` being that of h.
+    fn advance(
+        &self,
+        gate: usize,
+        read: f64,
+        (by_h, by_c): (&mut [f64], &mut [f64]),
+        errors: &[f64],
+        gradient: &mut [f64],
+    ) {
+        let before = self.forget.iter().zip(&self.through).zip(&self.back);
+        let within = self.cell[gate].iter().zip(&self.hidden[gate]);
+        let slopes = before.zip(within).zip(&self.by_cell);
+        let weights = by_h.iter_mut().zip(by_c).zip(errors).zip(gradient);
+        for (slopes, (((by_h, by_c), error), gradient)) in slopes.zip(weights) {
+            let ((((forget, through), back), (cell, hidden)), by_cell) = slopes;
+            *by_c = forget * *by_c + through * *by_h + cell * read;
+            *by_h = back * *by_h + by_cell * *by_c + hidden * read;
+            *gradient += error * *by_h;
+        }
+    }
+}
+
+/// The numbers of a tensor.
+fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f64>, ModelError> {
+    let data = tensor.try_into_data().map_err(|error| ModelError::Read {
+        reason: error.to_string(),
+    })?;
+    Ok(data.iter::<f64>().collect())
 }

@@ -11,14 +11,17 @@ mod common {
 #[path = "../../examples/copy/model.rs"]
 mod copy_model;
 
+use std::ops::Range;
+
 use atbptt::models::{
-    LstmLayer, RecurrentLayer, RecurrentModel, RecurrentState, TokenBatch, WindowPlan,
+    LstmLayer, ModelError, RecurrentLayer, RecurrentModel, SequenceBatch, StepLoss, TokenBatch,
+    WindowPlan,
 };
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use copy_model::CopyModel;
-use online::{Snap, snap_lstm};
+use online::{OneLstm, Snap};
 
 const BATCH: usize = 2;
 const STEPS: usize = 7;
@@ -50,7 +53,79 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// Weights and data of a test, and the squares of outputs less targets as its loss.
+/// A window of a test, time-major.
+#[derive(Clone)]
+struct Window {
+    inputs: Tensor<3>,
+    targets: Tensor<3>,
+}
+
+impl SequenceBatch for Window {
+    fn steps(&self) -> usize {
+        self.inputs.dims()[0]
+    }
+
+    fn sequences(&self) -> usize {
+        self.inputs.dims()[1]
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let part = |all: &Tensor<3>| all.clone().narrow(0, range.start, range.len());
+        Self {
+            inputs: part(&self.inputs),
+            targets: part(&self.targets),
+        }
+    }
+}
+
+/// The library's layer, with the squares of its outputs less targets as the loss.
+#[derive(Module, Debug)]
+struct Lstm {
+    layer: LstmLayer,
+}
+
+impl RecurrentModel for Lstm {
+    type Batch = Window;
+    type State = Tensor<2>;
+
+    fn forward(
+        &self,
+        batch: &Window,
+        state: Option<Tensor<2>>,
+    ) -> Result<(Tensor<3>, Tensor<2>), ModelError> {
+        let start = || tensor(&[0.0; BATCH * 2 * HIDDEN], [BATCH, 2 * HIDDEN]);
+        let state = state.unwrap_or_else(start);
+        let states = self
+            .layer
+            .sequence(batch.inputs.clone(), state, Default::default())?;
+        let last = states
+            .clone()
+            .narrow(0, batch.steps() - 1, 1)
+            .squeeze_dim(0);
+        Ok((states.narrow(2, 0, HIDDEN).swap_dims(0, 1), last))
+    }
+
+    fn loss(&self, features: Tensor<3>, batch: &Window) -> Result<StepLoss, ModelError> {
+        let errors = features.swap_dims(0, 1) - batch.targets.clone();
+        Ok(StepLoss::new(errors.square().sum(), 1))
+    }
+}
+
+impl OneLstm for Lstm {
+    fn lstm_inputs(&self, batch: &Window) -> Result<Tensor<3>, ModelError> {
+        Ok(batch.inputs.clone())
+    }
+
+    fn input_rows(&self) -> Tensor<2> {
+        self.layer.input_weight.val()
+    }
+
+    fn recurrent_rows(&self) -> Tensor<2> {
+        self.layer.recurrent_weight.val()
+    }
+}
+
+/// Weights and data of a test.
 struct Case {
     rows: Vec<f64>,
     recurrent: Vec<f64>,
@@ -76,52 +151,64 @@ impl Case {
         }
     }
 
-    fn inputs(&self) -> Tensor<3> {
-        tensor(&self.inputs, [STEPS, BATCH, INPUTS])
+    fn model(&self) -> Lstm {
+        Lstm {
+            layer: LstmLayer {
+                input_weight: Param::from_tensor(tensor(&self.rows, [INPUTS, GATES])),
+                recurrent_weight: Param::from_tensor(tensor(&self.recurrent, [HIDDEN, GATES])),
+                bias: None,
+            },
+        }
     }
 
-    fn targets(&self) -> Tensor<3> {
-        tensor(&self.targets, [STEPS, BATCH, HIDDEN])
+    fn window(&self) -> Window {
+        Window {
+            inputs: tensor(&self.inputs, [STEPS, BATCH, INPUTS]),
+            targets: tensor(&self.targets, [STEPS, BATCH, HIDDEN]),
+        }
     }
 
-    /// The gradient of SnAp-1 over windows of `lengths` steps, the weights fixed, and the values of all outputs.
-    fn snap(&self, lengths: &[usize]) -> (Vec<f64>, Vec<f64>) {
-        let rows = tensor(&self.rows, [INPUTS, GATES]).require_grad();
-        let recurrent = tensor(&self.recurrent, [HIDDEN, GATES]).require_grad();
+    /// Gradient and loss over windows of `lengths` steps, the weights fixed.
+    fn over<M: RecurrentModel<Batch = Window>>(
+        &self,
+        model: &M,
+        lengths: &[usize],
+    ) -> (Vec<f64>, f64) {
         let (mut state, mut from) = (None, 0);
-        let (mut gradient, mut all) = (vec![0.0; (INPUTS + HIDDEN) * GATES], Vec::new());
+        let (mut sums, mut all) = (vec![0.0; (INPUTS + HIDDEN) * GATES], 0.0);
         for &length in lengths {
-            let inputs = self.inputs().narrow(0, from, length);
-            let (outputs, after) = snap_lstm(inputs, rows.clone(), recurrent.clone(), state);
-            all.extend(values(outputs.clone()));
-            let targets = self.targets().narrow(0, from, length);
-            let grads = (outputs - targets).square().sum().backward();
-            let of_rows = values(rows.grad(&grads).unwrap());
-            let of_recurrent = values(recurrent.grad(&grads).unwrap());
-            for (sum, one) in gradient.iter_mut().zip(of_rows.iter().chain(&of_recurrent)) {
-                *sum += one;
-            }
-            // Nothing in it needs a gradient.
-            assert!(after.parts().iter().all(|part| !part.is_tracked()));
-            (state, from) = (Some(after), from + length);
+            let window = self.window().slice(from..from + length);
+            let outcome = model.window(&window, state, end_to_end(length)).unwrap();
+            all += values(outcome.loss.sum.clone())[0];
+            let gradient = gradient(model, outcome.loss.sum);
+            sums.iter_mut()
+                .zip(gradient)
+                .for_each(|(sum, one)| *sum += one);
+            (state, from) = (outcome.state, from + length);
         }
         assert_eq!(from, STEPS);
-        (gradient, all)
+        (sums, all)
     }
 
-    /// That of backpropagation through all steps, by the library's layer.
-    fn backpropagated(&self) -> (Vec<f64>, Vec<f64>) {
-        let layer = LstmLayer {
-            input_weight: Param::from_tensor(tensor(&self.rows, [INPUTS, GATES])),
-            recurrent_weight: Param::from_tensor(tensor(&self.recurrent, [HIDDEN, GATES])),
-            bias: None,
-        };
-        let state = tensor(&[0.0; BATCH * 2 * HIDDEN], [BATCH, 2 * HIDDEN]);
-        let states = layer.sequence(self.inputs(), state, Default::default());
-        let outputs = states.unwrap().narrow(2, 0, HIDDEN);
-        let all = values(outputs.clone());
-        let loss = (outputs - self.targets()).square().sum();
-        (gradient(&layer, loss), all)
+    fn snap(&self, lengths: &[usize]) -> (Vec<f64>, f64) {
+        self.over(
+            &Snap {
+                model: self.model(),
+            },
+            lengths,
+        )
+    }
+
+    /// By backpropagation through all steps.
+    fn backpropagated(&self) -> (Vec<f64>, f64) {
+        self.over(&self.model(), &[STEPS])
+    }
+}
+
+fn end_to_end(steps: usize) -> WindowPlan {
+    WindowPlan {
+        carry: steps,
+        ..WindowPlan::default()
     }
 }
 
@@ -152,10 +239,10 @@ fn difference(left: &[f64], right: &[f64]) -> f64 {
 #[test]
 fn snap1_is_exact_where_no_unit_reads_another_one_however_the_stream_is_cut() {
     let case = Case::new(true);
-    let (right, outputs) = case.backpropagated();
+    let (right, right_loss) = case.backpropagated();
     for lengths in [&[7][..], &[3, 4], &[1, 1, 1, 1, 1, 1, 1], &[2, 5]] {
-        let (gradient, values) = case.snap(lengths);
-        assert!(difference(&values, &outputs) < 1e-12, "{lengths:?}");
+        let (gradient, loss) = case.snap(lengths);
+        assert!((loss / right_loss - 1.0).abs() < 1e-12, "{lengths:?}");
         assert!(difference(&gradient, &right) < 1e-12, "{lengths:?}");
     }
 }
@@ -240,9 +327,9 @@ fn recurrent_learning(case: &Case, of_others: bool) -> Vec<f64> {
 #[test]
 fn snap1_keeps_of_the_influence_what_a_weight_does_within_one_step() {
     let case = Case::new(false);
-    let (gradient, values) = case.snap(&[3, 4]);
-    let (exact, outputs) = case.backpropagated();
-    assert!(difference(&values, &outputs) < 1e-12);
+    let (gradient, loss) = case.snap(&[3, 4]);
+    let (exact, right_loss) = case.backpropagated();
+    assert!((loss / right_loss - 1.0).abs() < 1e-12);
     // The reference is right where all is kept.
     assert!(difference(&recurrent_learning(&case, true), &exact) < 1e-7);
     assert!(difference(&gradient, &recurrent_learning(&case, false)) < 1e-7);
@@ -264,19 +351,22 @@ fn within_one_step_snap1_is_backpropagation_for_every_parameter_of_the_copy_mode
             |offset: i64| -> Vec<i64> { (0..2 * steps as i64).map(|i| (i + offset) % 4).collect() };
         TokenBatch::from_host(&ids(1), &ids(2), 2, steps, &device).unwrap()
     };
-    let plan = |steps| WindowPlan {
-        carry: steps,
-        ..WindowPlan::default()
-    };
     let one = window(1);
-    let right = model.window(&one, None, plan(1)).unwrap().loss;
-    let ours = snap.window(&one, None, plan(1)).unwrap().loss;
+    let right = model.window(&one, None, end_to_end(1)).unwrap().loss;
+    let ours = snap.window(&one, None, end_to_end(1)).unwrap().loss;
     let (right, ours) = (gradient(&model, right.sum), gradient(&snap, ours.sum));
     assert!(difference(&ours, &right) < 1e-5);
     // Values are the model's over any window.
     let many = window(6);
     let loss = |sum: Tensor<1>| values(sum);
-    let right = loss(model.window(&many, None, plan(6)).unwrap().loss.sum);
-    let ours = loss(snap.window(&many, None, plan(6)).unwrap().loss.sum);
+    let right = loss(model.window(&many, None, end_to_end(6)).unwrap().loss.sum);
+    let ours = loss(snap.window(&many, None, end_to_end(6)).unwrap().loss.sum);
     assert!(difference(&ours, &right) < 1e-6);
+    // Windows that overlap are refused.
+    let overlapping = WindowPlan {
+        carry: 5,
+        ..end_to_end(6)
+    };
+    let refused = snap.window(&many, None, overlapping).unwrap_err();
+    assert!(refused.to_string().contains("cut windows end to end"));
 }
