@@ -187,34 +187,74 @@ pub(super) fn multiply<F: Float>(
         sums[at] = Line::<f32>::new(0.0f32);
     }
     if wanted {
+        let ahead = comptime!(tile.ahead);
         let mut k = part;
-        for _ in 0..comptime!(terms / at_once) {
-            terms_of::<F>(
+        if comptime!(terms >= at_once) {
+            let mut weights = Array::<Line<F>>::new(comptime!(ahead * tile.block_units));
+            let mut values = Array::<Line<f32>>::new(comptime!(ahead * tile.block_rows));
+            let at = Lines {
+                weight: weight_at,
+                entering: entering_at,
+                per_term,
+            };
+            load::<F>(
                 weight,
                 entering,
-                weight_at,
-                entering_at,
-                per_term,
+                &mut weights,
+                &mut values,
+                at,
                 k,
-                &mut sums,
-                comptime!(tile.ahead),
+                ahead,
                 plan,
             );
+            // The next lines are on their way while these are multiplied. A compiler left to itself loads them one by one.
+            while k < comptime!((terms / at_once - 1) * at_once) {
+                let mut now_weights = Array::<Line<F>>::new(comptime!(ahead * tile.block_units));
+                let mut now_values = Array::<Line<f32>>::new(comptime!(ahead * tile.block_rows));
+                #[unroll]
+                for line in 0..comptime!(ahead * tile.block_units) {
+                    now_weights[line] = weights[line];
+                }
+                #[unroll]
+                for line in 0..comptime!(ahead * tile.block_rows) {
+                    now_values[line] = values[line];
+                }
+                k += at_once;
+                load::<F>(
+                    weight,
+                    entering,
+                    &mut weights,
+                    &mut values,
+                    at,
+                    k,
+                    ahead,
+                    plan,
+                );
+                add_products::<F>(&now_weights, &now_values, &mut sums, ahead, plan);
+            }
+            add_products::<F>(&weights, &values, &mut sums, ahead, plan);
             k += at_once;
         }
         if comptime!(terms % at_once != 0) {
+            let at = Lines {
+                weight: weight_at,
+                entering: entering_at,
+                per_term,
+            };
             while k < terms {
-                terms_of::<F>(
+                let mut weights = Array::<Line<F>>::new(comptime!(tile.block_units));
+                let mut values = Array::<Line<f32>>::new(comptime!(tile.block_rows));
+                load::<F>(
                     weight,
                     entering,
-                    weight_at,
-                    entering_at,
-                    per_term,
+                    &mut weights,
+                    &mut values,
+                    at,
                     k,
-                    &mut sums,
                     1usize,
                     plan,
                 );
+                add_products::<F>(&weights, &values, &mut sums, 1usize, plan);
                 k += comptime!(tile.split);
             }
         }
@@ -258,40 +298,58 @@ pub(super) fn multiply<F: Float>(
     sync_cube();
 }
 
-/// Adds `count` terms, beginning with the `k`-th, to a thread's sums.
+/// Where a thread's lines begin, and how many lines of sequences each term has.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+struct Lines {
+    weight: usize,
+    entering: usize,
+    per_term: usize,
+}
+
+/// The lines of `count` terms, beginning with the `k`-th.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn terms_of<F: Float>(
+fn load<F: Float>(
     weight: &[Line<F>],
     entering: &[Line<f32>],
-    weight_at: usize,
-    entering_at: usize,
-    per_term: usize,
+    weights: &mut Array<Line<F>>,
+    values: &mut Array<Line<f32>>,
+    at: Lines,
     k: usize,
+    #[comptime] count: usize,
+    #[comptime] plan: Plan,
+) {
+    let units = comptime!(plan.tile.block_units);
+    let rows = comptime!(plan.tile.block_rows);
+    #[unroll]
+    for n in 0..count {
+        let term = k + n * comptime!(plan.tile.split);
+        #[unroll]
+        for line in 0..units {
+            let from = at.weight
+                + term * comptime!(plan.column_lines())
+                + line * comptime!(plan.column_blocks());
+            weights[n * units + line] = weight[from];
+        }
+        #[unroll]
+        for line in 0..rows {
+            values[n * rows + line] = entering[at.entering + term * at.per_term + line];
+        }
+    }
+}
+
+/// Adds `count` terms to a thread's sums.
+#[cube]
+fn add_products<F: Float>(
+    weights: &Array<Line<F>>,
+    values: &Array<Line<f32>>,
     sums: &mut Array<Line<f32>>,
     #[comptime] count: usize,
     #[comptime] plan: Plan,
 ) {
     let units = comptime!(plan.tile.block_units);
     let rows = comptime!(plan.tile.block_rows);
-    let mut weights = Array::<Line<F>>::new(comptime!(count * units));
-    let mut values = Array::<Line<f32>>::new(comptime!(count * rows));
-    // All loads first: they wait together.
-    #[unroll]
-    for n in 0..count {
-        let term = k + n * comptime!(plan.tile.split);
-        #[unroll]
-        for line in 0..units {
-            let at = weight_at
-                + term * comptime!(plan.column_lines())
-                + line * comptime!(plan.column_blocks());
-            weights[n * units + line] = weight[at];
-        }
-        #[unroll]
-        for line in 0..rows {
-            values[n * rows + line] = entering[entering_at + term * per_term + line];
-        }
-    }
     #[unroll]
     for n in 0..count {
         #[unroll]

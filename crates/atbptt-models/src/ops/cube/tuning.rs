@@ -82,9 +82,10 @@ impl Tile {
             (_, ..=4) | (Direction::Forward, ..=528) => 4,
             _ => 8,
         };
-        let (rows, block_rows) = match batch {
-            ..=16 => (batch.next_multiple_of(LINE), 1),
-            _ => (batch.next_multiple_of(2 * LINE).min(32), 2),
+        // What is loaded ahead is held in registers, beside the block: as many as 512 threads have.
+        let (rows, block_rows, ahead) = match batch {
+            ..=16 => (batch.next_multiple_of(LINE), 1, 4),
+            _ => (batch.next_multiple_of(2 * LINE).min(32), 2, 2),
         };
         Self {
             units,
@@ -92,7 +93,7 @@ impl Tile {
             block_units: 1,
             block_rows,
             split: 1,
-            ahead: 4,
+            ahead,
         }
     }
 }
