@@ -250,11 +250,19 @@ fn number(metric: &Metric, mean: f64, sd: Option<f64>) -> String {
     }
 }
 
-/// Test metric against epochs and cost, K and relative bias against epochs: one line per policy, the mean over seeds. The cost is in
-/// steps where that of every run is known, else in seconds.
+/// What a curve goes along.
+#[derive(Clone, Copy)]
+enum Across {
+    Epochs,
+    Steps,
+    Seconds,
+}
+
+/// Test metric against epochs, steps (where those of every run are known) and seconds, K and relative bias against epochs: one line per
+/// policy, the mean over seeds.
 pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), PlotError> {
     let counted = finished.iter().all(|run| run.steps.is_some());
-    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, cost: bool| -> Vec<Line> {
+    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, across: Across| -> Vec<Line> {
         let of_policy = |&policy: &Policy| {
             let runs: Vec<&Finished> = finished.iter().filter(|run| run.policy == policy).collect();
             let epochs = runs.iter().map(|run| run.reports.len()).max().unwrap_or(0);
@@ -265,14 +273,12 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
                     .filter_map(value)
                     .filter(|v| v.is_finite())
                     .collect();
+                let mean = |values: Vec<f64>| mean_and_sd(&values).0;
                 let steps = runs.iter().filter_map(|run| run.steps.as_ref()?.get(epoch));
-                let spent: Vec<f64> = match counted {
-                    true => steps.map(|steps| steps / 1000.0).collect(),
-                    false => rows.map(|row| row.elapsed_seconds).collect(),
-                };
-                let x = match cost {
-                    true => mean_and_sd(&spent).0,
-                    false => (epoch + 1) as f64,
+                let x = match across {
+                    Across::Epochs => (epoch + 1) as f64,
+                    Across::Steps => mean(steps.map(|steps| steps / 1000.0).collect()),
+                    Across::Seconds => mean(rows.map(|row| row.elapsed_seconds).collect()),
                 };
                 let y = match known.is_empty() {
                     true => f64::NAN,
@@ -291,7 +297,7 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
     };
     let metric = &spec.metrics[0];
     let measured = |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
-    let limit = limit(&lines(&measured, false));
+    let limit = limit(&lines(&measured, Across::Epochs));
     let title = match limit {
         Some(limit) => format!(
             "{} (values above {limit:.*} left out)",
@@ -306,27 +312,28 @@ pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), Plo
         x: x.into(),
         lines,
     };
-    let panels = [
-        panel(&title, "epoch", lines(&shown, false)),
-        panel(
-            &title,
-            match counted {
-                true => "thousand steps per sequence: windows, probes, validation",
-                false => "seconds of training, probes and validation",
-            },
-            lines(&shown, true),
-        ),
+    let steps = "thousand steps per sequence: windows, probes, validation";
+    let seconds = "seconds of training, probes and validation";
+    let mut panels = vec![panel(&title, "epoch", lines(&shown, Across::Epochs))];
+    if counted {
+        panels.push(panel(&title, steps, lines(&shown, Across::Steps)));
+    }
+    panels.extend([
+        panel(&title, seconds, lines(&shown, Across::Seconds)),
         panel(
             "Truncation length K (steps)",
             "epoch",
-            lines(&|r| Some(r.mean_k), false),
+            lines(&|r| Some(r.mean_k), Across::Epochs),
         ),
         panel(
             "Estimated relative bias δ(K) (10⁻⁴ stands for anything smaller)",
             "epoch",
-            lines(&|r| r.relative_bias.map(|bias| bias.max(1e-4)), false),
+            lines(
+                &|r| r.relative_bias.map(|bias| bias.max(1e-4)),
+                Across::Epochs,
+            ),
         ),
-    ];
+    ]);
     lines_figure(path, &spec.title, &panels)
 }
 
