@@ -323,7 +323,8 @@ fn backward_of<E: Real, C: Pointwise<E>>(
     let first = window.time.saturating_sub(steps);
     // Their rows of the large products are skipped as well, unless zero times something there is not zero.
     let skipped = &window.input[..first * batch * window.inputs];
-    let first = match finite(skipped) && finite(window.state) && finite(window.input_weight) {
+    let without_effect = || finite(skipped) && finite(window.state) && finite(window.input_weight);
+    let first = match first == 0 || without_effect() {
         true => first,
         false => 0,
     };

@@ -9,7 +9,9 @@
 //! Classes are shared out in pieces of fixed size, and the pieces' sums are added in order: the bits do not depend on the number
 //! of threads.
 
+mod product;
 mod tiles;
+mod weight_gradient;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -20,10 +22,14 @@ use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
 use super::simd::{Level, Real};
 use super::threads::{PARALLEL_WORK, shared};
+pub(super) use product::product;
 use tiles::{Logits, Outer};
+pub(super) use weight_gradient::weight_gradient;
 
 /// Rows up to which this is faster than general products.
-pub(super) const FEW_ROWS: usize = 64;
+pub(super) const FEW_ROWS: usize = 128;
+/// Rows above which it pays to turn a block of weights, rather than to sum across registers for every logit.
+const TURNED_ROWS: usize = 16;
 /// Classes whose weights stay in the first-level cache.
 const BLOCK: usize = 32;
 /// Classes per task.
@@ -187,38 +193,25 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
     }
 }
 
-/// `factor` · dᵀ h, `[classes, features]`, from the gradient d at the logits, `[rows, classes]`, and the hidden rows h.
-pub(super) fn weight_gradient<E: Real>(
-    logits: &[E],
-    hidden: &[E],
-    [rows, features, classes]: [usize; 3],
-    factor: E,
-) -> Buffer<E> {
-    let padded = Padded::new(hidden, rows, features, factor);
-    let mut out = UninitBuffer::new(classes * features);
-    let (level, most) = (Level::detect(), most_lines::<E>());
-    let at = out.share();
-    let task = |first: usize| {
-        level.dispatch(WeightGradient {
-            logits,
-            padded: &padded,
-            rows,
-            features,
-            classes,
-            lines: most,
-            range: [first, (first + PIECE).min(classes)],
-            out: at,
-        });
-    };
-    let tasks = (0..classes.div_ceil(PIECE)).map(|task| task * PIECE);
-    if shared(rows * features * classes >= PARALLEL_WORK) {
-        let tasks: Vec<usize> = tasks.collect();
-        tasks.into_par_iter().for_each(task);
-    } else {
-        tasks.for_each(task);
+/// Turns a block of weights, so that classes lie side by side; whether that is possible here.
+///
+/// # Safety
+/// `lines` lines of `width` weights are readable, and the result holds a block.
+#[inline(always)]
+unsafe fn turn<E: Real, S: Simd>(
+    weight: *const E,
+    [lines, width]: [usize; 2],
+    out: &mut [E],
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if super::turn::can_turn::<E, S>() {
+        let (from, to) = (weight.cast(), out.as_mut_ptr().cast());
+        // SAFETY: the caller's promise; the element type is f32.
+        unsafe { super::turn::turn(from, [lines, width], to, BLOCK, BLOCK * width) };
+        return true;
     }
-    // SAFETY: the tasks wrote every class.
-    unsafe { out.assume_init() }
+    let _ = (weight, lines, width, out);
+    false
 }
 
 /// What a piece of the classes adds to every row; the numbers are relative to its largest logit.
@@ -259,29 +252,44 @@ impl<E: Real> WithSimd for Piece<'_, '_, E> {
         };
         // Logits, then exponentials. Of the rows that fill up the last group nothing is used.
         let mut block = vec![E::ZERO; padded.rows * BLOCK];
+        let mut turned = Buffer::<E>::zeros(features.next_multiple_of(16) * BLOCK);
         for first in (self.first..self.end).step_by(BLOCK) {
             let count = BLOCK.min(self.end - first);
             let weight = args.weight[first * features..].as_ptr();
+            // SAFETY: `count` classes exist, and the buffer holds a block.
+            let is_turned = args.rows > TURNED_ROWS
+                && unsafe { turn::<E, S>(weight, [count, features], &mut turned) };
             for group in (0..padded.rows).step_by(padded.height) {
-                // SAFETY: `count` classes and the group's rows exist, the latter with zeros up to the stride.
-                unsafe {
-                    let tile = Logits {
-                        weight,
-                        features,
-                        count,
-                        left: padded.data[group * stride..].as_ptr(),
-                        stride,
-                        out: block[group * BLOCK..].as_mut_ptr(),
+                let left = padded.data[group * stride..].as_ptr();
+                let out = block[group * BLOCK..].as_mut_ptr();
+                if is_turned {
+                    let logits = Outer {
+                        factors: left,
+                        line_stride: stride,
+                        step_stride: 1,
+                        right: turned.as_ptr(),
+                        right_stride: BLOCK,
+                        steps: features,
+                        out,
+                        out_stride: BLOCK,
+                        width: BLOCK,
                     };
-                    match padded.height {
-                        2 => tile.run::<S, 2>(simd),
-                        4 => tile.run::<S, 4>(simd),
-                        6 => tile.run::<S, 6>(simd),
-                        8 => tile.run::<S, 8>(simd),
-                        10 => tile.run::<S, 10>(simd),
-                        _ => tile.run::<S, LINES>(simd),
-                    }
+                    // SAFETY: the group's rows exist, in the block, too.
+                    unsafe { logits.run::<S, false>(simd, padded.height) }
+                    continue;
                 }
+                let logits = Logits {
+                    weight,
+                    features,
+                    weight_stride: features,
+                    count,
+                    left,
+                    stride,
+                    out,
+                    out_stride: BLOCK,
+                };
+                // SAFETY: `count` classes and the group's rows exist, the latter with zeros up to the stride.
+                unsafe { logits.run::<S>(simd, padded.height) }
             }
             for (row, z) in block.chunks_exact_mut(BLOCK).take(args.rows).enumerate() {
                 self.exponentials(simd, row, z, first, count, &mut sums);
@@ -373,49 +381,6 @@ impl<E: Real> Piece<'_, '_, E> {
             }
         }
         sums.total[row] += E::sum_lanes(simd, total);
-    }
-}
-
-/// The rows of the weight's gradient in `range`.
-struct WeightGradient<'a, E> {
-    logits: &'a [E],
-    padded: &'a Padded<E>,
-    rows: usize,
-    features: usize,
-    classes: usize,
-    /// Lines at once.
-    lines: usize,
-    range: [usize; 2],
-    out: Shared<E>,
-}
-
-impl<E: Real> WithSimd for WeightGradient<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let [mut class, end] = self.range;
-        while class < end {
-            let lines = match end - class {
-                left if left >= self.lines => self.lines,
-                left if left >= 4 => 4,
-                left => left,
-            };
-            let sum = Outer {
-                factors: self.logits[class..].as_ptr(),
-                line_stride: 1,
-                step_stride: self.classes,
-                right: self.padded.data.as_ptr(),
-                right_stride: self.padded.stride,
-                steps: self.rows,
-                out: self.out.near(class * self.features).cast_mut(),
-                out_stride: self.features,
-                width: self.features,
-            };
-            // SAFETY: the classes and all rows exist; tasks write different classes.
-            unsafe { sum.run::<S, false>(simd, lines) }
-            class += lines;
-        }
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) mod stepper;
 mod sum_rows;
 mod team;
 mod threads;
+#[cfg(target_arch = "x86_64")]
+mod turn;
 mod unit;
 mod window;
 

@@ -156,6 +156,15 @@ impl<E: Real> WithSimd for Transposed<'_, E> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
+        #[cfg(target_arch = "x86_64")]
+        if super::turn::can_turn::<E, S>() && self.rows.is_multiple_of(16) {
+            let (from, to) = (self.from.as_ptr().cast(), self.out.as_mut_ptr().cast());
+            let lines = [self.count, self.rows];
+            // SAFETY: the element type is f32, so many lines are readable, and the panel has `rows` rows of its width, which
+            // is whole registers.
+            unsafe { super::turn::turn(from, lines, to, self.width, 0) };
+            return;
+        }
         /// Lines and elements of a square that is turned in registers.
         const SIDE: usize = 8;
         let Self {

@@ -267,3 +267,16 @@ pub(crate) fn prefetch<E>(address: *const E) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// Asks for the cache line of an address, which need not exist, to be written to.
+#[inline(always)]
+pub(crate) fn prefetch_to_write<E>(address: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -4,6 +4,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::amx;
+use super::few_rows;
 use super::matrix::Matrix;
 use super::shared::{Shared, Target};
 use super::simd::Real;
@@ -33,6 +34,10 @@ pub(crate) fn product<E: Real>(
     let out = out.at;
     // SAFETY: sizes are checked above; `out` is ours, and initialised where it is accumulated to.
     if unsafe { amx::product(out, stride, accumulate, a, b) } {
+        return;
+    }
+    // SAFETY: as above.
+    if unsafe { few_rows::product(out, stride, accumulate, a, b) } {
         return;
     }
     if work < PARALLEL_WORK {
@@ -209,6 +214,82 @@ mod tests {
                 }
             }
             assert!(seen.iter().all(|&count| count == 1), "{grid:?}");
+        }
+    }
+
+    /// Few rows and short sums, in every layout that they are made for: 1e-5 of f64 sums, and the same bits on any number of
+    /// threads.
+    #[test]
+    fn few_rows_and_short_sums_are_products() {
+        let wave = |count: usize, step: f32| -> Vec<f32> {
+            (0..count).map(|i| (i as f32 * step).sin()).collect()
+        };
+        let sizes = [
+            (1, 1, 16),
+            (1, 33, 70),
+            (19, 200, 800),
+            (200, 19, 801),
+            (64, 64, 17),
+            (13, 96, 5),
+            (19, 800, 200),
+            (65, 3, 40),
+        ];
+        for ((rows, depth, columns), layout) in sizes
+            .into_iter()
+            .flat_map(|size| [(size, 0), (size, 1), (size, 2)])
+        {
+            let (a, b) = (wave(rows * depth, 0.7), wave(depth * columns, 1.3));
+            let (a, b) = match layout {
+                0 => (
+                    Matrix::new(&a, rows, depth),
+                    Matrix::new(&b, depth, columns),
+                ),
+                1 => (
+                    Matrix::new(&a, depth, rows).transposed(),
+                    Matrix::new(&b, depth, columns),
+                ),
+                _ => (
+                    Matrix::new(&a, rows, depth),
+                    Matrix::new(&b, columns, depth).transposed(),
+                ),
+            };
+            for accumulate in [false, true] {
+                let stride = columns + 3;
+                let before = wave(rows * stride, 0.1);
+                let run = |threads: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                    pool.build().unwrap().install(|| {
+                        let mut out = before.clone();
+                        product((&mut out[..]).into(), stride, accumulate, a, b);
+                        out
+                    })
+                };
+                let one = run(1);
+                for (at, &got) in one.iter().enumerate() {
+                    let (row, column) = (at / stride, at % stride);
+                    let start = if accumulate {
+                        f64::from(before[at])
+                    } else {
+                        0.0
+                    };
+                    let expected = match column < columns {
+                        true => (0..depth).fold(start, |sum, k| {
+                            let x = a.data[row * a.row_stride + k * a.column_stride];
+                            let y = b.data[k * b.row_stride + column * b.column_stride];
+                            sum + f64::from(x) * f64::from(y)
+                        }),
+                        false => f64::from(before[at]),
+                    };
+                    let difference = (f64::from(got) - expected).abs();
+                    assert!(
+                        difference < 1e-5 * depth as f64,
+                        "{rows} {depth} {columns}, layout {layout}: {got} and {expected}"
+                    );
+                }
+                for threads in [2, 3] {
+                    assert!(one == run(threads), "{threads} threads");
+                }
+            }
         }
     }
 

@@ -198,7 +198,7 @@ impl<E: Real> Window<'_, E> {
         let (batch, hidden) = (self.batch, self.hidden);
         let (skipped, rows) = self.from(first);
         let total = grads.iter().map(|grad| grad.1).sum();
-        let mut out = Buffer::zeros(hidden * total);
+        let mut out = UninitBuffer::new(hidden * total);
         let entering = (self.taps.is_some() || self.reset_mask.is_some()).then(|| {
             let mut entering = Buffer::zeros(rows * hidden);
             for (row, out) in (skipped..).zip(entering.chunks_exact_mut(hidden)) {
@@ -225,14 +225,14 @@ impl<E: Real> Window<'_, E> {
         });
         let mut from = 0;
         for &(grad, columns, stride) in grads {
-            let out = &mut out[from..];
+            let column = from;
             from += columns;
             let grad = |first: usize, rows: usize| {
                 Matrix::strided(&grad[first * stride..], rows, columns, stride)
             };
             match &entering {
                 Some(entering) => product(
-                    out.into(),
+                    out.target_from(column),
                     total,
                     false,
                     Matrix::new(entering, rows, hidden).transposed(),
@@ -243,18 +243,31 @@ impl<E: Real> Window<'_, E> {
                     let initial = if first == 0 { batch } else { 0 };
                     if initial > 0 {
                         let state = Matrix::strided(self.state, batch, hidden, size);
-                        product(out.into(), total, false, state.transposed(), grad(0, batch));
+                        product(
+                            out.target_from(column),
+                            total,
+                            false,
+                            state.transposed(),
+                            grad(0, batch),
+                        );
                     }
                     if rows > initial {
                         let from = skipped + initial;
                         let states = &states[(from - batch) * size..];
                         let shifted = Matrix::strided(states, rows - initial, hidden, size);
                         let grad = grad(from, rows - initial);
-                        product(out.into(), total, initial > 0, shifted.transposed(), grad);
+                        product(
+                            out.target_from(column),
+                            total,
+                            initial > 0,
+                            shifted.transposed(),
+                            grad,
+                        );
                     }
                 }
             }
         }
-        out
+        // SAFETY: there are rows, so that a product wrote every column block before any was added to it.
+        unsafe { out.assume_init() }
     }
 }

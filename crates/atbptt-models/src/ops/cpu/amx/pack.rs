@@ -1,15 +1,15 @@
 //! Factors packed for the matrix unit, as three bfloat16 parts of every number, and results written from its blocks.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _CMP_GT_OQ, _MM_HINT_T0, _mm_prefetch, _mm512_abs_ps,
-    _mm512_castps_pd, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cmp_ps_mask,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
-    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512bh, __m512i, _CMP_GT_OQ, _MM_HINT_T0, _mm_prefetch, _mm512_abs_ps, _mm512_castsi512_ps,
+    _mm512_castsi512_si256, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_or_si512, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
+    _mm512_sub_ps,
 };
 
 use super::kernel::{GROUP, RESULT, STEP};
+use crate::ops::cpu::turn::transposed;
 
 /// The largest bfloat16 number: what is larger rounds to infinity.
 const LARGEST: f32 = 3.389_531_4e38;
@@ -123,46 +123,6 @@ fn first(count: usize) -> u16 {
 fn bits(register: __m512bh) -> __m512i {
     // SAFETY: both are 64 plain bytes.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(register) }
-}
-
-/// A square of 16 × 16, turned.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
-    let zero = _mm512_setzero_ps();
-    let mut pairs = [zero; 16];
-    for i in 0..8 {
-        pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-    }
-    let mut quads = [zero; 16];
-    for i in (0..16).step_by(4) {
-        for (j, (a, b)) in [(0, 2), (1, 3)].into_iter().enumerate() {
-            let (a, b) = (
-                _mm512_castps_pd(pairs[i + a]),
-                _mm512_castps_pd(pairs[i + b]),
-            );
-            quads[i + 2 * j] = std::arch::x86_64::_mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            quads[i + 2 * j + 1] = std::arch::x86_64::_mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-    }
-    let mut out = [zero; 16];
-    for j in 0..4 {
-        let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
-        let even = [
-            _mm512_shuffle_f32x4::<0x88>(a, b),
-            _mm512_shuffle_f32x4::<0x88>(c, d),
-        ];
-        let odd = [
-            _mm512_shuffle_f32x4::<0xDD>(a, b),
-            _mm512_shuffle_f32x4::<0xDD>(c, d),
-        ];
-        out[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
-        out[8 + j] = _mm512_shuffle_f32x4::<0xDD>(even[0], even[1]);
-        out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
-        out[12 + j] = _mm512_shuffle_f32x4::<0xDD>(odd[0], odd[1]);
-    }
-    out
 }
 
 /// Asks for the cache line of an address, which need not exist.

@@ -2,26 +2,50 @@
 
 use pulp::Simd;
 
-use super::{BLOCK, LINES, WIDTH};
+use super::{LINES, WIDTH};
+use crate::ops::cpu::panel::prefetch_to_write;
 use crate::ops::cpu::simd::Real;
 
-/// Logits of a group of rows at up to [`BLOCK`] classes.
+/// Products of a group of rows with rows of weights, such as their logits at some classes.
 pub(super) struct Logits<E> {
     /// The first class's weights.
     pub weight: *const E,
     pub features: usize,
+    /// Elements from a row of weights to the next.
+    pub weight_stride: usize,
     pub count: usize,
     pub left: *const E,
     pub stride: usize,
-    /// Rows [`BLOCK`] apart.
     pub out: *mut E,
+    pub out_stride: usize,
 }
 
 impl<E: Real> Logits<E> {
+    /// Of `height` rows: up to 4, or an even number up to [`LINES`].
+    ///
     /// # Safety
-    /// `count` classes of `features` weights and `R` rows of `stride` features are readable, `R` rows of the result writable.
+    /// `count` classes of `features` weights and the rows, of `stride` features, are readable, rows of the result writable.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd, const R: usize>(&self, simd: S) {
+    pub(super) unsafe fn run<S: Simd>(&self, simd: S, height: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match height {
+                1 => self.rows::<S, 1>(simd),
+                2 => self.rows::<S, 2>(simd),
+                3 => self.rows::<S, 3>(simd),
+                4 => self.rows::<S, 4>(simd),
+                6 => self.rows::<S, 6>(simd),
+                8 => self.rows::<S, 8>(simd),
+                10 => self.rows::<S, 10>(simd),
+                _ => self.rows::<S, LINES>(simd),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run), of `R` rows.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const R: usize>(&self, simd: S) {
         let lanes = E::lanes::<S>();
         for class in (0..self.count).step_by(2) {
             // Of the last one, without a second: twice the same.
@@ -32,7 +56,7 @@ impl<E: Real> Logits<E> {
                 // SAFETY: the caller's promise; the rows are zero where the weights end.
                 unsafe {
                     let weights = pair.map(|class| {
-                        E::load(simd, self.weight.add(class * self.features + at), left)
+                        E::load(simd, self.weight.add(class * self.weight_stride + at), left)
                     });
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let x = E::load_all::<S>(self.left.add(row * self.stride + at));
@@ -45,10 +69,20 @@ impl<E: Real> Logits<E> {
             for (row, sums) in sums.into_iter().enumerate() {
                 for (class, sum) in pair.into_iter().zip(sums) {
                     // SAFETY: the caller's promise.
-                    unsafe { *self.out.add(row * BLOCK + class) = E::sum_lanes(simd, sum) };
+                    unsafe {
+                        *self.out.add(row * self.out_stride + class) = E::sum_lanes(simd, sum)
+                    };
                 }
             }
         }
+    }
+}
+
+/// How many of `left` lines, of which registers hold `most`, are worked on next: a number that the kernels have.
+pub(super) fn next_lines(left: usize, most: usize) -> usize {
+    match left.min(most) {
+        few if few <= 4 => few,
+        many => many / 2 * 2,
     }
 }
 
@@ -111,6 +145,14 @@ impl<E: Real> Outer<E> {
                         }
                     }
                 };
+                if !ADD {
+                    // What the next lines are written to.
+                    for line in 0..R {
+                        let next = self.out.wrapping_add((line + R) * self.out_stride + at);
+                        prefetch_to_write(next);
+                        prefetch_to_write(next.wrapping_add(lanes));
+                    }
+                }
                 if ADD {
                     for (line, sums) in sums.iter_mut().enumerate() {
                         let from = self.out.wrapping_add(line * self.out_stride + at);
