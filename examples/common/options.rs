@@ -296,9 +296,11 @@ impl Plan {
                 self.rule_in_words()
             );
         };
-        let kind = match monitor.estimator {
-            Estimator::Direct => "direct probes",
-            _ => "probes of norms",
+        let (few, most) = (monitor.probes, monitor.max_probes);
+        let probes = match monitor.estimator {
+            Estimator::Direct if most > few => format!("{few} to {most} direct probes"),
+            Estimator::Direct => format!("{few} direct probes"),
+            _ => format!("{few} probes of norms"),
         };
         let often = match monitor.schedule.first {
             Some(first) => format!(
@@ -309,9 +311,8 @@ impl Plan {
             None => "every epoch".into(),
         };
         format!(
-            "{}{range}{losses}; {} {kind} of {} steps {often}",
+            "{}{range}{losses}; {probes} of {} steps {often}",
             self.rule_in_words(),
-            monitor.probes,
             training.probe.window,
         )
     }

@@ -32,6 +32,7 @@ mod rivers;
 use std::fs;
 use std::process::ExitCode;
 
+use atbptt::core::direct::DirectOutcome;
 use atbptt::core::policy::{Estimate, Measurement, Position, TruncationPolicy};
 use atbptt::core::{BiasEstimator, DirectEstimate, FixedKConfig, LagNorms, Tau};
 use atbptt::models::{
@@ -57,7 +58,7 @@ use crate::copy_data::{CopyTask, SymbolSequences};
 use crate::copy_model::CopyModel;
 use crate::options::Cli;
 use crate::record::{Record, Recorder};
-use crate::report::{Measured, Readings};
+use crate::report::{Chosen, Measured, Readings};
 
 fn main() -> ExitCode {
     exit_code(run(&Cli::parse()))
@@ -306,6 +307,7 @@ impl Watch {
             let mut chosen = Vec::new();
             let mut averaged = single.clone();
             for controller in self.controllers.get_mut(repeat).into_iter().flatten() {
+                let mut probes = 0;
                 if let Some(request) = controller.monitor().probes_due(at) {
                     let mut asked = request.probes();
                     let measured = loop {
@@ -326,16 +328,18 @@ impl Watch {
                             more => asked += more,
                         }
                     };
+                    probes = asked;
                     controller.update(at, measured);
                 }
-                chosen.push(controller.k());
-                if let Some(estimate) = controller
-                    .monitor()
-                    .last_estimate()
-                    .and_then(Estimate::direct)
-                {
+                let monitor = controller.monitor();
+                if let Some(estimate) = monitor.last_estimate().and_then(Estimate::direct) {
                     averaged = estimate.clone();
                 }
+                chosen.push(Chosen {
+                    k: controller.k(),
+                    probes,
+                    noise_limited: matches!(averaged.outcome(), DirectOutcome::NoiseLimited { .. }),
+                });
             }
             if repeat == 0 {
                 say(format_args!(
@@ -343,7 +347,7 @@ impl Watch {
                     single.probes(),
                     single.describe(cli.train_k),
                     averaged.describe(cli.train_k),
-                    words(&chosen, usize::to_string),
+                    words(&chosen, |of| of.k.to_string()),
                 ));
             }
             readings.add(

@@ -30,9 +30,19 @@ pub struct Measured<'a> {
     pub truth: &'a DirectEstimate,
     pub single: &'a DirectEstimate,
     pub averaged: &'a DirectEstimate,
-    /// The controller's K for every tolerance.
-    pub chosen: &'a [usize],
+    /// What the controller of every tolerance has.
+    pub chosen: &'a [Chosen],
     pub norms: &'a [Option<BiasEstimate>],
+}
+
+/// What a controller has of one epoch.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    pub k: usize,
+    /// How many it took; 0 where none were due.
+    pub probes: usize,
+    /// Whether noise hides the gradient from its averages.
+    pub noise_limited: bool,
 }
 
 /// One epoch, estimate and K.
@@ -59,7 +69,7 @@ struct Choice {
     truth: usize,
     /// The lengths that the truth itself, within two of its standard errors, does not tell from it.
     truth_interval: (usize, usize),
-    chosen: usize,
+    chosen: Chosen,
     by_reading: Vec<usize>,
     noise_limited: [bool; 2],
 }
@@ -121,7 +131,10 @@ impl Readings {
                     let (first, last) = of.truth.k_interval(delta, 2.0);
                     (cap(Some(first)), cap(Some(last)))
                 },
-                chosen: cap(Some(chosen)),
+                chosen: Chosen {
+                    k: cap(Some(chosen.k)),
+                    ..chosen
+                },
                 by_reading: all.map(cap).collect(),
                 noise_limited,
             });
@@ -188,10 +201,12 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
         "truth_from",
         "truth_to",
         "controller",
+        "probes",
     ];
     table.write_record(head.into_iter().chain(names()))?;
     for choice in &readings.choices {
-        let [single, averaged] = choice.noise_limited.map(u8::from);
+        let single = u8::from(choice.noise_limited[0]);
+        let averaged = u8::from(choice.chosen.noise_limited);
         let numbers = [
             choice.seed.to_string(),
             choice.epoch.to_string(),
@@ -202,7 +217,8 @@ fn points(cli: &Cli, readings: &Readings) -> Result<()> {
             choice.truth.to_string(),
             choice.truth_interval.0.to_string(),
             choice.truth_interval.1.to_string(),
-            choice.chosen.to_string(),
+            choice.chosen.k.to_string(),
+            choice.chosen.probes.to_string(),
         ];
         let ks = choice.by_reading.iter().map(usize::to_string);
         table.write_record(numbers.into_iter().chain(ks))?;
@@ -301,22 +317,30 @@ fn regrets(cli: &Cli, readings: &Readings) -> String {
                 columns.join(" | ")
             );
         };
-        // It decides by the averages.
-        let usable = of_delta().filter(|choice| !choice.noise_limited[1]);
-        row("controller", usable.map(|c| (c.chosen, c.truth)).collect());
+        // It decides by averages of its own.
+        let usable = || of_delta().filter(|choice| !choice.chosen.noise_limited);
+        row(
+            "controller",
+            usable().map(|c| (c.chosen.k, c.truth)).collect(),
+        );
         for (nth, name) in names().enumerate() {
             let usable = of_delta().filter(|choice| !is_limited(nth, choice.noise_limited));
             row(name, usable.map(|c| (c.by_reading[nth], c.truth)).collect());
         }
-        let usable = || of_delta().filter(|choice| !choice.noise_limited[1]);
         let (known, within) = (
             usable().filter(|c| is_near(c.truth_interval, c.truth)),
-            usable().filter(|c| reaches(c.truth_interval, c.chosen)),
+            usable().filter(|c| reaches(c.truth_interval, c.chosen.k)),
         );
         let of = usable().count();
+        let logs = usable().map(|c| (c.chosen.k as f64 / c.truth as f64).ln().abs());
+        let taken = of_delta().map(|c| c.chosen.probes as f64);
+        let estimates = of_delta().filter(|c| c.chosen.probes > 0).count().max(1);
         text += &format!(
-            "\nThe truth knows its K({delta}) within a factor 1.5 in {} of these; the controller's K lies within a factor 1.5 of \
+            "\nThe controller took {:.1} probes per estimate; the logarithm of its K is {:.2} from that of the true one in the mean. \
+             The truth knows its K({delta}) within a factor 1.5 in {} of these; the controller's K lies within a factor 1.5 of \
              what the truth cannot tell from it in {}.\n\n",
+            taken.sum::<f64>() / estimates as f64,
+            logs.sum::<f64>() / of.max(1) as f64,
             percent(known.count(), of),
             percent(within.count(), of),
         );

@@ -82,8 +82,8 @@ impl NextWindow {
 
 /// A rule for the truncation length.
 ///
-/// The trainer, before each window: asks [`TruncationPolicy::monitor`] for due probes; if there are any, runs them and calls
-/// [`TruncationPolicy::update`] once with what they measured; then takes [`TruncationPolicy::next_window`].
+/// The trainer, before each window: asks [`TruncationPolicy::monitor`] for due probes; if there are any, runs them, and more as long as
+/// [`TruncationPolicy::more_probes`] asks for them, and calls [`TruncationPolicy::update`] once with what all of them measured; then takes [`TruncationPolicy::next_window`].
 ///
 /// A policy of your own, which shortens K by one step per estimate:
 ///

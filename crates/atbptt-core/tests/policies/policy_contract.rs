@@ -60,6 +60,11 @@ fn keeps_the_contract(config: impl Into<PolicyConfig>, scheme: Scheme) {
             let due = policy.monitor().probes_due(position);
             let probes = script[i].clone();
             let measured = Measurement::Norms { probes, scheme };
+            assert_eq!(
+                policy.more_probes(&measured),
+                0,
+                "norms are not asked for again"
+            );
             let decision = due.map(|_| policy.update(position, measured));
             // Windows come in between updates: they are part of what goes on.
             let windows = [(); 3].map(|()| policy.next_window());

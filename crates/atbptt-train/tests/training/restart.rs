@@ -263,6 +263,11 @@ fn a_run_killed_anywhere_ends_with_the_bits_of_one_that_was_not() {
     let expected = outcome(&setup.run(plain.path(), 3, None, None));
     assert_eq!(expected.reports.len(), 3);
     assert!(expected.history.len() > 3, "K is decided within epochs");
+    let probes: Vec<usize> = expected.history.iter().map(|d| d.probes).collect();
+    assert!(
+        probes.iter().any(|n| *n > 3) && probes.iter().all(|n| (3..=20).contains(n)),
+        "some estimates take more probes: {probes:?}"
+    );
     let windows = expected.reports[2].step as usize;
 
     let mut rng = Pcg64::seed_from_u64(20_190_722);
