@@ -45,16 +45,24 @@ pub(super) fn fused_step<F: Float>(
     t: usize,
     time: usize,
     batch: usize,
+    hidden: usize,
     #[comptime] plan: Plan,
     #[comptime] options: Options,
     #[define(F)] _dtype: ElemType,
 ) {
     let rows = comptime!(plan.tile.rows);
     let units = comptime!(plan.tile.units);
-    let hidden = comptime!(plan.hidden).runtime();
-    let half = CUBE_COUNT_Y as usize * comptime!(plan.row_lines() * plan.terms);
+    let half = CUBE_COUNT_Y as usize * comptime!(plan.row_lines() * plan.handed) * hidden;
     let mut shared = Shared::<[f32]>::new_slice(comptime!(plan.shared()));
-    multiply::<F>(weight, &*entering, t % 2 * half, true, &mut shared, plan);
+    multiply::<F>(
+        weight,
+        &*entering,
+        t % 2 * half,
+        hidden,
+        true,
+        &mut shared,
+        plan,
+    );
     let mut of_cube = UNIT_POS as usize;
     while of_cube < comptime!(rows * units) {
         let row = of_cube / units;
@@ -92,7 +100,7 @@ pub(super) fn fused_step<F: Float>(
         shared[handed_at(0usize, u, row, plan)] = next_h;
         of_cube += comptime!(plan.threads());
     }
-    hand_on(&shared, entering, (t + 1) % 2 * half, plan);
+    hand_on(&shared, entering, (t + 1) % 2 * half, hidden, plan);
 }
 
 /// The state that enters the first step, as the first launch reads it.
@@ -148,7 +156,7 @@ pub(super) struct FusedWindow<'a> {
 impl FusedWindow<'_> {
     /// Lines of what enters a step.
     fn lines(&self) -> usize {
-        self.plan.terms * self.plan.lines_per_term(self.extent.batch)
+        self.plan.terms(self.extent.hidden) * self.plan.lines_per_term(self.extent.batch)
     }
 
     /// What the steps hand on, not initialised: what the product reads, of two steps in turn, and what passes it.
@@ -178,8 +186,12 @@ impl FusedWindow<'_> {
             reset_mask,
             ..
         } = *self;
-        let Extent { time, batch, .. } = self.extent;
-        let weight = packed(place, plan, weight, false);
+        let Extent {
+            time,
+            batch,
+            hidden,
+        } = self.extent;
+        let weight = packed(place, plan, hidden, weight, false);
         let (entering, carried) = self.handover();
         let (count, dim) = place.elementwise(self.lines());
         // SAFETY: what is handed over has the lengths that batch and plan give; threads past the last line stop.
@@ -193,14 +205,14 @@ impl FusedWindow<'_> {
                 entering.argument(),
                 carried.argument(),
                 batch,
-                plan.hidden,
+                hidden,
                 self.lines(),
                 options,
                 place.elem(),
             );
         }
         for t in 0..time {
-            let (count, dim) = plan.grid(batch);
+            let (count, dim) = plan.grid(batch, hidden);
             // SAFETY: as above, and the packed weights are as long as the grid asks for; what lies past the last sequence or
             // hidden unit is computed and not written, except to the lines' own rest.
             unsafe {
@@ -215,6 +227,7 @@ impl FusedWindow<'_> {
                     t,
                     time,
                     batch,
+                    hidden,
                     plan,
                     options,
                     place.elem(),

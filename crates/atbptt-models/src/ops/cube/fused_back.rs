@@ -24,6 +24,7 @@ pub(super) fn fused_step_back<F: Float>(
     t: usize,
     time: usize,
     batch: usize,
+    hidden: usize,
     #[comptime] plan: Plan,
     #[comptime] options: Options,
     #[define(F)] _dtype: ElemType,
@@ -31,12 +32,19 @@ pub(super) fn fused_step_back<F: Float>(
     let rows = comptime!(plan.tile.rows);
     let units = comptime!(plan.tile.units);
     let gates = comptime!(plan.handed);
-    let hidden = comptime!(plan.hidden).runtime();
-    let half = CUBE_COUNT_Y as usize * comptime!(plan.row_lines() * plan.terms);
+    let half = CUBE_COUNT_Y as usize * comptime!(plan.row_lines() * plan.handed) * hidden;
     let mut shared = Shared::<[f32]>::new_slice(comptime!(plan.shared()));
     let is_returned = t + 1 < time;
     let from = (t + 1) % 2 * half;
-    multiply::<F>(weight, &*entering, from, is_returned, &mut shared, plan);
+    multiply::<F>(
+        weight,
+        &*entering,
+        from,
+        hidden,
+        is_returned,
+        &mut shared,
+        plan,
+    );
     let mut of_cube = UNIT_POS as usize;
     while of_cube < comptime!(rows * units) {
         let row = of_cube / units;
@@ -88,7 +96,7 @@ pub(super) fn fused_step_back<F: Float>(
         }
         of_cube += comptime!(plan.threads());
     }
-    hand_on(&shared, entering, t % 2 * half, plan);
+    hand_on(&shared, entering, t % 2 * half, hidden, plan);
 }
 
 /// Gradient of the initial state: the last product, and what passed it.
@@ -100,16 +108,16 @@ fn fused_leave<F: Float>(
     carried: &[f32],
     reset_mask: &[F],
     batch: usize,
+    hidden: usize,
     #[comptime] plan: Plan,
     #[comptime] options: Options,
     #[define(F)] _dtype: ElemType,
 ) {
     let rows = comptime!(plan.tile.rows);
     let units = comptime!(plan.tile.units);
-    let hidden = comptime!(plan.hidden);
     let parts = comptime!(options.parts());
     let mut shared = Shared::<[f32]>::new_slice(comptime!(plan.shared()));
-    multiply::<F>(weight, entering, 0usize, true, &mut shared, plan);
+    multiply::<F>(weight, entering, 0usize, hidden, true, &mut shared, plan);
     let mut of_cube = UNIT_POS as usize;
     while of_cube < comptime!(rows * units) {
         let row = of_cube / units;
@@ -118,7 +126,7 @@ fn fused_leave<F: Float>(
         let j = CUBE_POS_X as usize * units + u;
         if b < batch && j < hidden {
             let mask = mask(reset_mask, 0, b, batch, comptime!(options.resets));
-            let at = b * comptime!(parts * hidden) + j;
+            let at = b * parts * hidden + j;
             let mut d_h = shared[sum_at(row, u, plan)];
             if comptime!(options.carry() == Carry::Hidden) {
                 d_h += carried[b * hidden + j];
@@ -152,10 +160,10 @@ impl FusedWindow<'_> {
             batch,
             hidden,
         } = self.extent;
-        let weight = packed(place, plan, weight, true);
+        let weight = packed(place, plan, hidden, weight, true);
         let (entering, carried) = self.handover();
         for t in (0..time).rev() {
-            let (count, dim) = plan.grid(batch);
+            let (count, dim) = plan.grid(batch, hidden);
             // SAFETY: what is handed over and the packed weights have the lengths that batch and plan give; what lies past the
             // last sequence or hidden unit is computed and not written, except to the lines' own rest.
             unsafe {
@@ -170,6 +178,7 @@ impl FusedWindow<'_> {
                     t,
                     time,
                     batch,
+                    hidden,
                     plan,
                     options,
                     place.elem(),
@@ -177,7 +186,7 @@ impl FusedWindow<'_> {
             }
         }
         let d_state = place.empty(&[batch, options.parts() * hidden]);
-        let (count, dim) = plan.grid(batch);
+        let (count, dim) = plan.grid(batch, hidden);
         // SAFETY: as above.
         unsafe {
             fused_leave::launch_unchecked(
@@ -190,6 +199,7 @@ impl FusedWindow<'_> {
                 carried.argument(),
                 reset_mask.argument(),
                 batch,
+                hidden,
                 plan,
                 options,
                 place.elem(),

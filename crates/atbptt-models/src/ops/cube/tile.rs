@@ -34,16 +34,14 @@ pub struct Tile {
     pub ahead: usize,
 }
 
-/// A product and how it is cut: `K` terms, as many sums per hidden unit as there are gates.
+/// A product and how it is cut: `K` terms, as many sums per hidden unit as there are gates. The hidden size is no part of it, so
+/// that layers share kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Plan {
     pub tile: Tile,
-    pub hidden: usize,
     /// Sums per hidden unit.
     pub gates: usize,
-    /// Terms of a sum.
-    pub terms: usize,
-    /// Values per hidden unit that the step hands to the next one.
+    /// Values per hidden unit that the step hands to the next one, which are the terms of its sums.
     pub handed: usize,
 }
 
@@ -106,9 +104,14 @@ impl Plan {
         (self.tile.split * self.sums()).max(self.sums() + handed)
     }
 
+    /// Terms of a sum: K.
+    pub fn terms(self, hidden: usize) -> usize {
+        self.handed * hidden
+    }
+
     /// Cubes side by side over the hidden units.
-    pub fn tiles(self) -> usize {
-        self.hidden.div_ceil(self.tile.units)
+    pub fn tiles(self, hidden: usize) -> usize {
+        hidden.div_ceil(self.tile.units)
     }
 
     /// Cubes side by side over the sequences.
@@ -144,8 +147,8 @@ impl Plan {
             && self.shared() * size_of::<f32>() <= hardware.max_shared_memory_size
     }
 
-    pub fn grid(self, batch: usize) -> (CubeCount, CubeDim) {
-        let (tiles, rows) = (self.tiles() as u32, self.row_tiles(batch) as u32);
+    pub fn grid(self, batch: usize, hidden: usize) -> (CubeCount, CubeDim) {
+        let (tiles, rows) = (self.tiles(hidden) as u32, self.row_tiles(batch) as u32);
         (
             CubeCount::Static(tiles, rows, 1),
             CubeDim::new_1d(self.threads() as u32),
@@ -160,6 +163,7 @@ pub(super) fn multiply<F: Float>(
     weight: &[Line<F>],     // [tiles, K, columns / 4]
     entering: &[Line<f32>], // two halves [K, lines_per_term]
     from: usize,            // first line of the half that is read
+    hidden: usize,
     wanted: bool,
     shared: &mut Shared<[f32]>,
     #[comptime] plan: Plan,
@@ -169,7 +173,7 @@ pub(super) fn multiply<F: Float>(
     let blocks = comptime!(plan.blocks());
     let columns = comptime!(tile.block_units * LINE);
     let rows = comptime!(tile.block_rows * LINE);
-    let terms = comptime!(plan.terms);
+    let terms = comptime!(plan.handed) * hidden;
     let at_once = comptime!(tile.split * tile.ahead);
     let unit = UNIT_POS as usize;
     let block = unit % blocks;
@@ -177,7 +181,7 @@ pub(super) fn multiply<F: Float>(
     let row_block = block / column_blocks;
     let part = unit / blocks;
     let per_term = CUBE_COUNT_Y as usize * comptime!(plan.row_lines());
-    let weight_at = CUBE_POS_X as usize * comptime!(terms * plan.column_lines()) + column_block;
+    let weight_at = CUBE_POS_X as usize * terms * comptime!(plan.column_lines()) + column_block;
     let entering_at = from
         + CUBE_POS_Y as usize * comptime!(plan.row_lines())
         + row_block * comptime!(tile.block_rows);
@@ -188,15 +192,16 @@ pub(super) fn multiply<F: Float>(
     }
     if wanted {
         let ahead = comptime!(tile.ahead);
+        let at = Lines {
+            weight: weight_at,
+            entering: entering_at,
+            per_term,
+        };
+        let whole = terms / at_once * at_once;
         let mut k = part;
-        if comptime!(terms >= at_once) {
+        if whole > 0 {
             let mut weights = Array::<Line<F>>::new(comptime!(ahead * tile.block_units));
             let mut values = Array::<Line<f32>>::new(comptime!(ahead * tile.block_rows));
-            let at = Lines {
-                weight: weight_at,
-                entering: entering_at,
-                per_term,
-            };
             load::<F>(
                 weight,
                 entering,
@@ -208,7 +213,7 @@ pub(super) fn multiply<F: Float>(
                 plan,
             );
             // The next lines are on their way while these are multiplied. A compiler left to itself loads them one by one.
-            while k < comptime!((terms / at_once - 1) * at_once) {
+            while k + at_once < whole {
                 let mut now_weights = Array::<Line<F>>::new(comptime!(ahead * tile.block_units));
                 let mut now_values = Array::<Line<f32>>::new(comptime!(ahead * tile.block_rows));
                 #[unroll]
@@ -235,28 +240,21 @@ pub(super) fn multiply<F: Float>(
             add_products::<F>(&weights, &values, &mut sums, ahead, plan);
             k += at_once;
         }
-        if comptime!(terms % at_once != 0) {
-            let at = Lines {
-                weight: weight_at,
-                entering: entering_at,
-                per_term,
-            };
-            while k < terms {
-                let mut weights = Array::<Line<F>>::new(comptime!(tile.block_units));
-                let mut values = Array::<Line<f32>>::new(comptime!(tile.block_rows));
-                load::<F>(
-                    weight,
-                    entering,
-                    &mut weights,
-                    &mut values,
-                    at,
-                    k,
-                    1usize,
-                    plan,
-                );
-                add_products::<F>(&weights, &values, &mut sums, 1usize, plan);
-                k += comptime!(tile.split);
-            }
+        while k < terms {
+            let mut weights = Array::<Line<F>>::new(comptime!(tile.block_units));
+            let mut values = Array::<Line<f32>>::new(comptime!(tile.block_rows));
+            load::<F>(
+                weight,
+                entering,
+                &mut weights,
+                &mut values,
+                at,
+                k,
+                1usize,
+                plan,
+            );
+            add_products::<F>(&weights, &values, &mut sums, 1usize, plan);
+            k += comptime!(tile.split);
         }
     }
     // Neighbouring threads write neighbouring numbers.
@@ -392,6 +390,7 @@ pub(super) fn hand_on(
     shared: &Shared<[f32]>,
     entering: &mut [Line<f32>],
     to: usize,
+    hidden: usize,
     #[comptime] plan: Plan,
 ) {
     sync_cube();
@@ -403,14 +402,14 @@ pub(super) fn hand_on(
         let row = at % row_lines;
         let of = at / row_lines;
         let j = CUBE_POS_X as usize * units + of % units;
-        if j < comptime!(plan.hidden) {
+        if j < hidden {
             let first = comptime!(plan.sums()) + at * comptime!(LINE);
             let mut line = Line::<f32>::new(0.0f32);
             #[unroll]
             for i in 0..comptime!(LINE) {
                 line.insert(i, shared[first + i]);
             }
-            let term = (of / units) * comptime!(plan.hidden) + j;
+            let term = (of / units) * hidden + j;
             entering[to + term * per_term + CUBE_POS_Y as usize * row_lines + row] = line;
         }
         at += comptime!(plan.threads());
@@ -455,10 +454,11 @@ fn pack<F: Float>(
 pub(super) fn packed(
     place: &Place,
     plan: Plan,
+    hidden: usize,
     weight: CubeTensor,
     transposed: bool,
 ) -> CubeTensor {
-    let packed = place.empty(&[plan.tiles(), plan.terms, plan.columns()]);
+    let packed = place.empty(&[plan.tiles(hidden), plan.terms(hidden), plan.columns()]);
     let elements = packed.meta.num_elements();
     let (count, dim) = place.elementwise(elements);
     // SAFETY: threads past the last element stop, and those of hidden units that there are not read nothing.
@@ -470,8 +470,8 @@ pub(super) fn packed(
             weight.argument(),
             packed.argument(),
             elements,
-            plan.terms,
-            plan.hidden,
+            plan.terms(hidden),
+            hidden,
             plan.gates,
             plan.tile.units,
             transposed,

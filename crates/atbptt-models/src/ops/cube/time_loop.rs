@@ -68,14 +68,16 @@ impl Extent {
 /// Sequences that fit one dimension of any device's grid.
 const MAX_SEQUENCES: usize = 65_535;
 
-/// Recurrent weights of the largest layer that a window in one launch was measured to be faster for, than two launches per
-/// step: 256 LSTM units (docs/RESULTS.md). With four times as many it takes twice as long.
-const MAX_WEIGHTS: usize = 1 << 18;
+/// Recurrent weights of the largest layer whose window is one launch: 128 LSTM units. On an NVIDIA H100 a fused step takes about as
+/// long whatever the size up to 512 units, the time of its launch, and a window in one launch took longer from there on
+/// (docs/SPEED.md).
+const MAX_WEIGHTS: usize = 1 << 16;
 
-/// The same times the sequences, of the largest batch that was measured, 64.
-const MAX_READS: usize = 1 << 24;
+/// The same times the sequences: 128 LSTM units for 32, 64 for 128.
+const MAX_READS: usize = 1 << 21;
 
-/// The largest batch whose steps multiply by themselves; the general matrix product is made for larger ones.
+/// The largest batch whose steps multiply by themselves; the general matrix product is made for larger ones. At 256 both took as
+/// long forward, and the fused step half as long back.
 const MAX_FUSED_BATCH: usize = 256;
 
 /// A kernel over a whole window: its cubes, and the units in each.
@@ -89,8 +91,8 @@ pub(super) struct WindowGrid {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TimeLoop {
-    /// On the device where the recurrent weight is small (up to 2¹⁸ elements, and 2²⁴ times the batch: bounds measured on one
-    /// GPU, an NVIDIA H200), else on the host: fused steps for batches of up to 256 sequences, products for larger ones.
+    /// On the device where the recurrent weight is small (up to 2¹⁶ elements, and 2²¹ times the batch), else on the host: fused
+    /// steps for batches of up to 256 sequences, products for larger ones. Bounds measured on one GPU, an NVIDIA H100.
     #[default]
     Auto,
     /// On the host: a matrix product and one kernel per step. Takes any size.

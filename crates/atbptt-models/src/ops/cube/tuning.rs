@@ -18,6 +18,9 @@ pub(super) enum Direction {
 /// Threads of a cube, where sums and device allow.
 const THREADS: usize = 512;
 
+/// The same where each holds so much that a GPU has no more registers.
+const THREADS_OF_LARGE_BLOCKS: usize = 256;
+
 /// Of either direction: what measurements chose.
 static CHOSEN: RwLock<[Option<Tile>; 2]> = RwLock::new([None; 2]);
 
@@ -36,16 +39,12 @@ impl Plan {
         let plan = |tile| match direction {
             Direction::Forward => Self {
                 tile,
-                hidden,
                 gates,
-                terms: hidden,
                 handed: 1,
             },
             Direction::Back => Self {
                 tile,
-                hidden,
                 gates: 1,
-                terms: gates * hidden,
                 handed: gates,
             },
         };
@@ -57,7 +56,11 @@ impl Plan {
             return Some(chosen);
         }
         let mut cut = plan(Tile::by_size(batch, hidden, direction));
-        let split = (THREADS / cut.blocks()).min(cut.terms).max(1);
+        let threads = match cut.tile.block_units {
+            1 => THREADS,
+            _ => THREADS_OF_LARGE_BLOCKS,
+        };
+        let split = (threads / cut.blocks()).min(cut.terms(hidden)).max(1);
         cut.tile.split = 1 << split.ilog2();
         while !cut.fits(place) {
             let tile = &mut cut.tile;
@@ -77,23 +80,21 @@ impl Plan {
 impl Tile {
     /// By the layer's size; the split is left open.
     fn by_size(batch: usize, hidden: usize, direction: Direction) -> Self {
-        // As many cubes as a large GPU has multiprocessors, where that leaves whole sectors of memory to each.
-        let units = match (direction, hidden) {
-            (_, ..=4) | (Direction::Forward, ..=528) => 4,
-            _ => 8,
+        // As many cubes as a large GPU has multiprocessors. What a cube reads it reads once, so that more units read less.
+        let narrow = hidden <= 4 || (direction == Direction::Forward && hidden <= 528);
+        let (units, rows) = match batch {
+            0..=16 => (if narrow { 4 } else { 8 }, batch.next_multiple_of(LINE)),
+            17..=64 => (8, batch.next_multiple_of(2 * LINE).min(32)),
+            _ => (16, 64),
         };
-        // What is loaded ahead is held in registers, beside the block: as many as 512 threads have.
-        let (rows, block_rows, ahead) = match batch {
-            ..=16 => (batch.next_multiple_of(LINE), 1, 4),
-            _ => (batch.next_multiple_of(2 * LINE).min(32), 2, 2),
-        };
+        let block = if batch <= 16 { 1 } else { 2 };
         Self {
             units,
             rows,
-            block_units: 1,
-            block_rows,
+            block_units: block,
+            block_rows: block,
             split: 1,
-            ahead,
+            ahead: 4,
         }
     }
 }
