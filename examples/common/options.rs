@@ -106,7 +106,7 @@ pub struct Plan {
     pub epochs: usize,
     pub lr: f64,
     pub weight_decay: f64,
-    pub checkpoint_every: u64,
+    pub checkpoint_every: Option<u64>,
     pub on_non_finite: OnNonFinite,
 }
 
@@ -120,7 +120,7 @@ impl Plan {
             epochs: 1,
             lr: 1.0,
             weight_decay: 0.0,
-            checkpoint_every: 200,
+            checkpoint_every: None,
             on_non_finite: OnNonFinite::Stop,
         }
     }
@@ -133,7 +133,7 @@ impl Plan {
         self.epochs = run.epochs.unwrap_or(self.epochs);
         self.batch = run.batch.unwrap_or(self.batch);
         self.lr = run.lr.unwrap_or(self.lr);
-        self.checkpoint_every = run.checkpoint_every.unwrap_or(self.checkpoint_every);
+        self.checkpoint_every = run.checkpoint_every.or(self.checkpoint_every);
         self.on_non_finite = match run.on_nonfinite {
             Some(NonFiniteArg::Stop) => OnNonFinite::Stop,
             Some(NonFiniteArg::Skip) => OnNonFinite::Skip,
@@ -227,7 +227,13 @@ impl Plan {
             ("batch", self.batch.to_string()),
             ("lr", self.lr.to_string()),
             ("seed", training.seed.to_string()),
-            ("checkpoint_every", self.checkpoint_every.to_string()),
+            (
+                "checkpoint_every",
+                self.checkpoint_every.map_or(
+                    "200, or fewer where writing takes 5 % of the time".into(),
+                    |windows| windows.to_string(),
+                ),
+            ),
             ("on_nonfinite", "stop".into()),
         ];
         adaptive.into_iter().chain(rest).collect()

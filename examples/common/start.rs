@@ -27,11 +27,14 @@ impl<T: Serialize> Settings<T> {
     /// The run that these settings stand for.
     pub fn run<M: RecurrentModel>(&self) -> Run<M> {
         let plan = &self.plan;
-        Run::new(plan.policy.clone())
+        let run = Run::new(plan.policy.clone())
             .with_training(plan.training.clone())
-            .with_epochs(plan.epochs)
-            .with_checkpoint_every(plan.checkpoint_every)
-            .on_non_finite(plan.on_non_finite)
+            .with_epochs(plan.epochs);
+        let run = match plan.checkpoint_every {
+            Some(windows) => run.with_checkpoint_every(windows),
+            None => run,
+        };
+        run.on_non_finite(plan.on_non_finite)
             .must_match("weight decay", plan.weight_decay)
             .with_settings(self)
             .stop_on_signals()

@@ -1,6 +1,7 @@
 //! Which checkpoints a run folder holds, and which of them are kept.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::identity::{READ_LAST, STEPS};
 use super::{Checkpoint, CheckpointFault, Identity};
@@ -11,6 +12,7 @@ use crate::report::EpochReport;
 pub struct CheckpointConfig {
     pub(crate) run: PathBuf,
     pub(crate) every: u64,
+    pub(crate) share_of_time: f64,
     pub(crate) keep: usize,
     pub(crate) identity: Identity,
     pub(crate) settings: String,
@@ -23,6 +25,7 @@ impl CheckpointConfig {
         Self {
             run: run.into(),
             every: 0,
+            share_of_time: 1.0,
             keep: 2,
             identity: Identity::default(),
             settings: String::new(),
@@ -34,6 +37,25 @@ impl CheckpointConfig {
     pub fn every(mut self, windows: u64) -> Self {
         self.every = windows;
         self
+    }
+
+    /// Leaves out those of them with which writing would take more than this share of the time, in (0, 1), as the last one took:
+    /// on a fast device 200 windows can take less time than a checkpoint. By default none is left out. What is written then depends
+    /// on the clock, what is trained does not.
+    pub fn share_of_time(mut self, share: f64) -> Self {
+        self.share_of_time = share;
+        self
+    }
+
+    /// Whether one is due, so many windows after the last one, which was written at `then` and took `took`.
+    pub(crate) fn is_due(&self, windows: u64, then: Instant, took: Duration) -> bool {
+        let share = match self.share_of_time {
+            share if share > 0.0 && share < 1.0 => share,
+            _ => 1.0,
+        };
+        self.every > 0
+            && windows >= self.every
+            && share * (then.elapsed() + took).as_secs_f64() >= took.as_secs_f64()
     }
 
     /// Keeps the newest `count` checkpoints, at least two and 2 by default, beside that of the best epoch.

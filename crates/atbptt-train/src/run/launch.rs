@@ -39,7 +39,7 @@ struct OwnSettings<'a> {
     policy: &'a PolicyConfig,
     training: &'a TbpttConfig,
     epochs: usize,
-    checkpoint_every: u64,
+    checkpoint_every: Option<u64>,
     on_non_finite: OnNonFinite,
 }
 
@@ -80,8 +80,12 @@ impl<M: RecurrentModel> Run<M> {
             folder.write(SETTINGS, &settings)?;
         }
         let learning_rate: ModuleLrScheduler = learning_rate.into();
-        let checkpoints = CheckpointConfig::new(folder.path())
-            .every(self.checkpoint_every)
+        let checkpoints = CheckpointConfig::new(folder.path());
+        let checkpoints = match self.checkpoint_every {
+            Some(windows) => checkpoints.every(windows),
+            None => checkpoints.every(200).share_of_time(0.05),
+        };
+        let checkpoints = checkpoints
             .with_identity(self.identify(folder)?)
             .with_settings(settings.clone());
         let signals = Stop::listen(self.signals, &self.interrupter)?;
@@ -247,7 +251,7 @@ impl<M: RecurrentModel> Run<M> {
             }
         }
         Ok(identity
-            .may_change("checkpoint every", self.checkpoint_every)
+            .may_change("checkpoint every", format!("{:?}", self.checkpoint_every))
             .may_change("on non-finite", format!("{:?}", self.on_non_finite))
             .may_change("run folder", absolute(folder.path()).display()))
     }

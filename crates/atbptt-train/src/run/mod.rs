@@ -88,7 +88,7 @@ pub struct Run<M: RecurrentModel> {
     policy: PolicyConfig,
     training: TbpttConfig,
     epochs: usize,
-    checkpoint_every: u64,
+    checkpoint_every: Option<u64>,
     on_non_finite: OnNonFinite,
     new_learning_rate: bool,
     more_data: bool,
@@ -121,7 +121,7 @@ impl<M: RecurrentModel> Run<M> {
             policy: policy.into(),
             training: TbpttConfig::default(),
             epochs: 1,
-            checkpoint_every: 200,
+            checkpoint_every: None,
             on_non_finite: OnNonFinite::default(),
             new_learning_rate: false,
             more_data: false,
@@ -156,10 +156,10 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// Writes a checkpoint after every so many training windows, 200 by default, beside those at the ends of epochs; 0: only
-    /// those.
+    /// Writes a checkpoint after every so many training windows beside those at the ends of epochs; 0: only those. By default every
+    /// 200 windows, but for those with which writing would take more than a twentieth of the time.
     pub fn with_checkpoint_every(mut self, windows: u64) -> Self {
-        self.checkpoint_every = windows;
+        self.checkpoint_every = Some(windows);
         self
     }
 

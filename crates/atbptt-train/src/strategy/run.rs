@@ -12,6 +12,7 @@ mod window;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atbptt_models::{ModelError, RecurrentModel, check_pieces};
 use burn::data::dataloader::DataLoader;
@@ -69,6 +70,9 @@ pub(super) struct Run<'a, M: RecurrentModel> {
     /// The newest checkpoint that was written or resumed from, and the step it stands at.
     last_checkpoint: Option<PathBuf>,
     saved_at: u64,
+    /// When that was, and how long it took to write.
+    saved_when: Instant,
+    save_took: Duration,
     /// The checkpoint that keeps a trained epoch while it is validated.
     before_validation: Option<PathBuf>,
     /// Restarts from the last checkpoint.
@@ -118,6 +122,8 @@ impl<'a, M: RecurrentModel> Run<'a, M> {
             reading: None,
             last_checkpoint: None,
             saved_at: 0,
+            saved_when: Instant::now(),
+            save_took: Duration::ZERO,
             before_validation: None,
             restores: 0,
             stopped_early: false,

@@ -7,6 +7,7 @@ mod common;
 
 mod baselines;
 mod devices;
+mod how_often;
 mod more_data;
 mod non_finite;
 mod own_metrics;

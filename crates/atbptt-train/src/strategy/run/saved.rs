@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use atbptt_models::RecurrentModel;
 use burn::data::dataloader::Progress;
@@ -269,10 +270,9 @@ impl<M: RecurrentModel> Run<'_, M> {
 
     /// Whether a checkpoint is due between two windows of an epoch.
     pub(super) fn checkpoint_due(&self) -> bool {
+        let windows = self.step.saturating_sub(self.saved_at);
         let config = self.strategy.checkpoints.as_ref();
-        config.is_some_and(|config| {
-            config.every > 0 && self.step.saturating_sub(self.saved_at) >= config.every
-        })
+        config.is_some_and(|config| config.is_due(windows, self.saved_when, self.save_took))
     }
 
     /// Keeps a trained epoch whatever validation does: a checkpoint that the one at the end of the epoch takes the place of.
@@ -299,6 +299,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         let Some(config) = &self.strategy.checkpoints else {
             return Ok(());
         };
+        let begin = Instant::now();
         self.check_weights(epoch)?;
         let records = self.capture.take(&self.learner, &self.parts.event_store)?;
         let path = config.folder().join(name_of(epoch, complete, self.step));
@@ -341,6 +342,7 @@ impl<M: RecurrentModel> Run<'_, M> {
         }
         prune(config, &path, &checkpoint.state.reports);
         self.saved_at = self.step;
+        (self.saved_when, self.save_took) = (Instant::now(), begin.elapsed());
         self.restores = 0;
         self.last_checkpoint = Some(path);
         Ok(())
