@@ -17,6 +17,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp_of_negative;
+use super::matrix::Matrix;
 use super::nll::Arguments;
 use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
@@ -26,8 +27,10 @@ pub(super) use product::product;
 use tiles::{Logits, Outer};
 pub(super) use weight_gradient::weight_gradient;
 
-/// Rows up to which this is faster than general products.
-pub(super) const FEW_ROWS: usize = 128;
+/// Rows up to which this is faster than general products, where blocks of weights can be [turned](turn), and elsewhere.
+const FEW_ROWS: [usize; 2] = [512, 32];
+/// Rows at once: what belongs to them stays in the second-level cache.
+const ROWS: usize = 128;
 /// Rows above which it pays to turn a block of weights, rather than to sum across registers for every logit.
 const TURNED_ROWS: usize = 16;
 /// Classes whose weights stay in the first-level cache.
@@ -60,6 +63,8 @@ struct Padded<E> {
     height: usize,
     /// Elements from row to row.
     stride: usize,
+    /// The rows of every group side by side, feature by feature; empty for [few](TURNED_ROWS).
+    side_by_side: Vec<E>,
 }
 
 impl<E: Real> Padded<E> {
@@ -76,13 +81,46 @@ impl<E: Real> Padded<E> {
                 *to *= factor;
             }
         }
+        let mut side_by_side = Vec::new();
+        if rows > TURNED_ROWS {
+            let all = Matrix::strided(&data, groups * height, features, stride);
+            (0..groups).for_each(|group| {
+                put_side_by_side(&mut side_by_side, all.rows(group * height, height));
+            });
+        }
         Self {
             data,
             rows: groups * height,
             height,
             stride,
+            side_by_side,
         }
     }
+}
+
+/// Appends the elements of some rows, column by column.
+fn put_side_by_side<E: Real>(out: &mut Vec<E>, rows: Matrix<'_, E>) {
+    out.reserve(rows.rows * rows.columns);
+    for column in 0..rows.columns {
+        let from = column * rows.column_stride;
+        out.extend((0..rows.rows).map(|row| rows.data[from + row * rows.row_stride]));
+    }
+}
+
+/// Whether the softmax of so many rows is made here.
+pub(super) fn takes<E: Real>(rows: usize) -> bool {
+    struct CanTurn<E>(std::marker::PhantomData<E>);
+    impl<E: Real> WithSimd for CanTurn<E> {
+        type Output = bool;
+        fn with_simd<S: Simd>(self, _: S) -> bool {
+            #[cfg(target_arch = "x86_64")]
+            return super::turn::can_turn::<E, S>();
+            #[cfg(not(target_arch = "x86_64"))]
+            false
+        }
+    }
+    let can_turn = Level::detect().dispatch(CanTurn::<E>(std::marker::PhantomData));
+    rows <= FEW_ROWS[usize::from(!can_turn)]
 }
 
 /// Lines that the registers hold.
@@ -108,15 +146,56 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
         classes,
         ..
     } = args;
-    let padded = Padded::new(args.hidden, rows, features, E::ONE);
+    let mut losses = Buffer::zeros(rows);
+    let mut d_hidden = hidden.then(|| Buffer::zeros(rows * features));
     let mut z = logits.then(|| UninitBuffer::new(rows * classes));
+    let blocks = rows.div_ceil(ROWS);
+    for block in 0..blocks {
+        let range = block * rows / blocks..(block + 1) * rows / blocks;
+        let values = range.start * features..range.end * features;
+        let part = Arguments {
+            rows: range.len(),
+            hidden: &args.hidden[values.clone()],
+            targets: &args.targets[range.clone()],
+            row_weights: args.row_weights.map(|weights| &weights[range.clone()]),
+            ..*args
+        };
+        let at = |z: &mut UninitBuffer<E>| z.share().near(range.start * classes).cast_mut();
+        let z = z.as_mut().map(|z| Shared::uninit(at(z)));
+        let d_hidden = d_hidden.as_deref_mut().map(|hidden| &mut hidden[values]);
+        // SAFETY: the rows of the block exist in the buffer.
+        unsafe { softmax_of_rows(&part, &mut losses[range.clone()], d_hidden, z) };
+    }
+    Softmax {
+        rows: losses,
+        hidden: d_hidden,
+        // SAFETY: every block was written.
+        logits: z.map(|z| unsafe { z.assume_init() }),
+    }
+}
+
+/// The same of some rows, into their places.
+///
+/// # Safety
+/// `[rows, classes]` are writable at `z`, by nobody else.
+unsafe fn softmax_of_rows<E: Real>(
+    args: &Arguments<'_, E>,
+    row_losses: &mut [E],
+    mut d_hidden: Option<&mut [E]>,
+    z: Option<Shared<E>>,
+) {
+    let &Arguments {
+        rows,
+        features,
+        classes,
+        ..
+    } = args;
+    let padded = Padded::new(args.hidden, rows, features, E::ONE);
+    let hidden = d_hidden.is_some();
     let mut at_target = Buffer::zeros(rows);
     let level = Level::detect();
     let pieces = classes.div_ceil(PIECE);
-    let (z_shared, target_shared) = (
-        z.as_mut().map(UninitBuffer::share),
-        Shared::new(&mut at_target),
-    );
+    let target_shared = Shared::new(&mut at_target);
     let piece = |piece: usize| {
         let first = piece * PIECE;
         level.dispatch(Piece {
@@ -125,7 +204,7 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
             first,
             end: (first + PIECE).min(classes),
             hidden,
-            z: z_shared,
+            z,
             at_target: target_shared,
         })
     };
@@ -135,8 +214,6 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
         (0..pieces).map(piece).collect()
     };
 
-    let mut row_losses = Buffer::zeros(rows);
-    let mut d_hidden = hidden.then(|| Buffer::<E>::zeros(rows * features));
     // Of every row: the largest logit, and the row's weight divided by the sum.
     let mut scales = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -172,9 +249,9 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
             add(target, -weight.to());
         }
     }
-    // SAFETY: the pieces wrote all classes of all rows.
-    let mut logits = z.map(|z| unsafe { z.assume_init() });
-    if let Some(z) = &mut logits {
+    if let Some(z) = z {
+        // SAFETY: the caller's promise, and the pieces wrote all classes of all rows.
+        let z = unsafe { std::slice::from_raw_parts_mut(z.at(0), rows * classes) };
         let finish = |(row, z): (usize, &mut [E])| {
             let [largest, scale, weight] = scales[row];
             level.dispatch(Gradient { z, largest, scale });
@@ -185,11 +262,6 @@ pub(super) fn softmax<E: Real>(args: &Arguments<'_, E>, hidden: bool, logits: bo
         } else {
             z.chunks_mut(classes).enumerate().for_each(finish);
         }
-    }
-    Softmax {
-        rows: row_losses,
-        hidden: d_hidden,
-        logits,
     }
 }
 
@@ -263,10 +335,9 @@ impl<E: Real> WithSimd for Piece<'_, '_, E> {
                 let left = padded.data[group * stride..].as_ptr();
                 let out = block[group * BLOCK..].as_mut_ptr();
                 if is_turned {
-                    let logits = Outer {
-                        factors: left,
-                        line_stride: stride,
-                        step_stride: 1,
+                    let logits = Outer::<E, 1> {
+                        factors: padded.side_by_side[group * features..].as_ptr(),
+                        step_stride: padded.height,
                         right: turned.as_ptr(),
                         right_stride: BLOCK,
                         steps: features,
@@ -298,9 +369,8 @@ impl<E: Real> WithSimd for Piece<'_, '_, E> {
                 continue;
             }
             for group in (0..padded.rows).step_by(padded.height) {
-                let sum = Outer {
+                let sum = Outer::<E, BLOCK> {
                     factors: block[group * BLOCK..].as_ptr(),
-                    line_stride: BLOCK,
                     step_stride: 1,
                     right: weight,
                     right_stride: features,

@@ -6,7 +6,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::few_rows::{self, FEW_ROWS};
+use super::few_rows;
 use super::math::exp_of_negative;
 use super::matrix::Matrix;
 use super::pool::{Buffer, UninitBuffer};
@@ -51,7 +51,7 @@ pub(crate) fn linear_nll<E: Real>(
     needs: NllNeedsGrad,
     to_logits: bool,
 ) -> Output<E> {
-    if args.rows <= FEW_ROWS && args.rows * args.classes <= BLOCK_LOGITS {
+    if few_rows::takes::<E>(args.rows) && args.rows * args.classes <= BLOCK_LOGITS {
         return linear_nll_of_few(args, needs, to_logits);
     }
     let most = (BLOCK_LOGITS / args.classes).max(16);

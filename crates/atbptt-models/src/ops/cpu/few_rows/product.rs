@@ -3,8 +3,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::most_lines;
 use super::tiles::{Logits, Outer, next_lines};
+use super::{most_lines, put_side_by_side};
 use crate::ops::cpu::matrix::Matrix;
 use crate::ops::cpu::shared::Shared;
 use crate::ops::cpu::simd::{Level, Real};
@@ -95,6 +95,7 @@ impl<E: Real> WithSimd for Part<'_, E> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { a, b, .. } = self;
         let most = most_lines::<E>();
+        let mut factors = Vec::new();
         let mut row = 0;
         while row < a.rows {
             let lines = next_lines(a.rows - row, most);
@@ -114,10 +115,20 @@ impl<E: Real> WithSimd for Part<'_, E> {
                 // SAFETY: both matrices lie inside their slices, sums are whole registers, and the rows of the result are ours.
                 unsafe { part.run::<S>(simd, lines) }
             } else {
-                let part = Outer {
-                    factors: left,
-                    line_stride: a.row_stride,
-                    step_stride: a.column_stride,
+                let factors = match a.row_stride {
+                    1 => left,
+                    _ => {
+                        factors.clear();
+                        put_side_by_side(&mut factors, a.rows(row, lines));
+                        factors.as_ptr()
+                    }
+                };
+                let part = Outer::<E, 1> {
+                    factors,
+                    step_stride: match a.row_stride {
+                        1 => a.column_stride,
+                        _ => lines,
+                    },
                     right: b.data.as_ptr(),
                     right_stride: b.row_stride,
                     steps: a.columns,

@@ -3,8 +3,11 @@
 use pulp::Simd;
 
 use super::{LINES, WIDTH};
-use crate::ops::cpu::panel::prefetch_to_write;
+use crate::ops::cpu::panel::{prefetch, prefetch_to_write};
 use crate::ops::cpu::simd::Real;
+
+/// Rows of weights that are asked for ahead.
+const AHEAD: usize = 8;
 
 /// Products of a group of rows with rows of weights, such as their logits at some classes.
 pub(super) struct Logits<E> {
@@ -56,7 +59,9 @@ impl<E: Real> Logits<E> {
                 // SAFETY: the caller's promise; the rows are zero where the weights end.
                 unsafe {
                     let weights = pair.map(|class| {
-                        E::load(simd, self.weight.add(class * self.weight_stride + at), left)
+                        let from = self.weight.add(class * self.weight_stride + at);
+                        prefetch(from.wrapping_add(AHEAD * self.weight_stride));
+                        E::load(simd, from, left)
                     });
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let x = E::load_all::<S>(self.left.add(row * self.stride + at));
@@ -87,9 +92,9 @@ pub(super) fn next_lines(left: usize, most: usize) -> usize {
 }
 
 /// Sums over steps of a factor per line times a row: out[line] (+)= Σ factors[line, step] · right[step].
-pub(super) struct Outer<E> {
+pub(super) struct Outer<E, const APART: usize> {
+    /// Those of a step `APART` elements from line to line: known when compiled, since registers for addresses are few.
     pub factors: *const E,
-    pub line_stride: usize,
     pub step_stride: usize,
     pub right: *const E,
     pub right_stride: usize,
@@ -100,7 +105,7 @@ pub(super) struct Outer<E> {
     pub width: usize,
 }
 
-impl<E: Real> Outer<E> {
+impl<E: Real, const APART: usize> Outer<E, APART> {
     /// `lines` lines, at most [`LINES`]; added to what is there where `ADD`.
     ///
     /// # Safety
@@ -128,57 +133,77 @@ impl<E: Real> Outer<E> {
     #[inline(always)]
     unsafe fn lines<S: Simd, const ADD: bool, const R: usize>(&self, simd: S) {
         let lanes = E::lanes::<S>();
-        for at in (0..self.width).step_by(WIDTH * lanes) {
-            let left = [self.width - at, (self.width - at).saturating_sub(lanes)];
-            let mut sums = [[E::splat(simd, E::ZERO); WIDTH]; R];
-            // SAFETY: the caller's promise; nothing is read or written past the width.
-            unsafe {
-                let add = |sums: &mut [[E::Lanes<S>; WIDTH]; R],
-                           step: usize,
-                           row: [E::Lanes<S>; WIDTH]| {
-                    let factors = self.factors.wrapping_add(step * self.step_stride);
-                    for (line, sums) in sums.iter_mut().enumerate() {
-                        let factor = *factors.wrapping_add(line * self.line_stride);
-                        let factor = E::splat(simd, factor);
-                        for (sum, value) in sums.iter_mut().zip(row) {
-                            *sum = E::fma(simd, factor, value, *sum);
-                        }
-                    }
-                };
-                if !ADD {
-                    // What the next lines are written to.
-                    for line in 0..R {
-                        let next = self.out.wrapping_add((line + R) * self.out_stride + at);
-                        prefetch_to_write(next);
-                        prefetch_to_write(next.wrapping_add(lanes));
+        let mut at = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while self.width - at >= WIDTH * lanes {
+                self.columns::<S, ADD, true, R, WIDTH>(simd, at);
+                at += WIDTH * lanes;
+            }
+            if self.width - at > lanes {
+                self.columns::<S, ADD, false, R, WIDTH>(simd, at);
+            } else if self.width > at {
+                self.columns::<S, ADD, false, R, 1>(simd, at);
+            }
+        }
+    }
+
+    /// `V` registers of columns from `at` on, `FULL` or less.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), of `R` lines.
+    #[inline(always)]
+    unsafe fn columns<
+        S: Simd,
+        const ADD: bool,
+        const FULL: bool,
+        const R: usize,
+        const V: usize,
+    >(
+        &self,
+        simd: S,
+        at: usize,
+    ) {
+        let lanes = E::lanes::<S>();
+        let left = |v: usize| (self.width - at).saturating_sub(v * lanes);
+        let mut sums = [[E::splat(simd, E::ZERO); V]; R];
+        // SAFETY: the caller's promise; nothing is read or written past the width.
+        unsafe {
+            let load = |from: *const E, v: usize| match FULL {
+                true => E::load_all::<S>(from.wrapping_add(v * lanes)),
+                false => E::load(simd, from.wrapping_add(v * lanes), left(v)),
+            };
+            for (line, sums) in sums.iter_mut().enumerate() {
+                let out = self.out.wrapping_add(line * self.out_stride + at);
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    if ADD {
+                        *sum = load(out, v);
+                    } else {
+                        // What the next lines are written to.
+                        prefetch_to_write(out.wrapping_add(R * self.out_stride + v * lanes));
                     }
                 }
-                if ADD {
-                    for (line, sums) in sums.iter_mut().enumerate() {
-                        let from = self.out.wrapping_add(line * self.out_stride + at);
-                        for (v, sum) in sums.iter_mut().enumerate() {
-                            *sum = E::load(simd, from.wrapping_add(v * lanes), left[v]);
-                        }
+            }
+            for step in 0..self.steps {
+                let from = self.right.wrapping_add(step * self.right_stride + at);
+                let mut row = [E::splat(simd, E::ZERO); V];
+                for (v, value) in row.iter_mut().enumerate() {
+                    *value = load(from, v);
+                }
+                let factors = self.factors.wrapping_add(step * self.step_stride);
+                for (line, sums) in sums.iter_mut().enumerate() {
+                    let factor = E::splat(simd, *factors.wrapping_add(line * APART));
+                    for (sum, value) in sums.iter_mut().zip(row) {
+                        *sum = E::fma(simd, factor, value, *sum);
                     }
                 }
-                if left[1] >= lanes {
-                    for step in 0..self.steps {
-                        let from = self.right.wrapping_add(step * self.right_stride + at);
-                        let row = [0, 1].map(|v| E::load_all::<S>(from.wrapping_add(v * lanes)));
-                        add(&mut sums, step, row);
-                    }
-                } else {
-                    for step in 0..self.steps {
-                        let from = self.right.wrapping_add(step * self.right_stride + at);
-                        let row =
-                            [0, 1].map(|v| E::load(simd, from.wrapping_add(v * lanes), left[v]));
-                        add(&mut sums, step, row);
-                    }
-                }
-                for (line, sums) in sums.into_iter().enumerate() {
-                    let to = self.out.wrapping_add(line * self.out_stride + at);
-                    for (v, sum) in sums.into_iter().enumerate() {
-                        E::store(simd, to.wrapping_add(v * lanes), left[v], sum);
+            }
+            for (line, sums) in sums.into_iter().enumerate() {
+                let to = self.out.wrapping_add(line * self.out_stride + at);
+                for (v, sum) in sums.into_iter().enumerate() {
+                    match FULL {
+                        true => E::store_all::<S>(to.wrapping_add(v * lanes), sum),
+                        false => E::store(simd, to.wrapping_add(v * lanes), left(v), sum),
                     }
                 }
             }

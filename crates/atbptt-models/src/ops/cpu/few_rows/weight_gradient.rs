@@ -71,9 +71,8 @@ impl<E: Real> WithSimd for WeightGradient<'_, E> {
             for (to, row) in factors.chunks_exact_mut(lines).zip(rows) {
                 to.copy_from_slice(&row[class..class + lines]);
             }
-            let sum = Outer {
+            let sum = Outer::<E, 1> {
                 factors: factors.as_ptr(),
-                line_stride: 1,
                 step_stride: lines,
                 right: self.padded.data.as_ptr(),
                 right_stride: self.padded.stride,
