@@ -166,7 +166,7 @@ pub fn run(args: &Share) -> Result<()> {
 fn kind(kernel: &str) -> &'static str {
     let name = kernel.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    let parts = ["forward", "backward", "fused", "window", "tile"];
+    let parts = ["forward", "backward", "fused", "window", "multiply"];
     let of_a_cell = parts
         .iter()
         .any(|part| name.contains(&format!("ops::cube::{part}")));

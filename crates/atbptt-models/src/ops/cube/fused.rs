@@ -9,7 +9,8 @@ use cubecl::prelude::*;
 
 use super::forward::{Forward, ForwardLaunch, unit};
 use super::launch::{Argument, Place};
-use super::tile::{LINE, Line, Plan, hand_on, handed_at, multiply, packed, sum_at};
+use super::multiply::{hand_on, handed_at, multiply, packed, sum_at};
+use super::tile::{LINE, Line, Plan};
 use super::unit::{At, Gates, Options};
 use super::window::{Extent, mask};
 use crate::ops::cell::Carry;

@@ -11,7 +11,7 @@
 //!   [`RecurrentKernels`](super::contract::RecurrentKernels) of the CubeCL backend calls;
 //! - `driver`: the host's part, buffers and launches, for all cells; `time_loop` and `tuning` choose what is launched;
 //! - `forward` and `backward`: the kernels, for all cells, over what `unit` has of one hidden unit; `lstm`, `gru`, `rnn` and `mingru` have the equations;
-//! - `fused` and `fused_back`: a step with its product, which `tile` cuts over the device.
+//! - `fused` and `fused_back`: a step with its product, which `tile` cuts over the device and `multiply` computes.
 //!
 //! Arithmetic is done in f32, whatever type the tensors hold. `f64` goes through the reference bodies.
 //!
@@ -29,6 +29,7 @@ mod gru;
 mod launch;
 mod lstm;
 mod mingru;
+mod multiply;
 mod nll;
 mod rnn;
 mod step;

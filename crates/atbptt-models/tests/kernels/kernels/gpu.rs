@@ -55,17 +55,26 @@ proptest! {
     }
 }
 
+/// By the ways that are compiled for few sizes or for each; fused steps have a test of their own, for every variant takes a
+/// compiler half a second.
 #[test]
 fn smallest_windows_are_right() {
     if gpu().is_none() {
         return;
     }
-    for cell in CELLS {
-        // The last is more than a cube has units.
-        for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64), (2, 2, 300)] {
-            check(case(cell, time, batch, 2, hidden));
+    let _turn = TURN.lock();
+    for time_loop in [TimeLoop::OnDevice, TimeLoop::OnHost] {
+        set_time_loop(time_loop);
+        for cell in CELLS {
+            // The last is more than a cube has units.
+            for (time, batch, hidden) in [(1, 1, 1), (2, 1, 3), (1, 5, 2), (3, 2, 64), (2, 2, 300)]
+            {
+                let window = case(cell, time, batch, 2, hidden);
+                window.check_against::<Cube, Flex>(DType::F32, tolerance());
+            }
         }
     }
+    set_time_loop(TimeLoop::Auto);
 }
 
 /// Sizes that fill no line, no tile, several of both; with taps, resets and all gradients. The other ways to run a window take
