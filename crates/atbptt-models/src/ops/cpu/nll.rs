@@ -51,7 +51,7 @@ pub(crate) fn linear_nll<E: Real>(
     needs: NllNeedsGrad,
     to_logits: bool,
 ) -> Output<E> {
-    if few_rows::takes::<E>(args.rows) && args.rows * args.classes <= BLOCK_LOGITS {
+    if few_rows::takes::<E>(args.rows, args.features) && args.rows * args.classes <= BLOCK_LOGITS {
         return linear_nll_of_few(args, needs, to_logits);
     }
     let most = (BLOCK_LOGITS / args.classes).max(16);
