@@ -159,11 +159,6 @@ fn wrong_options_and_files_are_one_line_errors() {
         (&copy, vec!["--artbp-k", "0"], "k_min"),
         (&copy, vec!["--snap", "5"], "add --layers 1"),
         (&copy, vec!["--layers", "1", "--snap", "0"], "at least 1"),
-        (
-            &copy,
-            vec!["--layers", "1", "--snap", "5", "--delta", "0.5"],
-            "cannot be used with",
-        ),
         (&copy, vec!["--symbols", "2"], "--symbols"),
         (
             &copy,
@@ -229,6 +224,16 @@ fn wrong_options_and_files_are_one_line_errors() {
         );
         assert!(!Path::new(&out).exists(), "{arguments:?} left a run folder");
     }
+    // Two rules at once are wrong usage, which has a status of its own.
+    let mut run = command(&copy);
+    run.args(["--snap", "5", "--delta", "0.5", "--out", &out]);
+    let output = run.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("'--snap <STEPS>' cannot be used with"),
+        "{error}"
+    );
 }
 
 /// Events whose intervals alternate between 1 and 3 hundredths, the mark following the interval.
