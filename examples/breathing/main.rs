@@ -127,7 +127,7 @@ impl Cli {
         task.hidden = self.hidden.unwrap_or(task.hidden);
         task.snap |= self.snap.is_some();
         if task.snap {
-            settings.plan = settings.plan.with_snap(self.snap);
+            settings.plan = settings.plan.with_snap(self.snap)?;
         }
         Ok(settings)
     }

@@ -145,15 +145,18 @@ impl Plan {
 
     /// These settings for SnAp-1, with an update every so many steps, else as they are: chunks say when weights change, and nothing
     /// is measured, for nothing is truncated.
-    pub fn with_snap(mut self, steps: Option<usize>) -> Self {
+    pub fn with_snap(mut self, steps: Option<usize>) -> Result<Self> {
         if let Some(steps) = steps {
+            if steps == 0 {
+                return Err("--snap must be at least 1: the steps between two updates".into());
+            }
             self.training.scheme = Scheme::Chunked;
             self.policy = FixedKConfig::new(steps).into();
         }
         if let PolicyConfig::Fixed(rule) = &mut self.policy {
             rule.monitor = None;
         }
-        self
+        Ok(self)
     }
 
     /// These settings as the defaults of options, and where `others`, each for a case with a name, differ from them.

@@ -171,7 +171,7 @@ impl Cli {
         task.layers = self.layers.unwrap_or(task.layers);
         task.snap |= self.snap.is_some();
         if task.snap {
-            *plan = plan.clone().with_snap(self.snap);
+            *plan = plan.clone().with_snap(self.snap)?;
         }
         if task.snap && task.layers != 1 {
             let layers = task.layers;

@@ -158,7 +158,11 @@ fn wrong_options_and_files_are_one_line_errors() {
         (&copy, vec!["--fixed-k", "0"], "at least 1"),
         (&copy, vec!["--artbp-k", "0"], "k_min"),
         (&copy, vec!["--snap", "5"], "add --layers 1"),
-        (&copy, vec!["--layers", "1", "--snap", "0"], "at least 1"),
+        (
+            &copy,
+            vec!["--layers", "1", "--snap", "0"],
+            "--snap must be at least 1",
+        ),
         (&copy, vec!["--symbols", "2"], "--symbols"),
         (
             &copy,
