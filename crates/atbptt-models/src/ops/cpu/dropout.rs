@@ -7,13 +7,12 @@ use atbptt_core::seed::{GAMMA, scramble};
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Distribution};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::host::Host;
 use super::passes::{PARALLEL, PIECE, in_pieces, pass};
 use super::pool::UninitBuffer;
 use super::simd::{Level, Real};
-use super::threads::shared;
+use super::threads::each_chunk;
 use super::{Held, by_type};
 use crate::ops::draws::{BatchPart, SharedDraw};
 use crate::ops::reference::step as reference;
@@ -122,7 +121,9 @@ fn in_whole_batch<E: Real>(
     work: impl Fn(usize, usize, &mut [E], &[E]) + Sync,
 ) {
     let step = (part.rows * features).max(1);
-    let of_step = |(time, (mut out, mut from)): (usize, (&mut [E], &[E]))| {
+    let whole = from;
+    let of_step = |time: usize, mut out: &mut [E]| {
+        let mut from = whole.chunks(step).nth(time).unwrap_or_default();
         let mut at = (time * part.batch + part.first) * features;
         while !out.is_empty() {
             let (piece, first) = (at / PIECE, at % PIECE);
@@ -133,13 +134,7 @@ fn in_whole_batch<E: Real>(
         }
     };
     pass(out.len(), || {
-        if shared(out.len() >= PARALLEL) {
-            let steps = out.par_chunks_mut(step).zip(from.par_chunks(step));
-            steps.enumerate().for_each(of_step);
-        } else {
-            let steps = out.chunks_mut(step).zip(from.chunks(step)).enumerate();
-            steps.for_each(of_step);
-        }
+        each_chunk(out.len() >= PARALLEL, out, step, of_step);
     })
 }
 

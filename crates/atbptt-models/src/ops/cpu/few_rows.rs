@@ -9,13 +9,13 @@
 //! Classes are shared out in pieces of fixed size, and the pieces' sums are added in order: the bits do not depend on the number
 //! of threads.
 
+mod factored;
 mod piece;
 mod product;
 mod tiles;
 mod weight_gradient;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::math::exp_of_negative;
 use super::matrix::Matrix;
@@ -23,7 +23,8 @@ use super::nll::Arguments;
 use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
 use super::simd::{Level, Real};
-use super::threads::{PARALLEL_WORK, shared};
+use super::threads::{PARALLEL_WORK, each_chunk, map};
+pub(super) use factored::{Factored, step};
 use piece::{Piece, Sums};
 pub(super) use product::product;
 pub(super) use weight_gradient::weight_gradient;
@@ -212,11 +213,8 @@ unsafe fn softmax_of_rows<E: Real>(
             at_target: target_shared,
         })
     };
-    let sums: Vec<Sums<E>> = if shared(rows * features * classes >= PARALLEL_WORK) {
-        (0..pieces).into_par_iter().map(piece).collect()
-    } else {
-        (0..pieces).map(piece).collect()
-    };
+    let enough = rows * features * classes >= PARALLEL_WORK;
+    let sums: Vec<Sums<E>> = map(enough, pieces, piece);
 
     // Of every row: the largest logit, and the row's weight divided by the sum.
     let mut scales = Vec::with_capacity(rows);
@@ -256,16 +254,12 @@ unsafe fn softmax_of_rows<E: Real>(
     if let Some(z) = z {
         // SAFETY: the caller's promise, and the pieces wrote all classes of all rows.
         let z = unsafe { std::slice::from_raw_parts_mut(z.at(0), rows * classes) };
-        let finish = |(row, z): (usize, &mut [E])| {
+        let finish = |row: usize, z: &mut [E]| {
             let [largest, scale, weight] = scales[row];
             level.dispatch(Gradient { z, largest, scale });
             z[args.targets[row]] += -weight;
         };
-        if shared(rows * classes >= SHARED_LOGITS) {
-            z.par_chunks_mut(classes).enumerate().for_each(finish);
-        } else {
-            z.chunks_mut(classes).enumerate().for_each(finish);
-        }
+        each_chunk(rows * classes >= SHARED_LOGITS, z, classes, finish);
     }
 }
 

@@ -1,13 +1,18 @@
 //! Tensors of CPU backends as slices, and back.
 
+use std::sync::Arc;
+
 use burn::backend::{
     Backend,
     tensor::{FloatTensor, IntTensor},
 };
 use burn::tensor::TensorData;
 
+use super::kept::Kept;
 use super::pool::Buffer;
 use super::simd::Real;
+#[cfg(feature = "flex")]
+use super::unwritten::{Factors, factors, unwritten};
 
 /// A backend whose tensors lie in main memory.
 pub(crate) trait Host: Backend {
@@ -19,6 +24,14 @@ pub(crate) trait Host: Backend {
     fn elements_mut<E: Real>(tensor: &mut FloatTensor<Self>) -> Option<&mut [E]>;
     /// The elements of an integer tensor as indices below `end`; `None` where one is not.
     fn indices(tensor: &IntTensor<Self>, end: usize) -> Option<Vec<usize>>;
+    /// A tensor of elements that are made when somebody reads them, where the backend has such.
+    fn unwritten<E: Real>(kept: Kept<Self, E>) -> Result<FloatTensor<Self>, Kept<Self, E>> {
+        Err(kept)
+    }
+    /// What the elements of a contiguous tensor of type `E` would be made of; `None` where they are there.
+    fn kept<E: Real>(_: &FloatTensor<Self>) -> Option<Arc<Kept<Self, E>>> {
+        None
+    }
     /// A tensor of these elements; on Flex it takes the buffer over.
     fn tensor<E: Real>(data: Buffer<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self>;
 }
@@ -62,9 +75,30 @@ impl Host for burn::backend::Flex {
             _ => None,
         }
     }
+    fn unwritten<E: Real>(kept: Kept<Self, E>) -> Result<FloatTensor<Self>, Kept<Self, E>> {
+        let shape = kept.shape();
+        let data = TensorData::from_bytes(unwritten(Arc::new(kept)), shape, E::dtype());
+        Ok(burn::backend::flex::FlexTensor::from_data(data))
+    }
+    fn kept<E: Real>(tensor: &FloatTensor<Self>) -> Option<Arc<Kept<Self, E>>> {
+        let (layout, shape) = (tensor.layout(), tensor.layout().shape().to_vec());
+        let whole = layout.is_contiguous() && layout.start_offset() == 0;
+        let kept: Arc<Kept<Self, E>> = factors(&tensor.data_arc()).filter(|_| whole)?;
+        (kept.shape()[..] == shape[..]).then_some(kept)
+    }
     fn tensor<E: Real>(data: Buffer<E>, shape: impl Into<Vec<usize>>) -> FloatTensor<Self> {
         let data = TensorData::from_bytes(data.into(), shape.into(), E::dtype());
         burn::backend::flex::FlexTensor::from_data(data)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl<E: Real> Factors for Kept<burn::backend::Flex, E> {
+    fn bytes(&self) -> usize {
+        self.elements() * size_of::<E>()
+    }
+    fn write(&self) -> super::pool::Storage {
+        self.written().into()
     }
 }
 

@@ -1,10 +1,8 @@
 //! A matrix inside a slice.
 
-use rayon::prelude::*;
-
 use super::pool::Buffer;
 use super::simd::Real;
-use super::threads::{PARALLEL_WORK, shared};
+use super::threads::{PARALLEL_WORK, each_chunk};
 
 /// A matrix inside a slice, with the distances between rows and between columns.
 #[derive(Clone, Copy)]
@@ -52,7 +50,7 @@ impl<'a, E: Real> Matrix<'a, E> {
         /// Rows and columns of a block: its lines stay in cache while it is written across.
         const BLOCK: usize = 32;
         let mut out = Buffer::zeros(self.rows * self.columns);
-        let strip = |(index, out): (usize, &mut [E])| {
+        let strip = |index: usize, out: &mut [E]| {
             let columns = index * BLOCK..(index * BLOCK + out.len() / self.rows);
             for first in (0..self.rows).step_by(BLOCK) {
                 for (line, column) in out.chunks_exact_mut(self.rows).zip(columns.clone()) {
@@ -64,11 +62,7 @@ impl<'a, E: Real> Matrix<'a, E> {
             }
         };
         let size = (BLOCK * self.rows).max(1);
-        if shared(out.len() >= PARALLEL_WORK) {
-            out.par_chunks_mut(size).enumerate().for_each(strip);
-        } else {
-            out.chunks_mut(size).enumerate().for_each(strip);
-        }
+        each_chunk(out.len() >= PARALLEL_WORK, &mut out, size, strip);
         out
     }
 

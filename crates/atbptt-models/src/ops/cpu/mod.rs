@@ -21,7 +21,9 @@ mod few_rows;
 mod flush;
 mod forward;
 mod gru;
+mod helpers;
 pub(crate) mod host;
+mod kept;
 mod lstm;
 mod math;
 mod matrix;
@@ -32,6 +34,7 @@ mod packed;
 mod panel;
 mod passes;
 mod pool;
+mod processors;
 mod product;
 mod rnn;
 mod shared;
@@ -44,6 +47,8 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod turn;
 mod unit;
+#[cfg(feature = "flex")]
+mod unwritten;
 mod window;
 
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
@@ -57,6 +62,7 @@ use super::types::{
 };
 use backward::Gates;
 use host::Host;
+use kept::{Kept, MOST_ROWS};
 use pool::Buffer;
 use simd::Real;
 use threads::EPILOGUE_WORK;
@@ -64,11 +70,11 @@ use window::Window;
 
 /// Runs `with` on the window's slices, where it goes over the weights `passes` times. `None` where a tensor is not of type
 /// `E`, is empty, or does not have the expected number of elements: then the reference body decides what that means.
-fn with_window<E: Real, B: Host, R: Send>(
+fn with_window<E: Real, B: Host, R>(
     cell: Cell,
     args: &Arguments<B>,
     passes: usize,
-    with: impl FnOnce(&Window<'_, E>) -> Option<R> + Send,
+    with: impl FnOnce(&Window<'_, E>) -> Option<R>,
 ) -> Option<R> {
     let Sizes {
         time,
@@ -116,6 +122,7 @@ fn with_window<E: Real, B: Host, R: Send>(
 }
 
 /// A contiguous tensor of known type and size.
+#[derive(Clone)]
 struct Held<B: Host>(FloatTensor<B>);
 
 impl<B: Host> Held<B> {
@@ -262,8 +269,11 @@ pub(crate) fn linear_nll_weight_gradient<B: Host>(
         let held = Held::<B>::new::<E>(&logits, rows * classes);
         held.zip(Held::<B>::new::<E>(&hidden, rows * features)).and_then(|(logits, hidden)| {
             let factor = *B::elements::<E>(&factor)?.first()?;
-            let (logits, hidden) = (logits.elements::<E>()?, hidden.elements::<E>()?);
             let size = [rows, features, classes];
+            if rows <= MOST_ROWS {
+                return Some(Kept::new(logits, hidden, size, factor).into_tensor());
+            }
+            let (logits, hidden) = (logits.elements::<E>()?, hidden.elements::<E>()?);
             let work = (rows * features).saturating_mul(classes);
             let out = threads::inside(work, || {
                 few_rows::weight_gradient(logits, hidden, size, factor)

@@ -4,16 +4,16 @@
 //! their sum, scaling. The products accumulate into the gradients.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::few_rows;
 use super::math::exp_of_negative;
 use super::matrix::Matrix;
 use super::pool::{Buffer, UninitBuffer};
 use super::product::product;
+use super::shared::Shared;
 use super::simd::{Level, Real};
 use super::sum_rows::sum_rows;
-use super::threads::shared;
+use super::threads::each_chunk;
 use crate::ops::types::NllNeedsGrad;
 
 /// Largest number of logits that exist at once: 128 MiB in f32. The products of a block pack all weights, which larger
@@ -124,22 +124,18 @@ fn linear_nll_in_blocks<E: Real>(
         product(z.target(), classes, false, hidden, weight.transposed());
         // SAFETY: the product wrote all of it.
         let mut z = unsafe { z.assume_init() };
-        let softmax = |(row, (z, loss)): (usize, (&mut [E], &mut E))| {
-            *loss = level.dispatch(Row {
+        let losses = Shared::new(&mut row_losses[first..first + count]);
+        let softmax = |row: usize, z: &mut [E]| {
+            let loss = level.dispatch(Row {
                 z,
                 bias: args.bias,
                 target: args.targets[first + row],
                 weight: gradient.then(|| row_weight(first + row)),
             });
+            // SAFETY: the row exists, and comes once.
+            unsafe { *losses.at(row) = loss };
         };
-        let losses = &mut row_losses[first..first + count];
-        if shared(count * classes >= SHARED_LOGITS) {
-            let rows = z.par_chunks_mut(classes).zip(losses.par_iter_mut());
-            rows.enumerate().for_each(softmax);
-        } else {
-            let rows = z.chunks_mut(classes).zip(losses);
-            rows.enumerate().for_each(softmax);
-        }
+        each_chunk(count * classes >= SHARED_LOGITS, &mut z, classes, softmax);
         loss += (first..first + count)
             .map(|row| row_weight(row).to() * row_losses[row].to())
             .sum::<f64>();

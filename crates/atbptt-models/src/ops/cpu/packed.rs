@@ -7,11 +7,10 @@
 use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::pool::{Buffer, UninitBuffer};
 use super::simd::{Level, Real};
-use super::threads::{EPILOGUE_WORK, shared};
+use super::threads::{EPILOGUE_WORK, each_chunk};
 
 /// Weights in panels of `V` registers.
 pub(crate) struct Packed<E, const V: usize> {
@@ -30,15 +29,8 @@ impl<E: Real, const V: usize> Packed<E, V> {
         let width = V * E::native_lanes();
         let mut data = UninitBuffer::new(rows * panels * width);
         let chunk = (rows * width).max(1);
-        let work = |(panel, out): (usize, &mut [MaybeUninit<E>])| fill(panel, out);
-        if shared(rows * panels * width >= 1 << 16) {
-            data.elements()
-                .par_chunks_mut(chunk)
-                .enumerate()
-                .for_each(work);
-        } else {
-            data.elements().chunks_mut(chunk).enumerate().for_each(work);
-        }
+        let enough = rows * panels * width >= 1 << 16;
+        each_chunk(enough, data.elements(), chunk, fill);
         // SAFETY: every panel was written.
         let data = unsafe { data.assume_init() };
         Self { data, rows, panels }

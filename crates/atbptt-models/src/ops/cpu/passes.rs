@@ -3,22 +3,20 @@
 //! Whatever the number of threads, the bits are the same: elementwise work has no order, and sums are taken over pieces
 //! of fixed size, then over the pieces in order.
 
-use rayon::prelude::*;
-
 use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
 use super::simd::Real;
-use super::threads::{self, shared};
+use super::threads::{self, each, each_chunk};
 
 /// Elements per task.
 pub(super) const PIECE: usize = 1 << 14;
-/// Elements from which a second thread pays for its waking up.
+/// Elements from which a second thread pays.
 pub(super) const PARALLEL: usize = 1 << 17;
 /// Multiplications that take about as long as reading and writing an element.
 const ELEMENT_WORK: usize = threads::SHARED_WORK / PARALLEL;
 
 /// Runs a pass over `elements` elements as a kernel.
-pub(super) fn pass<R: Send>(elements: usize, kernel: impl FnOnce() -> R + Send) -> R {
+pub(super) fn pass<R>(elements: usize, kernel: impl FnOnce() -> R) -> R {
     threads::inside(elements.saturating_mul(ELEMENT_WORK), kernel)
 }
 
@@ -28,28 +26,23 @@ pub(super) fn in_pieces<E: Real>(
     from: &[E],
     work: impl Fn(usize, &mut [E], &[E]) + Sync,
 ) {
+    let enough = out.len() >= PARALLEL;
+    let from = |index: usize| from.chunks(PIECE).nth(index).unwrap_or_default();
     pass(out.len(), || {
-        if shared(out.len() >= PARALLEL) {
-            out.par_chunks_mut(PIECE)
-                .zip(from.par_chunks(PIECE))
-                .enumerate()
-                .for_each(|(index, (out, from))| work(index, out, from));
-        } else {
-            let pieces = out.chunks_mut(PIECE).zip(from.chunks(PIECE)).enumerate();
-            pieces.for_each(|(index, (out, from))| work(index, out, from));
-        }
+        each_chunk(enough, out, PIECE, |index, out| {
+            work(index, out, from(index))
+        });
     })
 }
 
 /// Runs `work(row)` on every row of `width` elements.
-pub(super) fn in_rows(rows: usize, width: usize, work: impl Fn(usize) + Send + Sync) {
+pub(super) fn in_rows(rows: usize, width: usize, work: impl Fn(usize) + Sync) {
     pass(rows * width, || {
-        if shared(rows * width >= PARALLEL) {
-            let rows = (0..rows).into_par_iter();
-            rows.with_min_len(PIECE.div_ceil(width)).for_each(work);
-        } else {
-            (0..rows).for_each(work);
-        }
+        let together = PIECE.div_ceil(width.max(1));
+        each(rows * width >= PARALLEL, rows.div_ceil(together), |part| {
+            let first = part * together;
+            (first..rows.min(first + together)).for_each(&work);
+        });
     })
 }
 

@@ -17,7 +17,7 @@ use super::shared::{Shared, Target};
 use super::simd::Real;
 
 /// A cache line, and an AVX-512 register: none of whose loads then crosses a line.
-const ALIGN: usize = 64;
+pub(super) const ALIGN: usize = 64;
 /// A large page of the system, where it has such: buffers of at least this size ask for them. Reading blocks of packed
 /// weights then misses neither the translation of addresses nor, by unlucky addresses, the second-level cache.
 const LARGE_PAGE: usize = 1 << 21;
@@ -274,7 +274,14 @@ impl<E: Real> From<Buffer<E>> for burn::tensor::Bytes {
 
 /// A chunk that is the storage of a tensor. It returns to the pool when the tensor is dropped.
 #[cfg(feature = "flex")]
-struct Storage(Option<Chunk>);
+pub(crate) struct Storage(Option<Chunk>);
+
+#[cfg(feature = "flex")]
+impl<E: Real> From<Buffer<E>> for Storage {
+    fn from(mut buffer: Buffer<E>) -> Self {
+        Self(buffer.chunk.take())
+    }
+}
 
 #[cfg(feature = "flex")]
 impl Drop for Storage {

@@ -1,14 +1,13 @@
 //! Large matrix products.
 
 use gemm::Parallelism;
-use rayon::prelude::*;
 
 use super::amx;
 use super::few_rows;
 use super::matrix::Matrix;
 use super::shared::{Shared, Target};
 use super::simd::Real;
-use super::threads::{PARALLEL_WORK, shared, threads};
+use super::threads::{PARALLEL_WORK, each, threads};
 
 /// Long sums with a small result are split by columns, because splitting the sum would tie the result to the split: tasks begin
 /// at multiples of so many columns.
@@ -42,7 +41,7 @@ pub(crate) fn product<E: Real>(
     }
     if work < PARALLEL_WORK {
         // SAFETY: sizes are checked above; `out` is ours.
-        unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::None) }
+        unsafe { multiply(out, 0, stride, accumulate, a, b) }
     } else if a.rows * b.columns < 1 << 16 {
         // Every task copies all of `a`: no more of them than threads, of nearly equal width.
         let lines = b.columns.div_ceil(TASK_COLUMNS);
@@ -52,35 +51,26 @@ pub(crate) fn product<E: Real>(
             let (from, to) = (begin(task), begin(task + 1));
             let b = b.columns(from, to - from);
             // SAFETY: sizes are checked above; tasks write different columns.
-            unsafe { multiply(out, from, stride, accumulate, a, b, Parallelism::None) }
+            unsafe { multiply(out, from, stride, accumulate, a, b) }
         };
-        if shared(true) {
-            (0..tasks).into_par_iter().for_each(task);
-        } else {
-            (0..tasks).for_each(task);
-        }
-    } else if !shared(true) {
-        // SAFETY: sizes are checked above; `out` is ours.
-        unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::Rayon(1)) }
-    } else if let Some(grid) = Grid::of(a, b, threads()) {
-        (0..grid.parts()).into_par_iter().for_each(|part| {
+        each(true, tasks, task);
+    } else {
+        let grid = Grid::of(a, b, threads());
+        each(true, grid.parts(), |part| {
             let ([row, rows], [column, columns]) = grid.part(part);
             let (a, b) = (a.rows(row, rows), b.columns(column, columns));
             let at = row * stride + column;
             // SAFETY: sizes are checked above; parts write different elements.
-            unsafe { multiply(out, at, stride, accumulate, a, b, Parallelism::None) }
+            unsafe { multiply(out, at, stride, accumulate, a, b) }
         });
-    } else {
-        // SAFETY: sizes are checked above; `out` is ours.
-        unsafe { multiply(out, 0, stride, accumulate, a, b, Parallelism::Rayon(0)) }
     }
 }
 
-/// A product in one part per thread.
+/// A product in one part per thread, as far as parts do not get too small.
 ///
 /// Where sums are long, the `gemm` crate's own threads meet many times and copy one factor on one thread only: a part per thread
-/// is up to twice as fast, although each copies what it needs of both factors. Where sums are short, its own
-/// threads are as fast. The split does not reach the bits: every element is summed in the same order.
+/// is up to twice as fast, although each copies what it needs of both factors. Where sums are short, it is as
+/// fast. The split does not reach the bits: every element is summed in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Grid {
     /// Rows and columns of the result.
@@ -90,14 +80,12 @@ struct Grid {
 }
 
 impl Grid {
-    /// Length of sums from which the parts pay.
-    const DEPTH: usize = 768;
     /// Rows and columns of a part at least.
     const LEAST: [usize; 2] = [96, 128];
     /// Parts begin at multiples of these, where registers begin.
     const ALIGN: [usize; 2] = [24, 64];
 
-    fn of<E: Real>(a: Matrix<'_, E>, b: Matrix<'_, E>, threads: usize) -> Option<Self> {
+    fn of<E: Real>(a: Matrix<'_, E>, b: Matrix<'_, E>, threads: usize) -> Self {
         let size = [a.rows, b.columns];
         // The longer side first: every part copies what it needs of the other factor.
         let long = usize::from(size[1] > size[0]);
@@ -106,12 +94,7 @@ impl Grid {
         parts[1 - long] = (threads / parts[long])
             .min(size[1 - long] / Self::LEAST[1 - long])
             .max(1);
-        let [rows, columns] = parts;
-        let busy = 4 * rows * columns >= 3 * threads;
-        (a.columns >= Self::DEPTH && busy && rows * columns > 1).then_some(Self {
-            size,
-            parts: [rows, columns],
-        })
+        Self { size, parts }
     }
 
     fn parts(&self) -> usize {
@@ -143,7 +126,6 @@ unsafe fn multiply<E: Real>(
     accumulate: bool,
     a: Matrix<'_, E>,
     b: Matrix<'_, E>,
-    parallelism: Parallelism,
 ) {
     // SAFETY: matrices lie inside their slices (checked when made), `out` is as promised.
     unsafe {
@@ -166,7 +148,7 @@ unsafe fn multiply<E: Real>(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }
@@ -188,21 +170,19 @@ mod tests {
             };
             Grid::of(of_size(rows, depth), of_size(depth, columns), threads)
         };
-        assert_eq!(of(3000, 767, 3000, 2), None, "short sums");
-        assert_eq!(of(3000, 768, 3000, 1), None, "one thread");
-        assert_eq!(of(90, 5000, 100, 2), None, "too small");
         for (rows, columns, threads, parts) in [
-            (2624, 512, 2, Some([2, 1])),
-            (100, 3000, 4, Some([1, 4])),
-            (800, 512, 32, Some([8, 4])),
-            // Half of the threads would stand by.
-            (800, 512, 64, None),
-            (33_278, 512, 7, Some([7, 1])),
-            (1000, 1000, 11, Some([10, 1])),
+            (2624, 512, 2, [2, 1]),
+            (100, 3000, 4, [1, 4]),
+            (800, 512, 32, [8, 4]),
+            // Half of the threads stand by.
+            (800, 512, 64, [8, 4]),
+            (33_278, 512, 7, [7, 1]),
+            (1000, 1000, 11, [10, 1]),
+            (3000, 3000, 1, [1, 1]),
+            (90, 100, 2, [1, 1]),
         ] {
             let grid = of(rows, 1000, columns, threads);
-            assert_eq!(grid.map(|grid| grid.parts), parts);
-            let Some(grid) = grid else { continue };
+            assert_eq!(grid.parts, parts);
             let mut seen = vec![0; rows * columns];
             for part in 0..grid.parts() {
                 let ([row, height], [column, width]) = grid.part(part);
@@ -293,11 +273,18 @@ mod tests {
         }
     }
 
-    /// In parts, as a whole by the library's threads, on one thread: the same bits.
+    /// In parts and as a whole: the same bits.
     #[test]
-    fn long_sums_have_the_same_bits_in_parts() {
-        // The last two have a small result.
-        for (rows, depth, columns) in [(250, 1500, 300), (50, 3000, 200), (33, 900, 500)] {
+    fn sums_have_the_same_bits_in_parts() {
+        // Long and short sums; two have a small result.
+        for (rows, depth, columns) in [
+            (250, 1500, 300),
+            (50, 3000, 200),
+            (33, 900, 500),
+            (300, 100, 500),
+            (801, 200, 97),
+            (100, 767, 1000),
+        ] {
             same_bits(rows, depth, columns);
         }
     }

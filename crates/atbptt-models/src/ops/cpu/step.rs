@@ -6,13 +6,13 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
+use super::few_rows::step;
 use super::host::Host;
 use super::passes::{PARALLEL, PIECE, in_pieces, in_rows, pass, written};
 use super::pool::Buffer;
 use super::simd::{Level, Real};
-use super::threads::{self, shared};
+use super::threads::{self, each_chunk, map};
 use super::{Held, by_type};
 use crate::ops::reference::step as reference;
 
@@ -111,6 +111,11 @@ pub(crate) fn embedding_rows_backward<B: Host>(
             };
             let mut out = match &mut into {
                 Some(sum) => {
+                    if let Some(kept) = B::kept::<E>(sum).filter(|kept| kept.shape() == [rows, features])
+                        && let Some(kept) = kept.with_added(&tokens, held.clone())
+                    {
+                        return Some(kept.into_tensor());
+                    }
                     if let Some(sum) = B::elements_mut::<E>(sum).filter(|sum| sum.len() == rows * features) {
                         add(sum);
                         return into.take();
@@ -128,17 +133,19 @@ pub(crate) fn embedding_rows_backward<B: Host>(
 
 pub(crate) fn sum_of_squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     by_type!(tensor, E => {
+        let kept = B::kept::<E>(&tensor);
+        if let Some(sum) = kept.and_then(|kept| kept.with(|factored| factored.sum_of_squares())?) {
+            return B::tensor(Buffer::from(&[E::of(sum)][..]), vec![1]);
+        }
         Held::<B>::new::<E>(&tensor, tensor.shape().num_elements()).and_then(|held| {
             let elements = held.elements::<E>()?;
             let level = Level::detect();
-            let sum = |piece: &[E]| level.dispatch(SumOfSquares(piece));
-            let sums: Vec<f64> = pass(elements.len(), || {
-                if shared(elements.len() >= PARALLEL) {
-                    elements.par_chunks(PIECE).map(sum).collect()
-                } else {
-                    elements.chunks(PIECE).map(sum).collect()
-                }
-            });
+            let sum = |index: usize| {
+                let piece = elements.chunks(PIECE).nth(index).unwrap_or_default();
+                level.dispatch(SumOfSquares(piece))
+            };
+            let (enough, pieces) = (elements.len() >= PARALLEL, elements.len().div_ceil(PIECE));
+            let sums: Vec<f64> = pass(elements.len(), || map(enough, pieces, sum));
             let total = E::of(sums.into_iter().sum());
             Some(B::tensor(Buffer::from(&[total][..]), vec![1]))
         })
@@ -177,16 +184,14 @@ impl<E: Real> WithSimd for SumOfSquares<'_, E> {
 pub(crate) fn scale<B: Host>(tensor: FloatTensor<B>, factor: f64) -> FloatTensor<B> {
     let mut tensor = tensor;
     let scaled = by_type!(tensor, E => {
+        if let Some(kept) = B::kept::<E>(&tensor).and_then(|kept| kept.scaled(E::of(factor))) {
+            return kept.into_tensor();
+        }
         B::elements_mut::<E>(&mut tensor).map(|elements| {
             let factor = E::of(factor);
-            let times = |piece: &mut [E]| piece.iter_mut().for_each(|value| *value *= factor);
-            pass(elements.len(), || {
-                if shared(elements.len() >= PARALLEL) {
-                    elements.par_chunks_mut(PIECE).for_each(times);
-                } else {
-                    times(elements);
-                }
-            });
+            let times = |_, piece: &mut [E]| piece.iter_mut().for_each(|value| *value *= factor);
+            let enough = elements.len() >= PARALLEL;
+            pass(elements.len(), || each_chunk(enough, elements, PIECE, times));
         })
     });
     match scaled {
@@ -217,16 +222,16 @@ pub(crate) fn sgd_step<B: Host>(
         Held::<B>::new::<E>(&weight, grad.shape().num_elements()).and_then(|held| {
             let weight = held.elements::<E>()?;
             let [rate, decay] = [rate, decay].map(E::of);
+            if let Some(kept) = B::kept::<E>(&grad) {
+                let moved = kept.with(|factored| factored.sgd_step(weight, rate, decay))?;
+                grad = B::tensor(moved, grad.shape().to_vec());
+                return Some(());
+            }
             // Into the gradient's memory: the update is all that is still wanted of it.
             let grad = B::elements_mut::<E>(&mut grad)?;
             in_pieces(grad, weight, |_, grad, weight| {
                 for (grad, &weight) in grad.iter_mut().zip(weight) {
-                    let [mut update, mut moved] = [weight, weight];
-                    update *= decay;
-                    update += *grad;
-                    update *= rate;
-                    moved += -update;
-                    *grad = moved;
+                    *grad = step(weight, *grad, rate, decay);
                 }
             });
             Some(())

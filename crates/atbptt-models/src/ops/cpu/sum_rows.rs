@@ -1,10 +1,9 @@
 //! Sums over rows.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::simd::{Level, Real};
-use super::threads::{PARALLEL_WORK, shared};
+use super::threads::{PARALLEL_WORK, each_chunk};
 
 /// Columns per task of [`sum_rows`].
 const SUM_COLUMNS: usize = 256;
@@ -15,7 +14,7 @@ const SUM_ROWS: usize = 64;
 pub(crate) fn sum_rows<E: Real>(out: &mut [E], data: &[E], rows: usize, stride: usize) {
     assert!(rows == 0 || (rows - 1) * stride + out.len() <= data.len());
     let level = Level::detect();
-    let task = |(index, out): (usize, &mut [E])| {
+    let task = |index: usize, out: &mut [E]| {
         level.dispatch(SumRows {
             out,
             data: &data[(index * SUM_COLUMNS).min(data.len())..],
@@ -23,11 +22,8 @@ pub(crate) fn sum_rows<E: Real>(out: &mut [E], data: &[E], rows: usize, stride: 
             stride,
         });
     };
-    if shared(rows * out.len() >= PARALLEL_WORK / 4) {
-        out.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
-    } else {
-        out.chunks_mut(SUM_COLUMNS).enumerate().for_each(task);
-    }
+    let enough = rows * out.len() >= PARALLEL_WORK / 4;
+    each_chunk(enough, out, SUM_COLUMNS, task);
 }
 
 struct SumRows<'a, E> {

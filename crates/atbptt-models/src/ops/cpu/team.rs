@@ -16,7 +16,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use super::packed::Packed;
 use super::panel::{Epilogue, Run};
 use super::simd::{Level, Real};
-use super::threads::{SHARED_WORK, threads};
+use super::threads::{SHARED_WORK, each, threads, together};
 
 /// Weights up to this size are streamed by every thread at little cost.
 const SHARED_WEIGHT_BYTES: usize = 1 << 20;
@@ -116,13 +116,7 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
                 let done = all_steps(part * rows / parts..(part + 1) * rows / parts);
                 most.fetch_max(done, Ordering::AcqRel);
             };
-            let part = &part;
-            rayon::in_place_scope(|scope| {
-                for helper in 1..parts {
-                    scope.spawn(move |_| part(helper));
-                }
-                part(0);
-            });
+            each(true, parts, part);
             most.into_inner()
         }
         Split::Panels(members) => {
@@ -135,15 +129,15 @@ pub(crate) fn run_split<E: Real, F: Epilogue<E, V>, const V: usize>(
                     |step| epilogue.rest_is_zero(step, 0..rows),
                 )
             };
-            let member = &member;
-            let done = rayon::in_place_scope(|scope| {
-                for helper in 1..members {
-                    scope.spawn(move |_| {
-                        member(helper);
-                    });
+            let done = AtomicUsize::new(0);
+            together(members, |index| {
+                // The leader is there to the end.
+                let steps = member(index);
+                if index == 0 {
+                    done.store(steps, Ordering::Relaxed);
                 }
-                member(0)
             });
+            let done = done.into_inner();
             if done < steps {
                 // SAFETY: the threads have met for the last time.
                 unsafe { epilogue.write_zeros(done, 0..rows) };

@@ -1,29 +1,24 @@
 //! The threads that kernels run on.
 //!
-//! Small work runs where it is called: handing it over to another thread costs more, on a busy machine a hundred times as much.
-//! Large work runs in a pool of its own, with as many threads as the pool it was called in (rayon's global one, or the
-//! caller's). Both ways every thread that computes treats subnormal numbers as zero ([`Flush`]), which in a
-//! shared pool would reach other people's work, and both give the same bits.
+//! Small work runs where it is called: sharing it with another thread costs more, on a busy machine a hundred times as much.
+//! Large work is shared between the calling thread and [helpers](super::helpers), together as many as the pool it was called in
+//! has threads (rayon's global one, or the caller's). Both ways every thread that computes treats subnormal numbers as zero
+//! ([`Flush`]), which in a pool of rayon's would reach other people's work, and both give the same bits.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::flush::Flush;
+use super::helpers::{Lead, Team};
+use super::shared::Shared;
 
-/// Multiplications from which it is worth waking other threads up.
+/// Multiplications from which it is worth calling other threads.
 pub(crate) const SHARED_WORK: usize = 1 << 21;
 /// Multiplications below which a product runs on one thread.
 pub(crate) const PARALLEL_WORK: usize = 1 << 20;
 /// Multiplications that the pointwise part of a step costs per hidden unit, roughly.
 pub(crate) const EPILOGUE_WORK: usize = 16;
-/// How long a thread without work looks out for some before it goes to sleep.
-const AWAKE: Duration = Duration::from_micros(200);
-/// Pools kept: one per number of threads asked for, of which there is nearly always one.
-const POOLS: usize = 4;
 
 thread_local! {
     static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
@@ -33,17 +28,19 @@ thread_local! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Outside,
-    /// In a kernel that has one thread.
+    /// In a kernel, or a part of one, that has one thread.
     Alone,
-    /// A thread of one of our pools.
-    Worker,
+    /// In a kernel that leads a team.
+    Leader(*const Team),
 }
 
 /// Threads that the kernel on this thread may use.
 pub(crate) fn threads() -> usize {
     match PLACE.get() {
         Place::Alone => 1,
-        Place::Outside | Place::Worker => rayon::current_num_threads(),
+        // SAFETY: the team is there for as long as the kernel runs.
+        Place::Leader(team) => unsafe { (*team).threads() },
+        Place::Outside => rayon::current_num_threads(),
     }
 }
 
@@ -53,184 +50,198 @@ pub(crate) fn shared(enough: bool) -> bool {
 }
 
 /// Runs a kernel of `work` multiplications, or what costs as much, with subnormal numbers as zeros.
-pub(crate) fn inside<R: Send>(work: usize, kernel: impl FnOnce() -> R + Send) -> R {
-    if PLACE.get() != Place::Outside {
-        return kernel();
+pub(crate) fn inside<R>(work: usize, kernel: impl FnOnce() -> R) -> R {
+    match PLACE.get() {
+        Place::Outside if work >= SHARED_WORK => leading(kernel),
+        Place::Outside => alone(kernel),
+        Place::Alone | Place::Leader(_) => kernel(),
     }
-    let threads = rayon::current_num_threads();
-    if work >= SHARED_WORK && threads > 1 {
-        // A system that gives no more threads has this one.
-        if let Some(pool) = pool(threads) {
-            return pool.install(|| with_others_awake(threads, kernel));
-        }
-    }
-    alone(kernel)
 }
 
-/// Runs a kernel while the pool's other threads stay awake between its parallel parts, if those are not far apart: waking a
-/// processor of a virtual machine up may take longer than a part of a small layer.
-fn with_others_awake<R: Send>(threads: usize, kernel: impl FnOnce() -> R + Send) -> R {
-    let done = AtomicBool::new(false);
-    let own = rayon::current_thread_index();
-    let wait = || {
-        let mut since = Instant::now();
-        // Not in place of the kernel's own thread, which runs this if it waits for another.
-        while rayon::current_thread_index() != own
-            && !done.load(Ordering::Relaxed)
-            && since.elapsed() < AWAKE
-        {
-            match rayon::yield_now() {
-                Some(rayon::Yield::Executed) => since = Instant::now(),
-                _ => std::hint::spin_loop(),
-            }
-        }
-    };
-    rayon::in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| wait());
-        }
-        let out = kernel();
-        done.store(true, Ordering::Relaxed);
-        out
-    })
+/// Runs a kernel that leads as many threads as the caller's pool has.
+fn leading<R>(kernel: impl FnOnce() -> R) -> R {
+    let threads = rayon::current_num_threads();
+    let lead = (threads > 1).then(|| Lead::of(threads, start)).flatten();
+    // A system that gives no more threads has this one.
+    match lead.as_ref().and_then(Lead::team) {
+        Some(team) => at(Place::Leader(team), kernel),
+        None => alone(kernel),
+    }
+}
+
+/// What a helper does first, for as long as it lives: it runs nothing but kernels.
+fn start() {
+    PLACE.set(Place::Alone);
+    std::mem::forget(Flush::new());
 }
 
 /// Runs a kernel on this thread, with subnormal numbers as zeros.
 pub(crate) fn alone<R>(kernel: impl FnOnce() -> R) -> R {
+    at(Place::Alone, kernel)
+}
+
+fn at<R>(place: Place, kernel: impl FnOnce() -> R) -> R {
     struct Back(Place);
     impl Drop for Back {
         fn drop(&mut self) {
             PLACE.set(self.0);
         }
     }
-    let _back = Back(PLACE.replace(Place::Alone));
+    let _back = Back(PLACE.replace(place));
     let _flush = Flush::new();
     kernel()
 }
 
-/// Our pool of so many threads.
-fn pool(threads: usize) -> Option<Arc<ThreadPool>> {
-    static KNOWN: Mutex<Vec<Arc<ThreadPool>>> = Mutex::new(Vec::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = |pool: &&Arc<ThreadPool>| pool.current_num_threads() == threads;
-    if let Some(pool) = known.iter().find(found) {
-        return Some(pool.clone());
+/// Runs `work(0)` here and `work(1)` to `work(members − 1)` on helpers, as far as they come before it is over: what a member
+/// leaves undone is for the others. Inside of it there is one thread.
+pub(crate) fn together(members: usize, work: impl Fn(usize) + Sync) {
+    match PLACE.get() {
+        _ if members < 2 => alone(|| work(0)),
+        Place::Alone => work(0),
+        // SAFETY: the team is there for as long as the kernel runs, and this is the thread that leads it.
+        Place::Leader(team) => unsafe { (*team).run(members, &|member| alone(|| work(member))) },
+        Place::Outside => leading(|| match PLACE.get() {
+            Place::Outside | Place::Alone => work(0),
+            Place::Leader(_) => together(members, work),
+        }),
     }
-    let processors = processors::allowed();
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("atbptt-{index}"))
-        .start_handler(move |index| {
-            PLACE.set(Place::Worker);
-            // Where there is a processor for each, each stays on its own: a system that wakes two threads within some
-            // microseconds may put both on one, and leave them there while another stands idle.
-            if let (Some(&processor), true) = (processors.get(index), processors.len() == threads) {
-                processors::stay_on(processor);
+}
+
+/// Runs `task` on every index below `count`, over the kernel's threads where there is [enough](shared) to do.
+pub(crate) fn each(enough: bool, count: usize, task: impl Fn(usize) + Sync) {
+    let members = match shared(enough) {
+        true => threads().min(count),
+        false => 1,
+    };
+    if members < 2 {
+        return (0..count).for_each(task);
+    }
+    let claims = Claims::new(count, members);
+    together(members, |member| claims.take(member, &task));
+}
+
+/// What `task` makes of every index below `count`, likewise.
+pub(crate) fn map<R: Send + Sync>(
+    enough: bool,
+    count: usize,
+    task: impl Fn(usize) -> R + Sync,
+) -> Vec<R> {
+    if !shared(enough) {
+        return (0..count).map(task).collect();
+    }
+    let made: Vec<OnceLock<R>> = (0..count).map(|_| OnceLock::new()).collect();
+    each(enough, count, |index| {
+        made[index].get_or_init(|| task(index));
+    });
+    made.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// Runs `task` on every chunk of `size` elements and its index, likewise; the last chunk may be shorter.
+pub(crate) fn each_chunk<T: Send>(
+    enough: bool,
+    data: &mut [T],
+    size: usize,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let (at, len) = (Shared::new(data), data.len());
+    each(enough, len.div_ceil(size), |index| {
+        let first = index * size;
+        // SAFETY: chunks are within the data and apart from each other; every index comes once.
+        let chunk = unsafe { std::slice::from_raw_parts_mut(at.at(first), size.min(len - first)) };
+        task(index, chunk);
+    });
+}
+
+/// Indices to be taken once each: every member begins with a range of its own, which is near to what it had in the last kernel,
+/// and then takes what is left of the others'.
+struct Claims {
+    count: usize,
+    /// Per member, the next index of its range.
+    next: Vec<Line>,
+}
+
+#[repr(align(64))]
+struct Line(AtomicUsize);
+
+impl Claims {
+    fn new(count: usize, members: usize) -> Self {
+        let first = |member: usize| Line(AtomicUsize::new(member * count / members));
+        Self {
+            count,
+            next: (0..members).map(first).collect(),
+        }
+    }
+
+    fn take(&self, member: usize, task: impl Fn(usize)) {
+        let members = self.next.len();
+        for whose in (member..members).chain(0..member) {
+            let end = (whose + 1) * self.count / members;
+            loop {
+                let index = self.next[whose].0.fetch_add(1, Ordering::Relaxed);
+                if index >= end {
+                    break;
+                }
+                task(index);
             }
-            // For as long as the thread lives: it runs nothing but kernels.
-            std::mem::forget(Flush::new());
-        })
-        .build()
-        .ok()?;
-    let pool = Arc::new(pool);
-    if known.len() == POOLS {
-        // Whoever uses it holds it.
-        known.remove(0);
+        }
     }
-    known.push(pool.clone());
-    Some(pool)
-}
-
-/// The processors that this process may run on.
-#[cfg(target_os = "linux")]
-mod processors {
-    use std::ffi::c_int;
-
-    /// Bits of a set of processors, as many as the C library's.
-    type Set = [u64; 16];
-
-    unsafe extern "C" {
-        fn sched_getaffinity(thread: c_int, size: usize, set: *mut Set) -> c_int;
-        fn sched_setaffinity(thread: c_int, size: usize, set: *const Set) -> c_int;
-    }
-
-    /// Their numbers; none where the system does not say.
-    pub(super) fn allowed() -> Vec<usize> {
-        let mut set: Set = [0; 16];
-        // SAFETY: the system writes at most the size it is told.
-        let answer = unsafe { sched_getaffinity(0, size_of::<Set>(), &raw mut set) };
-        let is_in = |&processor: &usize| set[processor / 64] >> (processor % 64) & 1 == 1;
-        let known = if answer == 0 { 64 * set.len() } else { 0 };
-        (0..known).filter(is_in).collect()
-    }
-
-    /// Keeps the calling thread on one of them; a refusal changes nothing.
-    pub(super) fn stay_on(processor: usize) {
-        let mut set: Set = [0; 16];
-        set[processor / 64] = 1 << (processor % 64);
-        // SAFETY: the system reads the size it is told.
-        unsafe { sched_setaffinity(0, size_of::<Set>(), &raw const set) };
-    }
-}
-
-/// Elsewhere threads are left where the system puts them.
-#[cfg(not(target_os = "linux"))]
-mod processors {
-    pub(super) fn allowed() -> Vec<usize> {
-        Vec::new()
-    }
-
-    pub(super) fn stay_on(_: usize) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rayon::prelude::*;
     use std::hint::black_box;
+    use std::sync::Mutex;
+    use std::thread::ThreadId;
+
+    use rayon::ThreadPoolBuilder;
+
+    use super::super::processors;
 
     fn flushed() -> bool {
         black_box(f32::MIN_POSITIVE) * black_box(0.5) == 0.0
     }
 
-    /// Whether the caller and every thread that takes part flush, in a kernel of `work` called among `threads` threads.
-    fn everywhere(threads: usize, work: usize) -> (bool, usize) {
+    /// Runs `act` as a caller whose pool has so many threads.
+    fn among<R: Send>(threads: usize, act: impl FnOnce() -> R + Send) -> R {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.unwrap().install(|| {
-            let seen = inside(work, || {
-                let here = (flushed(), super::threads());
-                let all = match shared(true) {
-                    true => (0..64).into_par_iter().all(|_| flushed()),
-                    false => true,
-                };
-                (here.0 && all, here.1)
+        pool.unwrap().install(act)
+    }
+
+    /// What every member of a kernel saw; all are waited for.
+    fn seen_by_all<R: Send>(threads: usize, look: impl Fn() -> R + Sync) -> Vec<R> {
+        let seen = Mutex::new(Vec::new());
+        inside(SHARED_WORK, || {
+            assert_eq!(super::threads(), threads);
+            together(threads, |_| {
+                seen.lock().unwrap().push(look());
+                while seen.lock().unwrap().len() < threads {
+                    std::thread::yield_now();
+                }
             });
-            assert!(!flushed(), "the caller's mode is as before");
-            seen
-        })
+        });
+        seen.into_inner().unwrap()
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn as_many_threads_as_processors_have_one_each_and_callers_keep_all() {
+    fn where_there_is_a_processor_for_each_helpers_stay_apart_and_callers_keep_all() {
         let all = processors::allowed();
         assert!(!all.is_empty());
-        let seen = |threads: usize| {
-            let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-            pool.unwrap().install(|| {
-                inside(SHARED_WORK, || {
-                    let mut seen = rayon::broadcast(|_| processors::allowed());
-                    seen.sort();
-                    seen
-                })
-            })
-        };
-        // One thread is the caller's own, which is not bound.
-        if all.len() > 1 {
-            let one_each: Vec<_> = all.iter().map(|&processor| vec![processor]).collect();
-            assert_eq!(seen(all.len()), one_each);
-        }
-        assert_eq!(seen(all.len() + 1), vec![all.clone(); all.len() + 1]);
+        among(all.len(), || {
+            let mut seen = seen_by_all(all.len(), processors::allowed);
+            assert_eq!(processors::allowed(), all);
+            // The caller, who has all, may be on any.
+            seen.retain(|places| all.len() == 1 || *places != all);
+            assert_eq!(seen.len(), all.len().max(2) - 1);
+            assert!(seen.iter().all(|places| places.len() == 1));
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), all.len().max(2) - 1);
+        });
+        let more = all.len() + 1;
+        let seen = among(more, || seen_by_all(more, processors::allowed));
+        assert_eq!(seen, vec![all.clone(); more]);
         assert_eq!(processors::allowed(), all);
     }
 
@@ -238,27 +249,112 @@ mod tests {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn kernels_flush_on_every_thread_and_callers_do_not() {
         assert!(!flushed());
-        assert_eq!(everywhere(3, SHARED_WORK), (true, 3));
-        assert_eq!(everywhere(2, SHARED_WORK), (true, 2));
-        assert_eq!(everywhere(1, SHARED_WORK), (true, 1));
-        assert_eq!(
-            everywhere(3, SHARED_WORK - 1),
-            (true, 1),
-            "small work stays"
-        );
+        for threads in [3, 2, 1] {
+            let seen = among(threads, || {
+                let seen = seen_by_all(threads, flushed);
+                assert!(!flushed(), "the caller's mode is as before");
+                seen
+            });
+            assert_eq!(seen, vec![true; threads]);
+        }
+        let small = || inside(SHARED_WORK - 1, || (flushed(), super::threads()));
+        assert_eq!(among(3, small), (true, 1), "small work stays");
         assert!(!flushed());
+    }
+
+    #[test]
+    fn every_index_comes_once_whoever_takes_it() {
+        for threads in [1, 2, 3, 5] {
+            for count in [0, 1, 2, 7, 100, 1001] {
+                among(threads, || {
+                    let times: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                    each(true, count, |index| {
+                        times[index].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(times.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+                    let squares = map(true, count, |index| index * index);
+                    assert_eq!(squares, (0..count).map(|i| i * i).collect::<Vec<_>>());
+                    let mut data = vec![0; count];
+                    each_chunk(true, &mut data, 3, |index, chunk| {
+                        assert_eq!(chunk.len(), 3.min(count - 3 * index));
+                        chunk
+                            .iter_mut()
+                            .enumerate()
+                            .for_each(|(at, x)| *x += 3 * index + at);
+                    });
+                    assert_eq!(data, (0..count).collect::<Vec<_>>());
+                });
+            }
+        }
+    }
+
+    /// Jobs one after the other, from several callers at once, each with a sum that needs every index of every job.
+    #[test]
+    fn jobs_follow_each_other_from_many_callers() {
+        std::thread::scope(|scope| {
+            for caller in 0..6 {
+                scope.spawn(move || {
+                    among(2 + caller % 2, || {
+                        for job in 0..2000 {
+                            let sum = AtomicUsize::new(0);
+                            inside(SHARED_WORK, || {
+                                each(true, 5, |index| {
+                                    sum.fetch_add(index + job, Ordering::Relaxed);
+                                });
+                            });
+                            assert_eq!(sum.into_inner(), 10 + 5 * job);
+                        }
+                    });
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn inside_of_a_part_there_is_one_thread() {
+        among(3, || {
+            let here: Vec<ThreadId> = seen_by_all(3, || {
+                assert_eq!(super::threads(), 1);
+                let own = std::thread::current().id();
+                let seen = map(true, 9, |_| std::thread::current().id());
+                assert_eq!(seen, vec![own; 9]);
+                own
+            });
+            assert!(here.iter().collect::<std::collections::HashSet<_>>().len() == 3);
+        });
     }
 
     #[test]
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn a_kernel_that_panics_leaves_the_caller_as_it_was() {
-        for work in [0, SHARED_WORK] {
-            let panicked = std::panic::catch_unwind(|| {
-                inside(work, || std::panic::resume_unwind(Box::new("on purpose")))
-            });
-            assert!(panicked.is_err());
-            assert!(!flushed());
-            assert!(PLACE.get() == Place::Outside);
-        }
+        let panics = || std::panic::resume_unwind(Box::new("on purpose"));
+        among(2, || {
+            for work in [0, SHARED_WORK] {
+                let panicked = std::panic::catch_unwind(|| inside(work, panics));
+                assert!(panicked.is_err());
+                assert!(!flushed());
+                assert!(PLACE.get() == Place::Outside);
+            }
+            // On a helper, on the leader: the team is as good as before.
+            for who in [1, 0] {
+                let came = AtomicUsize::new(0);
+                let panicked = std::panic::catch_unwind(|| {
+                    inside(SHARED_WORK, || {
+                        together(2, |member| {
+                            came.fetch_add(1, Ordering::SeqCst);
+                            while came.load(Ordering::SeqCst) < 2 {
+                                std::thread::yield_now();
+                            }
+                            if member == who {
+                                panics();
+                            }
+                        });
+                    });
+                });
+                assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on purpose"));
+                assert!(PLACE.get() == Place::Outside && !flushed());
+                assert_eq!(seen_by_all(2, flushed), [true; 2]);
+            }
+        });
     }
 }

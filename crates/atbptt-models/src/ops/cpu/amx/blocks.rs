@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::pool::UninitBuffer;
 use super::super::shared::Shared;
-use super::super::threads::{shared, threads};
+use super::super::threads::{threads, together};
 use super::kernel::{AHEAD, GROUP, RESULT, STEP, STEP_BYTES, Tiles};
 use super::pack::{Factor, finish, pack};
 use super::phase::Phase;
@@ -152,16 +152,7 @@ pub(super) unsafe fn product(
     };
     // SAFETY: the caller's promise.
     let attend = || unsafe { product.attend(&blocks) };
-    if shared(true) {
-        rayon::in_place_scope(|scope| {
-            for _ in 1..threads() {
-                scope.spawn(|_| attend());
-            }
-            attend();
-        });
-    } else {
-        attend();
-    }
+    together(threads(), |_| attend());
 }
 
 /// A part of the product that is packed at once, in two phases.

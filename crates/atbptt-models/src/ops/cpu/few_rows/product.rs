@@ -1,14 +1,13 @@
 //! Products with few rows, or with short sums, whose factors stay in cache: without packing.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::tiles::{Logits, Outer, next_lines};
 use super::{most_lines, put_side_by_side};
 use crate::ops::cpu::matrix::Matrix;
 use crate::ops::cpu::shared::Shared;
 use crate::ops::cpu::simd::{Level, Real};
-use crate::ops::cpu::threads::{SHARED_WORK, shared};
+use crate::ops::cpu::threads::{SHARED_WORK, each};
 
 /// Rows, or length of the sums, up to which packing costs more than it saves.
 const FEW: usize = 64;
@@ -69,11 +68,8 @@ pub(in crate::ops::cpu) unsafe fn product<E: Real>(
         level.dispatch(part);
     };
     let parts = length.div_ceil(size);
-    if shared(a.rows * a.columns * b.columns >= SHARED_WORK / 2) {
-        (0..parts).into_par_iter().for_each(part);
-    } else {
-        (0..parts).for_each(part);
-    }
+    let enough = a.rows * a.columns * b.columns >= SHARED_WORK / 2;
+    each(enough, parts, part);
     true
 }
 

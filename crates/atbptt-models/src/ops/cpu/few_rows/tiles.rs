@@ -91,6 +91,34 @@ pub(super) fn next_lines(left: usize, most: usize) -> usize {
     }
 }
 
+/// What becomes of the sums before they are stored.
+pub(super) trait Finish<E: Real>: Copy {
+    /// `sum` of the elements that lie `at` elements behind the beginning of the result, of which `left` are in its line.
+    ///
+    /// # Safety
+    /// What the implementation reads exists there.
+    unsafe fn finish<S: Simd>(
+        self,
+        simd: S,
+        at: usize,
+        left: usize,
+        sum: E::Lanes<S>,
+    ) -> E::Lanes<S>;
+    /// Asks for what will be read there; it need not exist.
+    fn prefetch(self, _at: usize) {}
+}
+
+/// The sums as they are.
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl<E: Real> Finish<E> for Plain {
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, _: S, _: usize, _: usize, sum: E::Lanes<S>) -> E::Lanes<S> {
+        sum
+    }
+}
+
 /// Sums over steps of a factor per line times a row: out[line] (+)= Σ factors[line, step] · right[step].
 pub(super) struct Outer<E, const APART: usize> {
     /// Those of a step `APART` elements from line to line: known when compiled, since registers for addresses are few.
@@ -114,16 +142,31 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd, const ADD: bool>(&self, simd: S, lines: usize) {
         // SAFETY: the caller's promise.
+        unsafe { self.run_to::<S, Plain, ADD>(simd, lines, Plain) }
+    }
+
+    /// The same; `finish` makes the result of the sums.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), and what `finish` reads exists for every element of the lines.
+    #[inline(always)]
+    pub(super) unsafe fn run_to<S: Simd, F: Finish<E>, const ADD: bool>(
+        &self,
+        simd: S,
+        lines: usize,
+        finish: F,
+    ) {
+        // SAFETY: the caller's promise.
         unsafe {
             match lines {
-                1 => self.lines::<S, ADD, 1>(simd),
-                2 => self.lines::<S, ADD, 2>(simd),
-                3 => self.lines::<S, ADD, 3>(simd),
-                4 => self.lines::<S, ADD, 4>(simd),
-                6 => self.lines::<S, ADD, 6>(simd),
-                8 => self.lines::<S, ADD, 8>(simd),
-                10 => self.lines::<S, ADD, 10>(simd),
-                _ => self.lines::<S, ADD, LINES>(simd),
+                1 => self.lines::<S, F, ADD, 1>(simd, finish),
+                2 => self.lines::<S, F, ADD, 2>(simd, finish),
+                3 => self.lines::<S, F, ADD, 3>(simd, finish),
+                4 => self.lines::<S, F, ADD, 4>(simd, finish),
+                6 => self.lines::<S, F, ADD, 6>(simd, finish),
+                8 => self.lines::<S, F, ADD, 8>(simd, finish),
+                10 => self.lines::<S, F, ADD, 10>(simd, finish),
+                _ => self.lines::<S, F, ADD, LINES>(simd, finish),
             }
         }
     }
@@ -131,19 +174,23 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
     /// # Safety
     /// As [`run`](Self::run), of `R` lines.
     #[inline(always)]
-    unsafe fn lines<S: Simd, const ADD: bool, const R: usize>(&self, simd: S) {
+    unsafe fn lines<S: Simd, F: Finish<E>, const ADD: bool, const R: usize>(
+        &self,
+        simd: S,
+        finish: F,
+    ) {
         let lanes = E::lanes::<S>();
         let mut at = 0;
         // SAFETY: the caller's promise.
         unsafe {
             while self.width - at >= WIDTH * lanes {
-                self.columns::<S, ADD, true, R, WIDTH>(simd, at);
+                self.columns::<S, F, ADD, true, R, WIDTH>(simd, at, finish);
                 at += WIDTH * lanes;
             }
             if self.width - at > lanes {
-                self.columns::<S, ADD, false, R, WIDTH>(simd, at);
+                self.columns::<S, F, ADD, false, R, WIDTH>(simd, at, finish);
             } else if self.width > at {
-                self.columns::<S, ADD, false, R, 1>(simd, at);
+                self.columns::<S, F, ADD, false, R, 1>(simd, at, finish);
             }
         }
     }
@@ -155,6 +202,7 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
     #[inline(always)]
     unsafe fn columns<
         S: Simd,
+        F: Finish<E>,
         const ADD: bool,
         const FULL: bool,
         const R: usize,
@@ -163,6 +211,7 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
         &self,
         simd: S,
         at: usize,
+        finish: F,
     ) {
         let lanes = E::lanes::<S>();
         let left = |v: usize| (self.width - at).saturating_sub(v * lanes);
@@ -181,6 +230,7 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
                     } else {
                         // What the next lines are written to.
                         prefetch_to_write(out.wrapping_add(R * self.out_stride + v * lanes));
+                        finish.prefetch((line + R) * self.out_stride + at + v * lanes);
                     }
                 }
             }
@@ -201,6 +251,8 @@ impl<E: Real, const APART: usize> Outer<E, APART> {
             for (line, sums) in sums.into_iter().enumerate() {
                 let to = self.out.wrapping_add(line * self.out_stride + at);
                 for (v, sum) in sums.into_iter().enumerate() {
+                    let here = line * self.out_stride + at + v * lanes;
+                    let sum = finish.finish(simd, here, left(v), sum);
                     match FULL {
                         true => E::store_all::<S>(to.wrapping_add(v * lanes), sum),
                         false => E::store(simd, to.wrapping_add(v * lanes), left(v), sum),
