@@ -4,6 +4,7 @@
 #![allow(deprecated)] // Burn deprecates NdArray; it stays a supported backend here.
 #![allow(clippy::expect_used)] // A test fails by panicking.
 
+mod factors;
 #[cfg(feature = "cube")]
 mod gpu;
 mod softmax;

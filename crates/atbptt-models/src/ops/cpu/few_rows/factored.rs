@@ -91,9 +91,11 @@ impl<E: Real> Factored<'_, E> {
             })
             .collect());
         let (mut total, mut all) = (0.0, 0.0);
-        for (&d, &h) in logits.iter().zip(&hidden) {
-            total += d * h;
-            all += (d * h).abs();
+        for (index, (&d, &h)) in logits.iter().zip(&hidden).enumerate() {
+            // Each pair of different rows stands for two.
+            let times = if index / rows == index % rows { 1.0 } else { 2.0 };
+            total += times * d * h;
+            all += (times * d * h).abs();
         }
         for (class, row) in self.rows_with_added(&padded) {
             let (mut before, mut after) = (0.0, 0.0);
@@ -207,8 +209,7 @@ pub(in crate::ops::cpu) fn step<E: Real>(weight: E, grad: E, rate: E, decay: E) 
     moved
 }
 
-/// Products of rows with rows over the elements in `range`: `[rows · rows]`, each above the diagonal twice as large and below it
-/// zero.
+/// Products of rows with rows over the elements in `range`: `[rows · rows]`, zeros below the diagonal.
 struct Gram<'a, E> {
     data: &'a [E],
     rows: usize,
@@ -245,8 +246,7 @@ impl<E: Real> WithSimd for Gram<'_, E> {
                     }
                 }
                 for (right, sum) in right.into_iter().zip(sums) {
-                    let twice = if left == right { 1.0 } else { 2.0 };
-                    out[left * self.rows + right] = twice * E::sum_lanes(simd, sum).to();
+                    out[left * self.rows + right] = E::sum_lanes(simd, sum).to();
                 }
             }
         }
