@@ -93,7 +93,11 @@ impl<E: Real> Factored<'_, E> {
         let (mut total, mut all) = (0.0, 0.0);
         for (index, (&d, &h)) in logits.iter().zip(&hidden).enumerate() {
             // Each pair of different rows stands for two.
-            let times = if index / rows == index % rows { 1.0 } else { 2.0 };
+            let times = if index / rows == index % rows {
+                1.0
+            } else {
+                2.0
+            };
             total += times * d * h;
             all += (times * d * h).abs();
         }
