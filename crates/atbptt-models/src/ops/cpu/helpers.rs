@@ -156,7 +156,7 @@ impl Desk {
         // SAFETY: the last job is closed, and nobody is at it any more.
         unsafe { *self.job.get() = job };
         let number = self.state() / JOB + 1;
-        self.state.0.store(number * JOB | OPEN, Ordering::SeqCst);
+        self.state.0.store((number * JOB) | OPEN, Ordering::SeqCst);
         self.work.ring();
     }
 
@@ -273,6 +273,8 @@ impl Drop for Team {
 /// The lead of a team, for as long as this lives.
 pub(super) struct Lead(Option<Box<Team>>);
 
+/// Teams that nobody leads.
+#[allow(clippy::vec_box)] // A leader knows its team by address.
 static FREE: Mutex<Vec<Box<Team>>> = Mutex::new(Vec::new());
 
 impl Lead {
@@ -281,8 +283,8 @@ impl Lead {
     pub(super) fn of(threads: usize, start: fn()) -> Option<Self> {
         let free = {
             let mut free = hold(&FREE);
-            let fits = |team: &Box<Team>| team.threads() == threads;
-            free.iter().rposition(fits).map(|at| free.remove(at))
+            let found = free.iter().rposition(|team| team.threads() == threads);
+            found.map(|at| free.remove(at))
         };
         let team = match free {
             Some(team) => {

@@ -112,7 +112,8 @@ impl<E: Real> Factored<'_, E> {
         }
         let scale = self.scale.to();
         // What is not a number is none here, too.
-        (!(total < LOST * all)).then_some(total * scale * scale)
+        let lost = total < LOST * all;
+        (!lost).then_some(total * scale * scale)
     }
 
     /// w − rate (g + decay w).
