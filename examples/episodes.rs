@@ -12,6 +12,7 @@
 use atbptt::models::{LstmLayer, SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{PackedSource, Series, SeriesSet};
+use atbptt::train::run::say;
 use burn::optim::AdamConfig;
 
 /// A swing that is let go and pushed now and then: from the pushes alone, where is it?
@@ -42,12 +43,12 @@ fn episodes(
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let train = PackedSource::new(episodes((0..24).map(|n| 20 + 10 * n))?, 4)?.with_shuffle(1);
     let valid = PackedSource::new(episodes([40, 90, 140, 190].into_iter())?, 4)?;
-    println!(
+    say(format_args!(
         "{} episodes of 20 to 250 steps in {} streams: {} steps, each counted once per epoch",
         train.set().series().len(),
         train.sequences(),
         train.steps_counted()
-    );
+    ));
     let run = Run::new(AdaptiveKConfig::new(0.1).with_k0(20).with_k_max(60))
         .with_training(TbpttConfig {
             probe: ProbeConfig::new(80),
@@ -62,6 +63,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .init(&run.device()?)?;
     let folder = RunFolder::numbered("runs", "episodes")?;
     let result = run.train(&folder, model, train, valid, AdamConfig::new().init(), 5e-3)?;
-    println!("{result}");
+    result.print();
     Ok(())
 }

@@ -21,6 +21,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = RunFolder::numbered("runs", "first")?;
     let (train, valid) = (corpus.training(16)?, corpus.evaluation(Split::Valid, 16)?);
     let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 10.0)?;
-    println!("{result}");
+    result.print();
     Ok(())
 }

@@ -15,7 +15,6 @@
 #[path = "series/columns.rs"]
 mod columns;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,7 +22,7 @@ use atbptt::models::{
     GruLayer, LstmLayer, MinGruLayer, RecurrentLayer, RnnLayer, Sampling, TextState,
 };
 use atbptt::train::data::Table;
-use atbptt::train::run::TrainedModel;
+use atbptt::train::run::{TrainedModel, say};
 use atbptt::train::{TokenSource, device_from_env, evaluate};
 use burn::tensor::Device;
 use clap::Parser;
@@ -90,8 +89,7 @@ fn main() -> ExitCode {
         });
     match done {
         Ok(text) => {
-            // Who reads it may have read enough, and closed the pipe.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            say(text);
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -73,6 +73,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         source(&[200, 150, 100, 90])?,
     );
     let result = run.train(&folder, model, train, valid, AdamConfig::new().init(), 3e-3)?;
-    println!("{result}");
+    result.print();
     Ok(())
 }

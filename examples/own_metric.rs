@@ -69,6 +69,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = RunFolder::numbered("runs", "own_metric")?;
     let (train, valid) = (corpus.training(16)?, corpus.evaluation(Split::Valid, 16)?);
     let result = run.train(&folder, model, train, valid, AdamConfig::new().init(), 3e-3)?;
-    println!("{result}");
+    result.print();
     Ok(())
 }

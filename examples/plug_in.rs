@@ -90,6 +90,6 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let model = MyModel::new(corpus.vocabulary().len(), 64, &run.device()?);
     let (train, valid) = (corpus.training(16)?, corpus.evaluation(Split::Valid, 16)?);
     let result = run.train(&folder, model, train, valid, AdamConfig::new().init(), 3e-3)?;
-    println!("{result}");
+    result.print();
     Ok(result.exit_code())
 }

@@ -9,10 +9,10 @@
 //! It logs what servers do; `RUST_LOG=warn` has it say less. Whoever reaches the address may use the devices and their
 //! memory, and nothing is encrypted: serve on networks that you trust, or through a tunnel.
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
+use atbptt::train::run::say;
 use atbptt::train::{NamedDevice, device_from_env, devices_by_names};
 use burn::server::{RemoteServer, WebSocketTransport};
 use clap::Parser;
@@ -53,8 +53,7 @@ fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let address = listener.local_addr()?;
     for (number, device) in devices.iter().enumerate() {
-        // Whoever started it may have read enough, and closed the pipe.
-        let _ = writeln!(std::io::stdout(), "ws://{address}/{number}  {device}");
+        say(format_args!("ws://{address}/{number}  {device}"));
     }
     let served = devices.into_iter().map(|NamedDevice { device, .. }| device);
     RemoteServer::new(served).serve(WebSocketTransport::from_listener(listener))?;

@@ -14,6 +14,7 @@ use std::process::Command;
 
 use atbptt::models::interop::TorchCompatible;
 use atbptt::models::{GruLayer, LstmLayer, NamedTensors, RnnLayer, Stack, StackConfig};
+use atbptt::train::run::say;
 use burn::tensor::{Device, Distribution, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -56,12 +57,14 @@ fn check<L: TorchCompatible>(kind: &str, folder: &Path) -> Result<()> {
     let output = match Command::new(&python).arg(script).arg(folder).output() {
         Ok(output) => output,
         Err(error) => {
-            println!("{kind}: skipped: {python} cannot be started: {error}");
+            say(format_args!(
+                "{kind}: skipped: {python} cannot be started: {error}"
+            ));
             return Ok(());
         }
     };
     let said = String::from_utf8_lossy(&output.stdout);
-    println!("{kind}: {}", said.trim());
+    say(format_args!("{kind}: {}", said.trim()));
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
@@ -69,7 +72,9 @@ fn check<L: TorchCompatible>(kind: &str, folder: &Path) -> Result<()> {
         return Ok(());
     }
     if !cfg!(feature = "pytorch") {
-        println!("{kind}: the file that PyTorch saved: skipped: build with `--features pytorch`");
+        say(format_args!(
+            "{kind}: the file that PyTorch saved: skipped: build with `--features pytorch`"
+        ));
         return Ok(());
     }
     let back = config.from_torch(NamedTensors::open(folder.join("back.pt"))?, &device)?;
@@ -77,7 +82,9 @@ fn check<L: TorchCompatible>(kind: &str, folder: &Path) -> Result<()> {
     let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     let worst = worst.fold(0.0, f32::max);
     match worst <= 1e-5 {
-        true => println!("{kind}: the file that PyTorch saved: equal to 1e-5"),
+        true => say(format_args!(
+            "{kind}: the file that PyTorch saved: equal to 1e-5"
+        )),
         false => {
             return Err(format!("{kind}: the file that PyTorch saved is off by {worst}").into());
         }

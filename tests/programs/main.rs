@@ -6,6 +6,7 @@
 mod common;
 
 mod breathing_cli;
+mod closed_pipe;
 mod devices_cli;
 mod estimate_cli;
 mod experiments_cli;

@@ -118,8 +118,15 @@ fn worked_line(workers: &[WorkerReport]) -> String {
     format!("devices: of {seconds:.1} s in windows and probes, each worked for: {shares}")
 }
 
-/// A line on standard output. Who reads it may have closed the pipe (`… | head`): the run goes on without.
-fn say(line: impl Shown) {
+/// A line on standard output. Who reads it may have closed the pipe (`… | head`): the program goes on without, where `println!`
+/// would panic.
+///
+/// ```
+/// use atbptt_train::run::say;
+///
+/// say(format_args!("{} episodes", 24));
+/// ```
+pub fn say(line: impl Shown) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 

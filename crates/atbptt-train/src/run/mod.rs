@@ -29,7 +29,7 @@
 //! let folder = RunFolder::numbered(runs, "first")?; // or `RunFolder::resume("runs/first-1")`
 //! let (train, valid) = (corpus.training(8)?, corpus.evaluation(Split::Valid, 8)?);
 //! let result = run.train(&folder, model, train, valid, SgdConfig::new().init(), 1.0)?;
-//! println!("{result}");
+//! result.print();
 //! # assert_eq!(result.reports.len(), 2);
 //! # Ok(()) }
 //! ```
@@ -71,7 +71,7 @@ pub use data_path::DataPath;
 pub use fault::RunFault;
 pub use folder::RunFolder;
 pub use forecast::Forecast;
-pub use lines::{Display, number};
+pub use lines::{Display, number, say};
 pub use summary::{RunResult, RunSummary};
 pub use trained::TrainedModel;
 

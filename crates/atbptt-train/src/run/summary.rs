@@ -8,7 +8,7 @@ use atbptt_core::policy::Decision;
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
-use super::lines::number;
+use super::lines::{number, say};
 use crate::observer::Resumed;
 use crate::report::EpochReport;
 
@@ -101,6 +101,11 @@ impl<M> RunResult<M> {
             Some(status) => ExitCode::from(status),
             None => ExitCode::SUCCESS,
         }
+    }
+
+    /// Prints its line, as [`say`] does: whoever reads may have closed the pipe.
+    pub fn print(&self) {
+        say(self);
     }
 }
 
