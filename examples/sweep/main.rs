@@ -16,6 +16,7 @@
 mod common;
 mod comparison;
 mod cost;
+mod figure;
 mod grid;
 mod plan;
 mod policy;
@@ -189,7 +190,7 @@ fn show(
     let (table_path, figure_path) = (out.join("table.md"), out.join("figure.png"));
     fs::write(&table_path, &table)
         .map_err(|error| format!("cannot write {}: {error}", table_path.display()))?;
-    report::figure(spec, finished, &figure_path)?;
+    figure::figure(spec, finished, &figure_path)?;
     say(format_args!("{}\n\n{table}", spec.title));
     say(format_args!("figure: {}", figure_path.display()));
     match &cli.into {

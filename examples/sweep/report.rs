@@ -1,11 +1,10 @@
-//! Table and figure of a sweep.
+//! Table of a sweep.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use atbptt::train::EpochReport;
-use atbptt::train::plot::{Line, LinesPanel, PlotError, lines_figure};
 use atbptt::train::run::RunSummary;
 
 use super::common::history::History;
@@ -248,107 +247,6 @@ fn number(metric: &Metric, mean: f64, sd: Option<f64>) -> String {
         Some(sd) => format!("{mean:.digits$} ({sd:.digits$})"),
         None => format!("{mean:.digits$}"),
     }
-}
-
-/// What a curve goes along.
-#[derive(Clone, Copy)]
-enum Across {
-    Epochs,
-    Steps,
-    Seconds,
-}
-
-/// Test metric against epochs, steps (where those of every run are known) and seconds, K and relative bias against epochs: one line per
-/// policy, the mean over seeds.
-pub fn figure(spec: &Spec, finished: &[Finished], path: &Path) -> Result<(), PlotError> {
-    let counted = finished.iter().all(|run| run.steps.is_some());
-    let lines = |value: &dyn Fn(&EpochReport) -> Option<f64>, across: Across| -> Vec<Line> {
-        let of_policy = |&policy: &Policy| {
-            let runs: Vec<&Finished> = finished.iter().filter(|run| run.policy == policy).collect();
-            let epochs = runs.iter().map(|run| run.reports.len()).max().unwrap_or(0);
-            let point = |epoch: usize| {
-                let rows = runs.iter().filter_map(|run| run.reports.get(epoch));
-                let known: Vec<f64> = rows
-                    .clone()
-                    .filter_map(value)
-                    .filter(|v| v.is_finite())
-                    .collect();
-                let mean = |values: Vec<f64>| mean_and_sd(&values).0;
-                let steps = runs.iter().filter_map(|run| run.steps.as_ref()?.get(epoch));
-                let x = match across {
-                    Across::Epochs => (epoch + 1) as f64,
-                    Across::Steps => mean(steps.map(|steps| steps / 1000.0).collect()),
-                    Across::Seconds => mean(rows.map(|row| row.elapsed_seconds).collect()),
-                };
-                let y = match known.is_empty() {
-                    true => f64::NAN,
-                    false => mean_and_sd(&known).0,
-                };
-                (x, y)
-            };
-            let line = Line::new(policy.to_string(), (0..epochs).map(point).collect());
-            match policy.is_adaptive() {
-                true => line,
-                false => line.dashed(),
-            }
-        };
-        let drawn = spec.policies.iter().map(of_policy);
-        drawn.filter(|line| !line.points.is_empty()).collect()
-    };
-    let metric = &spec.metrics[0];
-    let measured = |report: &EpochReport| Some(report.measures.get(&metric.name)? * metric.scale);
-    let limit = limit(&lines(&measured, Across::Epochs));
-    let title = match limit {
-        Some(limit) => format!(
-            "{} (values above {limit:.*} left out)",
-            metric.title, metric.digits
-        ),
-        None => metric.title.clone(),
-    };
-    let shown =
-        |report: &EpochReport| measured(report).filter(|y| limit.is_none_or(|limit| *y <= limit));
-    let panel = |title: &str, x: &str, lines| LinesPanel {
-        title: title.into(),
-        x: x.into(),
-        lines,
-    };
-    let steps = "thousand steps per sequence: windows, probes, validation";
-    let seconds = "seconds of training, probes and validation";
-    let mut panels = vec![panel(&title, "epoch", lines(&shown, Across::Epochs))];
-    if counted {
-        panels.push(panel(&title, steps, lines(&shown, Across::Steps)));
-    }
-    panels.extend([
-        panel(&title, seconds, lines(&shown, Across::Seconds)),
-        panel(
-            "Truncation length K (steps)",
-            "epoch",
-            lines(&|r| Some(r.mean_k), Across::Epochs),
-        ),
-        panel(
-            "Estimated relative bias δ(K) (10⁻⁴ stands for anything smaller)",
-            "epoch",
-            lines(
-                &|r| r.relative_bias.map(|bias| bias.max(1e-4)),
-                Across::Epochs,
-            ),
-        ),
-    ]);
-    lines_figure(path, &spec.title, &panels)
-}
-
-/// The largest value after the first tenth of the epochs, where showing those before would take three quarters of the axis.
-fn limit(lines: &[Line]) -> Option<f64> {
-    let range = |values: &dyn Fn(&Line) -> usize| {
-        let ys = lines.iter().flat_map(|line| &line.points[values(line)..]);
-        let finite = ys.map(|point| point.1).filter(|y| y.is_finite());
-        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| {
-            (low.min(y), high.max(y))
-        })
-    };
-    let (low, high) = range(&|_| 0);
-    let (_, later) = range(&|line| line.points.len().div_ceil(10));
-    (later > low && high - low > 4.0 * (later - low)).then_some(later)
 }
 
 /// Puts table and figure between the markers of `name` in a Markdown file, the figure into `img/` beside it.

@@ -174,6 +174,14 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// The value below which a share `q` of the sorted values lies, between neighbours in proportion; `None` without values.
+pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let at = q.clamp(0.0, 1.0) * last as f64;
+    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    Some(below + (above - below) * at.fract())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +247,15 @@ mod tests {
         }
         assert_eq!(holm(&[0.7, 0.6]), [1.0, 1.0]);
         assert!(holm(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_quantile_lies_between_its_neighbours_in_proportion() {
+        let values = [1.0, 2.0, 4.0, 8.0, 16.0];
+        for (q, expected) in [(0.0, 1.0), (0.5, 4.0), (0.6, 5.6), (1.0, 16.0), (7.0, 16.0)] {
+            near(quantile(&values, q).unwrap(), expected, 1e-12);
+        }
+        assert_eq!(quantile(&[], 0.5), None);
     }
 
     #[test]

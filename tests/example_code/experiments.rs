@@ -14,6 +14,8 @@ mod common {
 mod comparison;
 #[path = "../../examples/sweep/cost.rs"]
 mod cost;
+#[path = "../../examples/sweep/figure.rs"]
+mod figure;
 #[path = "../../examples/sweep/plan.rs"]
 mod plan;
 #[path = "../../examples/sweep/policy.rs"]

@@ -5,7 +5,7 @@ use plotters::chart::{ChartBuilder, ChartContext, LabelAreaPosition};
 use plotters::coord::CoordTranslate;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::drawing::DrawingArea;
-use plotters::element::{Circle, DashedPathElement, PathElement, Polygon};
+use plotters::element::{Circle, DashedPathElement, EmptyElement, PathElement, Polygon};
 use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, RGBColor, ShapeStyle, WHITE};
 
@@ -308,6 +308,18 @@ impl<'a, 'b> Chart<'a, 'b> {
     fn dot(&self, at: Point, radius: f64, color: RGBColor) -> Result<(), PlotError> {
         let dot = Circle::new(at, px(radius).max(1), color.filled());
         self.context.plotting_area().draw(&dot).map_err(refused)
+    }
+
+    /// A triangle that points up or down: a value lies beyond.
+    pub(super) fn arrow(&self, at: Point, up: bool, color: RGBColor) -> Result<(), PlotError> {
+        if !self.holds(at) {
+            return Ok(());
+        }
+        let side = if up { -1 } else { 1 };
+        let corner = |x: f64, y: f64| (px(x), side * px(y));
+        let corners = vec![corner(-6.5, 1.0), corner(6.5, 1.0), corner(0.0, 12.0)];
+        let arrow = EmptyElement::at(at) + Polygon::new(corners, color.filled());
+        self.context.plotting_area().draw(&arrow).map_err(refused)
     }
 
     /// A dot at every value, unless there are too many to tell apart.

@@ -44,6 +44,9 @@ pub struct Line {
     pub band: Vec<(f64, f64, f64)>,
     /// Whether y counts from zero, as a flow does: the axis of the panel is linear then, and zero is on it.
     pub zero: bool,
+    /// Lowest and highest y to draw. What lies beyond is drawn at the end it lies beyond, under a triangle that points there, and does
+    /// not stretch the axis.
+    pub limits: Option<(f64, f64)>,
 }
 
 impl Line {
@@ -73,6 +76,37 @@ impl Line {
         self.zero = true;
         self
     }
+
+    /// The same line with values below `low` and above `high` drawn there, under triangles that point to where they lie; limits that are
+    /// not in order, or no numbers, are none.
+    pub fn with_limits(mut self, low: f64, high: f64) -> Self {
+        self.limits = (low <= high).then_some((low, high));
+        self
+    }
+
+    /// The points as they are drawn: within the limits.
+    fn drawn(&self) -> Vec<Point> {
+        let within = |y: f64| match self.limits {
+            Some((low, high)) if y.is_finite() && low <= high => y.clamp(low, high),
+            _ => y,
+        };
+        self.points.iter().map(|&(x, y)| (x, within(y))).collect()
+    }
+
+    /// Points that are drawn at a limit.
+    fn clipped(&self) -> impl Iterator<Item = Clipped> {
+        let pairs = self.points.iter().zip(self.drawn());
+        let clipped = pairs.map(|(&(_, value), at)| Clipped { at, value });
+        clipped.filter(|clipped| clipped.value.is_finite() && clipped.value != clipped.at.1)
+    }
+}
+
+/// A point beyond the limits of its line.
+struct Clipped {
+    /// Where it is drawn.
+    at: Point,
+    /// Its own y.
+    value: f64,
 }
 
 /// One coordinate system.
@@ -174,9 +208,13 @@ pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotErro
             let (marks, lines): (Vec<_>, Vec<_>) = lines.partition(is_mark);
             for line in lines.into_iter().chain(marks) {
                 let stroke = stroke(&line.name, line.dashed);
-                chart.curve(&line.points, stroke)?;
-                if line.points.len() <= 20 {
-                    chart.dots(&line.points, stroke.color)?;
+                let points = line.drawn();
+                chart.curve(&points, stroke)?;
+                if points.len() <= 20 {
+                    chart.dots(&points, stroke.color)?;
+                }
+                for Clipped { at, value } in line.clipped() {
+                    chart.arrow(at, value > at.1, stroke.color)?;
                 }
             }
         }
@@ -188,9 +226,14 @@ pub(super) fn draw(title: &str, panels: &[LinesPanel]) -> Result<Sheet, PlotErro
 /// Over all values; with zero on it where a line counts from zero.
 pub(super) fn y_scale(panel: &LinesPanel) -> Option<Scale> {
     let zero = panel.lines.iter().any(|line| line.zero).then_some(0.0);
-    let points = panel.lines.iter().flat_map(|line| &line.points);
-    let values = points.map(|point| point.1).chain(zero);
-    Scale::automatic(values.collect::<Vec<_>>())
+    let points = panel.lines.iter().flat_map(Line::drawn);
+    let values: Vec<f64> = points.map(|point| point.1).chain(zero).collect();
+    // What can be negative has no logarithmic axis, also where the negative values are beyond the limits.
+    let mut clipped = panel.lines.iter().flat_map(Line::clipped);
+    match clipped.any(|clipped| clipped.value <= 0.0) {
+        true => Scale::linear(values),
+        false => Scale::automatic(values),
+    }
 }
 
 /// From the smallest to the largest x, with a little air; whole ticks where all x are whole.

@@ -259,6 +259,46 @@ fn a_panel_whose_line_counts_from_zero_has_a_linear_axis_with_zero_on_it() {
     assert!(!holds_zero(flow));
 }
 
+/// A spike of a hundred times the rest: the axis is that of the rest, and a triangle at its end says where the spike goes.
+#[test]
+fn values_beyond_the_limits_of_a_line_are_marked_and_do_not_stretch_the_axis() {
+    let line = |spike| Line::new("score", vec![(1.0, 0.2), (2.0, spike), (3.0, 0.8)]);
+    let panel = |line| LinesPanel {
+        lines: vec![line],
+        ..LinesPanel::default()
+    };
+    let holds = |line, y| lines::y_scale(&panel(line)).unwrap().holds(y);
+    assert!(holds(line(-60.0), -60.0));
+    let limited = line(-60.0).with_limits(0.1, 0.9);
+    for (y, held) in [
+        (0.1, true),
+        (0.8, true),
+        (-0.1, false),
+        (1.0, false),
+        (-60.0, false),
+    ] {
+        assert_eq!(holds(limited.clone(), y), held, "{y}");
+    }
+    let colored = |line| {
+        let sheet = lines::draw("", &[panel(line)]).unwrap();
+        let color = lines::COLORS[0];
+        let pixels = sheet.pixels.chunks_exact(3);
+        pixels
+            .filter(|pixel| *pixel == [color.0, color.1, color.2])
+            .count()
+    };
+    // The same curve with and without a triangle, of 26 by 22 pixels before they are averaged; a dot covers some of it.
+    let (below, at) = (colored(limited), colored(line(0.1).with_limits(0.1, 0.9)));
+    assert!((140..=286).contains(&(below - at)), "{below} and {at}");
+    // A score that can be negative has a linear axis, whatever the limits leave of it.
+    let wide = |spike| line(spike).with_limits(0.01, 0.8);
+    assert!(!holds(wide(-60.0), 1.0) && holds(wide(-60.0), 0.0));
+    assert!(!holds(wide(0.01), 0.0), "logarithmic");
+    // Limits that say nothing are none.
+    assert_eq!(line(-60.0).with_limits(0.9, 0.1), line(-60.0));
+    assert_eq!(line(-60.0).with_limits(f64::NAN, 0.1), line(-60.0));
+}
+
 #[test]
 fn a_lines_figure_needs_a_panel() {
     let error = lines_figure("x.png", "t", &[]).unwrap_err();
