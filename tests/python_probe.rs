@@ -7,7 +7,9 @@
 // Helpers outside of test functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::ops::Range;
+#[path = "common/window.rs"]
+mod window;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -21,6 +23,7 @@ use atbptt::train::probe_file;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
+use window::Window;
 
 /// Two LSTM layers and a linear decoder: the example's `Echo`.
 #[derive(Module, Debug)]
@@ -30,30 +33,6 @@ struct Echo {
     weight: Param<Tensor<2>>,
     /// `[outputs]`
     bias: Param<Tensor<1>>,
-}
-
-/// Time-major: `[time, batch, values]`.
-#[derive(Clone, Debug)]
-struct Window {
-    inputs: Tensor<3>,
-    targets: Tensor<3>,
-}
-
-impl SequenceBatch for Window {
-    fn steps(&self) -> usize {
-        self.inputs.dims()[0]
-    }
-
-    fn sequences(&self) -> usize {
-        self.inputs.dims()[1]
-    }
-
-    fn slice(&self, range: Range<usize>) -> Self {
-        Self {
-            inputs: self.inputs.clone().narrow(0, range.start, range.len()),
-            targets: self.targets.clone().narrow(0, range.start, range.len()),
-        }
-    }
 }
 
 impl StackModel for Echo {

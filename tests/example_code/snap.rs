@@ -10,8 +10,8 @@ mod common {
 }
 #[path = "../../examples/copy/model.rs"]
 mod copy_model;
-
-use std::ops::Range;
+#[path = "../common/window.rs"]
+mod window;
 
 use atbptt::models::{
     LstmLayer, ModelError, RecurrentLayer, RecurrentModel, SequenceBatch, StepLoss, TokenBatch,
@@ -22,6 +22,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use copy_model::CopyModel;
 use online::{OneLstm, Snap};
+use window::Window;
 
 const BATCH: usize = 2;
 const STEPS: usize = 7;
@@ -51,31 +52,6 @@ fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
-}
-
-/// A window of a test, time-major.
-#[derive(Clone)]
-struct Window {
-    inputs: Tensor<3>,
-    targets: Tensor<3>,
-}
-
-impl SequenceBatch for Window {
-    fn steps(&self) -> usize {
-        self.inputs.dims()[0]
-    }
-
-    fn sequences(&self) -> usize {
-        self.inputs.dims()[1]
-    }
-
-    fn slice(&self, range: Range<usize>) -> Self {
-        let part = |all: &Tensor<3>| all.clone().narrow(0, range.start, range.len());
-        Self {
-            inputs: part(&self.inputs),
-            targets: part(&self.targets),
-        }
-    }
 }
 
 /// The library's layer, with the squares of its outputs less targets as the loss.
