@@ -18,7 +18,6 @@ mod data;
 mod model;
 mod predict;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -179,12 +178,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .may_change("source of the data", &data)
         .with_measures(move |model: &EventModel| {
             let quality = predict::evaluate(model, &parallel, chunk, &device)?;
-            Ok(BTreeMap::from([
-                ("test_nll".into(), quality.nll),
-                ("test_rmse".into(), quality.rmse),
-                ("test_rmse_unbounded".into(), quality.rmse_unbounded),
-                ("test_error".into(), quality.error),
-            ]))
+            Ok([
+                ("test_nll", quality.nll),
+                ("test_rmse", quality.rmse),
+                ("test_rmse_unbounded", quality.rmse_unbounded),
+                ("test_error", quality.error),
+            ])
         });
     run.check(&training)?;
     let model = EventModel::new(marks, task.hidden, task.layers, &run.device()?)?;

@@ -1,6 +1,5 @@
 //! Forecasts while the model learns, each by a model that knows nothing of what it forecasts.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
@@ -169,7 +168,7 @@ impl Online {
     }
 
     /// Errors averaged over the horizons: of the half minute that selects, and of the test.
-    pub fn measures(&self) -> std::result::Result<BTreeMap<String, f64>, TrainError> {
+    pub fn measures(&self) -> std::result::Result<[(&'static str, f64); 4], TrainError> {
         let test = MINUTE..self.recording.steps();
         let mean = |steps: Range<usize>, persistence, of: fn(&ForecastErrors) -> f64| {
             let errors = (1..=AHEAD).map(|ahead| self.errors(steps.clone(), ahead, persistence));
@@ -180,20 +179,12 @@ impl Online {
         };
         // Of a marker's position: three coordinates.
         let distance = |errors: &ForecastErrors| errors.root_mean_square() * 3.0_f64.sqrt();
-        Ok(BTreeMap::from([
-            (
-                "valid_nrmse".to_owned(),
-                mean(HALF_MINUTE..MINUTE, false, ForecastErrors::normalised)?,
-            ),
-            (
-                "test_nrmse".to_owned(),
-                mean(test.clone(), false, ForecastErrors::normalised)?,
-            ),
-            ("test_rmse".to_owned(), mean(test.clone(), false, distance)?),
-            (
-                "persistence_nrmse".to_owned(),
-                mean(test, true, ForecastErrors::normalised)?,
-            ),
-        ]))
+        let normalised = |steps, persistence| mean(steps, persistence, ForecastErrors::normalised);
+        Ok([
+            ("valid_nrmse", normalised(HALF_MINUTE..MINUTE, false)?),
+            ("test_nrmse", normalised(test.clone(), false)?),
+            ("test_rmse", mean(test.clone(), false, distance)?),
+            ("persistence_nrmse", normalised(test, true)?),
+        ])
     }
 }

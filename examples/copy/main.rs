@@ -16,7 +16,6 @@ mod common;
 mod data;
 mod model;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -306,7 +305,7 @@ fn train<M: RecurrentModel<Batch = TokenBatch>>(
         .with_measures(move |model: &M| {
             let loss = evaluate(model, &test, chunk, &device)?;
             let perplexity = (loss.sum / loss.count as f64).exp();
-            Ok(BTreeMap::from([("test_perplexity".into(), perplexity)]))
+            Ok([("test_perplexity", perplexity)])
         });
     run.check(&training)?;
     let model = learner(CopyModel::new(

@@ -22,7 +22,7 @@ use atbptt::core::policy::MonitorConfig;
 use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, PackedSource, SeriesSet};
-use atbptt::train::run::{DataPath, TrainedModel};
+use atbptt::train::run::DataPath;
 use atbptt::train::{RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
@@ -163,9 +163,8 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
         .must_match("warm-up", task.warm_up)
         .may_change("source of the data", &task.data)
         .with_measures(move |model: &SeriesModel<LstmLayer>| {
-            let mut all = measured.measures(model)?;
-            all.extend(chunk.measures(model, &device)?);
-            Ok(all)
+            let errors = measured.measures(model)?.into_iter();
+            Ok(errors.chain(chunk.measures(model, &device)?))
         });
     run.check(&train)?;
     let config = SeriesModelConfig::new(WEATHER.len(), 1, task.hidden)
@@ -188,7 +187,6 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
         ));
         announce(&in_words(&devices), &plan, &folder);
     }
-    let template = model.clone();
     let result = run.train(
         &folder,
         model,
@@ -198,8 +196,7 @@ fn run(cli: Cli, new: Settings<Task>) -> Result<ExitCode> {
         plan.lr,
     )?;
     if result.summary.is_some() {
-        // The best epoch's model.
-        let trained = TrainedModel::open(folder.path())?.load(template)?;
+        let trained = result.best_model()?;
         flows.write(&trained, &folder)?;
         report::bias(&trained, &train, &plan, &result, &device)?;
     }

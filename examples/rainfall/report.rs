@@ -1,6 +1,5 @@
 //! What came of it: the river beside both models, and what truncation leaves out of the gradient.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atbptt::core::seed::mix;
@@ -67,17 +66,14 @@ impl Flows {
     pub fn measures(
         &self,
         model: &Model,
-    ) -> std::result::Result<BTreeMap<String, f64>, TrainError> {
+    ) -> std::result::Result<[(&'static str, f64); 3], TrainError> {
         let [valid, test] = [1, 2].map(|part| self.errors(&self.simulate(model, part)?, part));
         let (valid, test) = (valid?, test?);
-        let measures = [
+        Ok([
             ("valid_nse", valid.nash_sutcliffe()),
             ("test_nse", test.nash_sutcliffe()),
             ("test_rmse", test.root_mean_square()),
-        ];
-        Ok(measures
-            .map(|(name, value)| (name.to_owned(), value))
-            .into())
+        ])
     }
 
     /// The operational model's efficiency on the test years.
@@ -150,7 +146,7 @@ impl ChunkBias {
         &self,
         model: &Model,
         device: &Device,
-    ) -> std::result::Result<Option<(String, f64)>, TrainError> {
+    ) -> std::result::Result<Option<(&'static str, f64)>, TrainError> {
         let (model, scheme) = (model.clone().train(), Scheme::Strided { losses: CHUNK });
         let seeds: Vec<u64> = (1..=PROBES).map(|n| mix(self.seed, [n])).collect();
         let probe = self.probe.clone();
@@ -158,7 +154,7 @@ impl ChunkBias {
         let estimate = direct.estimate(scheme)?;
         // A gradient that noise hides has no share.
         let usable = estimate.gradient_square() > 0.0;
-        Ok(usable.then(|| ("chunk_bias".into(), estimate.relative_bias(1))))
+        Ok(usable.then(|| ("chunk_bias", estimate.relative_bias(1))))
     }
 }
 

@@ -17,7 +17,6 @@ mod common;
 mod data;
 mod forecast;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use atbptt::models::{SeriesLoss, SeriesModel, SeriesModelConfig};
@@ -177,9 +176,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .with_measures(move |model: &SeriesModel<LstmLayer>| {
             let errors = forecast::root_mean_squares(model, &test, chunk, &device)?;
             let in_units = errors.into_iter().zip(&scales).zip(&names);
-            Ok(in_units
-                .map(|((error, scale), name)| (format!("test_rmse_{name}"), error * scale.scale))
-                .collect::<BTreeMap<_, _>>())
+            let named = in_units
+                .map(|((error, scale), name)| (format!("test_rmse_{name}"), error * scale.scale));
+            Ok(named.collect::<Vec<_>>())
         });
     run.check(&training)?;
     let config = SeriesModelConfig::new(normalised.d_input(), normalised.d_target(), task.hidden)

@@ -13,7 +13,6 @@
 mod common;
 mod system;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,7 +21,7 @@ use atbptt::models::{SeriesModel, SeriesModelConfig};
 use atbptt::prelude::*;
 use atbptt::train::data::{Normalisation, PackedSource, Series};
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
-use atbptt::train::run::{DataPath, Forecast, RunSummary, TrainedModel};
+use atbptt::train::run::{DataPath, Forecast, RunSummary};
 use atbptt::train::{ForecastErrors, RateSchedule, RateShape};
 use burn::module::Module;
 use burn::optim::AdamConfig;
@@ -193,7 +192,7 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
         .may_change("source of the data", &task.data)
         .with_measures(move |model: &Model| {
             let (_, error) = simulate(model, &units, &test)?;
-            Ok(BTreeMap::from([("test_rmse".to_owned(), error)]))
+            Ok([("test_rmse", error)])
         });
     run.check(&train)?;
     // Recordings begin with a state of their own, which the tanks forget slowly.
@@ -216,19 +215,18 @@ fn identify(mut start: Start<Task>, args: &RunArgs) -> Result<(ExitCode, Option<
         ));
         announce(&in_words(&devices), &plan, &folder);
     }
-    let template = model.clone();
     let adam = AdamConfig::new().init();
     let result = run.train(&folder, model, train.clone(), valid, adam, plan.lr)?;
     let mut line = None;
     if let Some(summary) = &result.summary {
-        let trained: Model = TrainedModel::open(folder.path())?.load(template)?;
+        let trained = result.best_model()?;
         let losses = plan.training.scheme.losses(1);
         let curve = trained_bias::measure(&trained, &train, &plan.training, losses, &device)?;
         say(format_args!(
             "\n{}",
             trained_bias::in_words(&curve, "steps")
         ));
-        let (simulated, _) = simulate(&trained.valid(), &scale, &parts.test)?;
+        let (simulated, _) = simulate(&trained, &scale, &parts.test)?;
         let panel = trained_bias::panel(&curve, "steps");
         draw(system, &simulated, &parts.test, panel, &folder)?;
         line = Some(outcome(system, &plan, summary, &result.history));

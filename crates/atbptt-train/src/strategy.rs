@@ -261,11 +261,15 @@ impl AdaptiveTbptt {
     /// test set, an accuracy, an error in the units of the data. A number that is not finite is left out, with a warning.
     ///
     /// `M` is the model that will be trained; a strategy with measures of another model refuses to train.
-    pub fn with_measures<M: RecurrentModel>(
+    pub fn with_measures<M: RecurrentModel, N: Into<String>, All: IntoIterator<Item = (N, f64)>>(
         mut self,
-        measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
+        measures: impl Fn(&M) -> Result<All, TrainError> + Send + Sync + 'static,
     ) -> Self {
-        self.measures = Some(Box::new(Measures::<M>(Box::new(measures))));
+        let named = move |model: &M| -> Result<BTreeMap<String, f64>, TrainError> {
+            let all = measures(model)?.into_iter();
+            Ok(all.map(|(name, value)| (name.into(), value)).collect())
+        };
+        self.measures = Some(Box::new(Measures::<M>(Box::new(named))));
         self
     }
 

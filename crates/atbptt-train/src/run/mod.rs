@@ -249,12 +249,16 @@ impl<M: RecurrentModel> Run<M> {
         self
     }
 
-    /// Measures the model after every epoch; see [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures).
-    pub fn with_measures(
+    /// Measures the model after every epoch, such as `|model| Ok([("test_error", error(model)?)])`; see
+    /// [`AdaptiveTbptt::with_measures`](crate::AdaptiveTbptt::with_measures).
+    pub fn with_measures<N: Into<String>, All: IntoIterator<Item = (N, f64)>>(
         mut self,
-        measures: impl Fn(&M) -> Result<BTreeMap<String, f64>, TrainError> + Send + Sync + 'static,
+        measures: impl Fn(&M) -> Result<All, TrainError> + Send + Sync + 'static,
     ) -> Self {
-        self.measures = Some(Box::new(measures));
+        self.measures = Some(Box::new(move |model: &M| {
+            let all = measures(model)?.into_iter();
+            Ok(all.map(|(name, value)| (name.into(), value)).collect())
+        }));
         self
     }
 

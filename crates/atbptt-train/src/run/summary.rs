@@ -5,10 +5,12 @@ use std::fmt;
 use std::process::ExitCode;
 
 use atbptt_core::policy::Decision;
+use atbptt_models::RecurrentModel;
 use serde::{Deserialize, Serialize};
 
-use super::RunFolder;
 use super::lines::{number, say};
+use super::{RunFolder, TrainedModel};
+use crate::TrainError;
 use crate::observer::Resumed;
 use crate::report::EpochReport;
 
@@ -101,6 +103,21 @@ impl<M> RunResult<M> {
             Some(status) => ExitCode::from(status),
             None => ExitCode::SUCCESS,
         }
+    }
+
+    /// The model with the weights of the epoch with the lowest validation loss, in evaluation mode, as [`TrainedModel`] finds them in the
+    /// run's folder; [`model`](Self::model) has those of the last window.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrainedModel::open`] and [`TrainedModel::load`]; [`TrainError::Run`] where no epoch has been validated.
+    pub fn best_model(&self) -> Result<M, TrainError>
+    where
+        M: RecurrentModel,
+    {
+        // Loaded in training mode, weights know that they are to be tracked, should the program go on to train them.
+        let trained = TrainedModel::open(self.folder.path())?.load(self.model.clone().train())?;
+        Ok(trained.valid())
     }
 
     /// Prints its line, as [`say`] does: whoever reads may have closed the pipe.

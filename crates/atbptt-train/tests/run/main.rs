@@ -154,7 +154,7 @@ fn a_run_can_be_stopped_from_elsewhere_and_named_losses_have_no_perplexity() {
     let named = run(1, &corpus)
         .with_loss_name("Loss (nats)")
         .with_test(corpus.evaluation(Split::Test, 1).unwrap())
-        .with_measures(|_| Ok([("of_ones_own".to_owned(), 2.5)].into()));
+        .with_measures(|_| Ok([("of_ones_own", 2.5)]));
     let named = train(named, &folder, 1.0).unwrap();
     let measures: Vec<&String> = named.reports[0].measures.keys().collect();
     assert_eq!(measures, ["of_ones_own", "test_loss"]);

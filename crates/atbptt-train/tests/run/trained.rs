@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Whether losses of the model have gradients.
+fn tracked(model: &Model) -> bool {
+    model.embedding.weight.val().is_require_grad()
+}
+
 /// The folder is enough: configuration, weights of the best epoch, vocabulary. Copied elsewhere, without the run.
 #[test]
 fn a_run_folder_is_enough_to_use_the_trained_model() {
@@ -23,9 +28,13 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
         1.0,
     )
     .unwrap();
-    let best = result.summary.unwrap();
+    let best_model = result.best_model().unwrap();
+    assert!(tracked(&best_model.clone().train()) && !tracked(&best_model));
+    let best_model = NamedTensors::of(&best_model).unwrap();
     let away = parent.path().join("away");
     std::fs::rename(path.join("model"), &away).unwrap();
+    assert!(result.best_model().is_err());
+    let best = result.summary.unwrap();
     let trained = TrainedModel::open(&away).unwrap();
     assert_eq!(trained.epoch(), best.best_epoch);
     assert_eq!(trained.vocabulary().unwrap(), *corpus.vocabulary());
@@ -45,10 +54,10 @@ fn a_run_folder_is_enough_to_use_the_trained_model() {
     // A model of one's own program takes them too; another kind is refused.
     let plain: Model = config.init(&device).unwrap();
     let loaded = trained.load(plain).unwrap();
-    assert_eq!(
-        NamedTensors::of(&loaded).unwrap(),
-        NamedTensors::of(&model).unwrap()
-    );
+    let weights = NamedTensors::of(&model).unwrap();
+    assert_eq!(NamedTensors::of(&loaded).unwrap(), weights);
+    // The run that trained it has it at hand.
+    assert_eq!(best_model, weights);
     assert!(trained.language_model::<GruLayer>(&device).is_err());
     // A note of versions; what a newer one wrote is refused with that version.
     let about = std::fs::read_to_string(away.join("about.json")).unwrap();

@@ -462,10 +462,7 @@ fn measures_see_the_model_after_every_epoch() {
     .with_measures(move |model: &Model| {
         let source = valid.clone();
         let loss = evaluate(model, &source, 20, &Device::flex())?;
-        Ok(BTreeMap::from([(
-            "loss".into(),
-            loss.sum / loss.count as f64,
-        )]))
+        Ok([("loss", loss.sum / loss.count as f64)])
     });
     let (outcome, reports) = trained(strategy, 2);
     outcome.unwrap();
@@ -483,7 +480,7 @@ fn measures_of_another_model_are_refused() {
         config(Scheme::Overlapping),
     )
     .unwrap()
-    .with_measures(|_: &Other| Ok(BTreeMap::new()));
+    .with_measures(|_: &Other| Ok([("none", 0.0)]));
     let error = trained(strategy, 1).0.unwrap_err();
     assert!(error.to_string().contains("measures"), "{error}");
 }
