@@ -1,4 +1,7 @@
 //! What does a first program look like? This is the README's.
+//!
+//! `cargo run --release --example first` (ten seconds) prints a line per epoch and ends with a validation loss of 4.22, which is a
+//! perplexity of 68; it leaves a run folder in `runs/`.
 
 use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, Split, SyntheticConfig};

