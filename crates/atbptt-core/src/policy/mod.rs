@@ -150,7 +150,7 @@ pub trait TruncationPolicy: Send + Sync + fmt::Debug {
 
     /// How many more probes the estimate at hand should have, after what those so far measured; 0 where they suffice. To be asked after
     /// every batch of probes; [`update`](Self::update) then takes what all of them together measured. By default more where noise
-    /// hides the gradient, up to [`MonitorConfig::max_probes`].
+    /// hides the gradient, up to [`MonitorConfig::max_probes`]; the trainer runs no more than so many, whatever is asked for.
     fn more_probes(&self, measured: &Measurement) -> usize {
         self.monitor().more_probes(measured)
     }

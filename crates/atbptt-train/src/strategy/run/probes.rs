@@ -95,7 +95,8 @@ impl<M: RecurrentModel> Run<'_, M> {
         )
     }
 
-    /// What `first` direct probes measured, and as many more as the policy finds that it needs.
+    /// What `first` direct probes measured, and as many more as the policy finds that it needs, up to what its monitor allows:
+    /// a policy that always asks for more would train no further.
     fn direct_probes(
         &mut self,
         first: usize,
@@ -115,8 +116,22 @@ impl<M: RecurrentModel> Run<'_, M> {
                     (statistics, _) => statistics,
                 },
             };
-            more = lock(&self.strategy.shared.policy).more_probes(&measured);
+            let (asked, allowed) = {
+                let policy = lock(&self.strategy.shared.policy);
+                let max = policy.monitor().config().map_or(0, |c| c.max_probes);
+                (
+                    policy.more_probes(&measured),
+                    max.saturating_sub(pieces.len()),
+                )
+            };
+            more = asked.min(allowed);
             if more == 0 {
+                if asked > 0 {
+                    log::warn!(
+                        "the policy asks for {asked} more probes than the {} that its monitor allows (max_probes); it decides by these",
+                        pieces.len()
+                    );
+                }
                 return Ok(measured);
             }
             before = Some(measured);
