@@ -42,7 +42,7 @@ use atbptt::prelude::*;
 use atbptt::train::data::{Corpus, CorpusOptions, Split, SyntheticConfig};
 use atbptt::train::run::RunFolder;
 use atbptt::train::{
-    FusedSgd, device_from_env, measured_bias, probe, probe_direct, quiet_renderer,
+    FusedSgd, device_from_env, measured_bias, probe, probe_direct_distinct, quiet_renderer,
 };
 use burn::module::Module;
 use burn::optim::{AdamConfig, ModuleOptimizer};
@@ -246,7 +246,9 @@ where
                 .map(|n| cli.seed * 1_000_000 + (repeat * cli.pool() + n + 1) * 1000 + epoch as u64)
                 .collect();
             let cut = (probe_config.clone()).with_contexts(cli.cuts.contexts(cli.window));
-            statistics.push(probe_direct(&model, &train, cut, scheme, &seeds, device)?);
+            let drawn = (seeds.len(), seeds.first().copied().unwrap_or_default());
+            let probed = probe_direct_distinct(&model, &train, cut, scheme, drawn, device)?;
+            statistics.push(probed);
             if !cli.no_norms {
                 readings_of_norms.push(norms(&model, &train, &probe_config, &seeds, device)?);
             }
@@ -309,7 +311,8 @@ impl Watch {
             for controller in self.controllers.get_mut(repeat).into_iter().flatten() {
                 let mut probes = 0;
                 if let Some(request) = controller.monitor().probes_due(at) {
-                    let mut asked = request.probes();
+                    let windows = statistics.population().unwrap_or(usize::MAX);
+                    let mut asked = request.probes().min(windows);
                     let measured = loop {
                         let set = statistics.in_sets_of(asked)?.into_iter().next();
                         let Some(statistics) = set else {

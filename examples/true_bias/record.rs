@@ -77,7 +77,9 @@ impl Record {
                 true => all.clone(),
                 false => all.at_contexts(&contexts)?,
             };
-            for set in cut.in_sets_of(cli.pool() as usize)? {
+            // A short stream has fewer windows than may be asked for.
+            let windows = cut.population().unwrap_or(usize::MAX);
+            for set in cut.in_sets_of(windows.min(cli.pool() as usize))? {
                 statistics.push(set);
                 // Norms are of all probes together, whatever the sets.
                 norms.extend(self.norms.get(index).cloned());

@@ -4,6 +4,7 @@
 //! that warm the state up from zero, without gradient.
 
 use atbptt_core::direct::{check_cuts, default_contexts};
+use atbptt_core::seed::mix;
 use atbptt_core::{DirectStatistics, LagNorms, Scheme};
 use atbptt_models::ops::seed_device;
 use atbptt_models::{
@@ -16,6 +17,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::distinct::DistinctWindows;
 use crate::source::SequenceSource;
 
 /// Length of a probe, and how a direct one cuts its window.
@@ -161,16 +163,17 @@ fn starts<B: SequenceBatch>(
         .collect()
 }
 
-/// A random window per sequence, of `steps` steps after a burn-in, and the state before it.
+/// A window per sequence, of `steps` steps after a burn-in, and the state before it.
+///
+/// - `starts`: where the burn-in begins, in every sequence
 fn window<M: RecurrentModel>(
     model: &M,
     source: &dyn SequenceSource<Batch = M::Batch>,
     (burn_in, steps): (usize, usize),
-    seed: u64,
+    starts: &[usize],
     device: &Device,
 ) -> Result<(M::Batch, Option<M::State>), TrainError> {
-    let starts = starts(source, burn_in + steps, seed);
-    let batch = source.gather(&starts, burn_in + steps, device)?;
+    let batch = source.gather(starts, burn_in + steps, device)?;
     if burn_in == 0 {
         return Ok((batch, None));
     }
@@ -196,7 +199,8 @@ pub fn probe<M: RecurrentModel>(
 ) -> Result<LagNorms, TrainError> {
     config.check(source.common_steps())?;
     let lengths = (config.burn_in, config.window);
-    let (window, state) = window(model, source, lengths, seed, device)?;
+    let starts = starts(source, config.steps(), seed);
+    let (window, state) = window(model, source, lengths, &starts, device)?;
     let frozen = frozen(model);
     Ok(frozen.state_gradients(&window, state)?.lag_norms()?)
 }
@@ -218,6 +222,18 @@ pub fn direct_probe<M: RecurrentModel>(
     seed: u64,
     device: &Device,
 ) -> Result<PieceGradients, TrainError> {
+    direct_probe_at(model, source, config, plan, (seed, None), device)
+}
+
+/// The same, where `place` is given at one of the windows that no other probe reads, by the index of the probe.
+pub(crate) fn direct_probe_at<M: RecurrentModel>(
+    model: &M,
+    source: &dyn SequenceSource<Batch = M::Batch>,
+    config: &ProbeConfig,
+    plan: &DirectPlan,
+    (seed, place): (u64, Option<(DistinctWindows, usize)>),
+    device: &Device,
+) -> Result<PieceGradients, TrainError> {
     let exact = ProbeConfig {
         losses: Some(plan.losses),
         contexts: Some(plan.contexts.clone()),
@@ -227,8 +243,15 @@ pub fn direct_probe<M: RecurrentModel>(
     let scheme = Scheme::Overlapping;
     exact.check_direct(scheme, source.common_steps())?;
     seed_device(device, seed);
-    let lengths = (exact.burn_in, exact.direct_steps(scheme) - exact.burn_in);
-    let (window, state) = window(model, source, lengths, seed, device)?;
+    let steps = exact.direct_steps(scheme);
+    let starts = match place {
+        Some((windows, index)) => {
+            windows.starts(index, source.sequences(), source.common_steps() - steps)
+        }
+        None => starts(source, steps, seed),
+    };
+    let lengths = (exact.burn_in, steps - exact.burn_in);
+    let (window, state) = window(model, source, lengths, &starts, device)?;
     Ok(piece_gradients(model, &window, state, plan)?)
 }
 
@@ -274,4 +297,37 @@ pub fn probe_direct<M: RecurrentModel>(
         .map(|&seed| direct_probe(model, source, &config, &plan, seed, device))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(direct_statistics(&probes)?)
+}
+
+/// What [`probe_direct`] measures, by up to `probes` probes as a training run draws them: of a short stream, which has few windows, no
+/// two are the same ([`DirectStatistics::population`]), and there are no more than it has.
+///
+/// Independent ones where the stream is long, or the model draws at random itself, as dropout does. A function of `seed` alone.
+///
+/// # Errors
+///
+/// As [`probe_direct`].
+pub fn probe_direct_distinct<M: RecurrentModel>(
+    model: &M,
+    source: &dyn SequenceSource<Batch = M::Batch>,
+    config: ProbeConfig,
+    scheme: Scheme,
+    (probes, seed): (usize, u64),
+    device: &Device,
+) -> Result<DirectStatistics, TrainError> {
+    config.check_direct(scheme, source.common_steps())?;
+    let plan = config.direct_plan(scheme);
+    let lengths = (config.direct_steps(scheme), plan.losses);
+    let windows = DistinctWindows::of(model, source, lengths, seed, device)?;
+    let probes = windows.map_or(probes, |windows| probes.min(windows.count()));
+    let probed = (0..probes).map(|index| {
+        let place = windows.map(|windows| (windows, index));
+        let draw = (mix(seed, [index as u64]), place);
+        direct_probe_at(model, source, &config, &plan, draw, device)
+    });
+    let statistics = direct_statistics(&probed.collect::<Result<Vec<_>, _>>()?)?;
+    Ok(match windows {
+        Some(windows) => statistics.out_of(windows.count())?,
+        None => statistics,
+    })
 }

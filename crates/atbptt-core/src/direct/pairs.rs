@@ -1,6 +1,7 @@
 //! Means of products between probes, and their variances and covariances.
 //!
-//! Symbols: h_ij = product of a quantity of probe i with that of probe j, known for pairs of one group of probes.
+//! Symbols: h_ij = product of a quantity of probe i with that of probe j, known for pairs of one group of probes; N = windows that
+//! probes were drawn from without putting any back, f = n/(N + 1).
 
 use super::spread::Spread;
 
@@ -14,6 +15,8 @@ pub(super) struct Products {
     partners: Vec<f64>,
     /// Mean of h_ii.
     pub within: f64,
+    /// N; `None` for independent probes.
+    population: Option<f64>,
 }
 
 impl Products {
@@ -39,16 +42,49 @@ impl Products {
             rows,
             partners,
             within,
+            population: None,
         }
     }
 
-    /// Mean of h_ij over pairs of different probes: unbiased for the product of the means.
+    /// The same of probes that are different windows out of so many.
+    pub fn out_of(self, population: Option<usize>) -> Self {
+        Self {
+            population: population.map(|windows| windows as f64),
+            ..self
+        }
+    }
+
+    /// Mean of h_ij over pairs of different probes: unbiased for the product of the means where probes are independent.
     pub fn between(&self) -> f64 {
         self.pairs.iter().sum::<f64>() / self.pairs.len() as f64
     }
 
-    /// Covariance of the two means, or of one with itself its variance. `None` for two probes, which leave none, and where
-    /// numbers overflow.
+    /// The product of the means, without bias: the mean over pairs of independent probes. Of windows that are all different, pairs are of
+    /// different windows more often than chance has it, and the product of a window with itself is due its N-th part.
+    pub fn square(&self) -> f64 {
+        match self.population {
+            Some(windows) => ((windows - 1.0) * self.between() + self.within) / windows,
+            None => self.between(),
+        }
+    }
+
+    /// Variance of one probe's quantity: without bias for independent probes, and over all windows where they are different ones.
+    pub fn variance(&self) -> f64 {
+        (self.within - self.square()).max(0.0)
+    }
+
+    /// 1 − f, the share of the windows that no probe has read; 1 for independent probes. One window more than there are counts as unread:
+    /// even all that begin m steps apart are not those that begin in between.
+    fn unread(&self) -> f64 {
+        match self.population {
+            Some(windows) => (1.0 - self.rows.len() as f64 / (windows + 1.0)).max(0.0),
+            None => 1.0,
+        }
+    }
+
+    /// Covariance of the two estimates, or of one with itself its variance. `None` for two probes, which leave none, and where
+    /// numbers overflow. The covariance matrix of a mean of different windows is 1 − f times that of independent ones; ζ counts it once, η
+    /// twice.
     pub fn spread(&self, other: &Self) -> Option<Spread> {
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         // Over ordered pairs of pairs: a pair with itself, with those that share one probe, with those that share none.
@@ -78,6 +114,11 @@ impl Products {
                 pairs: (same_mean - sharing_mean) * 4.0 / 3.0,
             },
             (false, false) => return None,
+        };
+        let unread = self.unread();
+        let spread = Spread {
+            shared: unread * spread.shared,
+            pairs: unread * unread * spread.pairs,
         };
         spread.is_finite().then_some(spread)
     }
@@ -159,6 +200,59 @@ mod tests {
                 (variance - expected).abs() < 1e-9,
                 "{sizes:?}: {variance} {expected}"
             );
+        }
+    }
+
+    /// All ways to draw n of seven different vectors: the mean estimate is the square of their mean, exactly; the estimated variance is
+    /// that of the estimates within a third in the mean, but for the one window more that counts as unread.
+    #[test]
+    fn different_windows_out_of_a_few_are_estimated_without_bias() {
+        let windows: [[f64; 2]; 7] = [
+            [1.0, 0.5],
+            [-1.0, 2.0],
+            [3.0, 0.0],
+            [0.5, -1.5],
+            [2.0, 1.0],
+            [0.0, 1.0],
+            [1.5, -0.5],
+        ];
+        let mean = [0, 1].map(|i| windows.iter().map(|w| w[i]).sum::<f64>() / 7.0);
+        let truth = mean[0] * mean[0] + mean[1] * mean[1];
+        for drawn in [4usize, 5, 6, 7] {
+            let (mut values, mut variances) = (Vec::new(), Vec::new());
+            for set in (0u32..1 << 7).filter(|set| set.count_ones() as usize == drawn) {
+                let some: Vec<[f64; 2]> = (0..7)
+                    .filter(|i| set >> i & 1 == 1)
+                    .map(|i| windows[i])
+                    .collect();
+                let product = |a: &[f64; 2], b: &[f64; 2]| a[0] * b[0] + a[1] * b[1];
+                let all = some
+                    .iter()
+                    .flat_map(|a| some.iter().map(move |b| product(a, b)));
+                let products = Products::new(std::iter::once((drawn, all.collect())));
+                let products = products.out_of(Some(7));
+                values.push(products.square());
+                let spread = products.spread(&products).unwrap();
+                variances.push(spread.shared + spread.pairs);
+            }
+            let count = values.len() as f64;
+            let average = values.iter().sum::<f64>() / count;
+            assert!(
+                (average - truth).abs() < 1e-12,
+                "{drawn}: {average} {truth}"
+            );
+            let variance = values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / count;
+            let estimated = variances.iter().sum::<f64>() / count;
+            let unread = |windows: f64| 1.0 - drawn as f64 / windows;
+            let more = unread(8.0) / unread(7.0);
+            match drawn {
+                7 => assert!(variance < 1e-24 && estimated > 0.0 && estimated < truth / 8.0),
+                _ => assert!(
+                    (estimated / variance) > 0.67 * more
+                        && estimated / variance < 1.33 * more * more,
+                    "{drawn}: {estimated} {variance}"
+                ),
+            }
         }
     }
 

@@ -28,13 +28,14 @@ impl DirectStatistics {
                     .skip(of_set.start)
                     .take(of_set.len());
                 let gram = rows.filter_map(|row| row.get(of_set.clone())).flatten();
-                sets.push(Self::new(
+                let set = Self::new(
                     self.window(),
                     self.losses(),
                     self.contexts().to_vec(),
                     probes,
                     gram.copied().collect(),
-                )?);
+                )?;
+                sets.push(set.drawn_as(self)?);
             }
         }
         Ok(sets)
@@ -84,7 +85,16 @@ impl DirectStatistics {
             });
         }
         // There is at least one group.
-        joined.ok_or(EstimateError::TooFewProbes { needed: 2, got: 0 })
+        let joined = joined.ok_or(EstimateError::TooFewProbes { needed: 2, got: 0 })?;
+        joined.drawn_as(self)
+    }
+
+    /// A part of what others measured, whose windows were drawn as theirs.
+    fn drawn_as(self, whole: &Self) -> Result<Self, EstimateError> {
+        match whole.population() {
+            Some(windows) => self.out_of(windows),
+            None => Ok(self),
+        }
     }
 }
 
@@ -111,6 +121,10 @@ mod tests {
         let merged = of(0..3, &cuts).merge(of(3..6, &cuts)).unwrap();
         assert_eq!(merged.in_sets_of(3).unwrap(), sets);
         assert_eq!(merged.in_sets_of(4).unwrap(), []);
+        let drawn = of(0..7, &cuts).out_of(9).unwrap();
+        let sets = drawn.in_sets_of(3).unwrap();
+        assert_eq!(sets[1], of(3..6, &cuts).out_of(9).unwrap());
+        assert_eq!(drawn.at_contexts(&[0]).unwrap().population(), Some(9));
         assert!(of(0..3, &cuts).in_sets_of(1).is_err());
         assert!(of(0..3, &cuts).in_sets_of(0).is_err());
     }

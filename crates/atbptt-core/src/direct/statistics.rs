@@ -19,7 +19,7 @@ use crate::{EstimateError, Scheme};
 ///
 /// Piece 0 are the steps of the m losses, piece p the steps between cuts p − 1 and p, and where the last cut lies before
 /// W − 1, one more piece holds the rest of the window. Every value is finite, whatever way it was built, deserialisation
-/// included. Probes are independent windows of the same weights.
+/// included. Probes are windows of the same weights: independent ones, or no two the same ([`out_of`](Self::out_of)).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct DirectStatistics {
@@ -28,6 +28,8 @@ pub struct DirectStatistics {
     contexts: Vec<usize>,
     /// Not empty. Products between probes of different groups are unknown.
     groups: Vec<Group>,
+    /// Windows that the probes were drawn from, each at most once.
+    population: Option<usize>,
 }
 
 /// Probes whose mutual products are known.
@@ -63,11 +65,34 @@ impl DirectStatistics {
             losses,
             contexts,
             groups: Vec::new(),
+            population: None,
         };
         let group = Group { probes, gram };
         check_products(group.probes, statistics.pieces(), &group.gram)?;
         statistics.groups.push(group);
         Ok(statistics)
+    }
+
+    /// The same where no two probes read the same window, out of `windows` that a short stream has: only what they have not read is
+    /// uncertain (METHOD §8, *Few windows*). The model must draw nothing at random itself.
+    ///
+    /// # Errors
+    /// [`EstimateError::OutOfRange`] for fewer windows than probes.
+    pub fn out_of(mut self, windows: usize) -> Result<Self, EstimateError> {
+        if windows < self.probes() {
+            return Err(EstimateError::OutOfRange {
+                what: "the number of windows that probes were drawn from",
+                rule: "at least the number of probes",
+                value: windows as f64,
+            });
+        }
+        self.population = Some(windows);
+        Ok(self)
+    }
+
+    /// How many windows the probes were drawn from, each at most once; `None` for independent probes.
+    pub fn population(&self) -> Option<usize> {
+        self.population
     }
 
     /// Joins the probes of another worker, or of another call, with the same weights.
@@ -76,10 +101,12 @@ impl DirectStatistics {
     /// place where that can be done, since n probes together have n (n − 1) products, and apart only those within.
     ///
     /// # Errors
-    /// [`EstimateError::UnequalProbes`] when windows, losses or cuts differ.
+    /// [`EstimateError::UnequalProbes`] when windows, losses or cuts differ, and for probes that are not independent.
     pub fn merge(mut self, other: Self) -> Result<Self, EstimateError> {
-        if (self.window, self.losses, &self.contexts)
-            != (other.window, other.losses, &other.contexts)
+        let independent = self.population.is_none() && other.population.is_none();
+        if !independent
+            || (self.window, self.losses, &self.contexts)
+                != (other.window, other.losses, &other.contexts)
         {
             return Err(EstimateError::UnequalProbes {
                 first: self.describe(),
@@ -95,9 +122,11 @@ impl DirectStatistics {
             window,
             losses,
             contexts,
+            population,
             ..
         } = self;
-        format!("window {window}, losses {losses}, cuts {contexts:?}")
+        let drawn = population.map_or(String::new(), |n| format!(", drawn out of {n} windows"));
+        format!("window {window}, losses {losses}, cuts {contexts:?}{drawn}")
     }
 
     /// W, in steps.
@@ -131,15 +160,13 @@ impl DirectStatistics {
 
     /// Ĉ, the unbiased estimate of ‖E g‖²; may come out below zero.
     pub fn gradient_square(&self) -> f64 {
-        self.products(&self.whole()).between()
+        self.products(&self.whole()).square()
     }
 
     /// Â(c) for every cut, the unbiased estimate of ‖E d(c)‖²; may come out below zero.
     pub fn bias_squares(&self) -> Vec<f64> {
         let behind = (0..self.contexts.len()).map(|cut| self.behind(cut));
-        behind
-            .map(|gamma| self.products(&gamma).between())
-            .collect()
+        behind.map(|gamma| self.products(&gamma).square()).collect()
     }
 
     /// δ̂(c) = √(Â(c)/Ĉ) for every cut, as measured: 0 where Â ≤ 0, `None` where Ĉ ≤ 0.
@@ -168,9 +195,8 @@ impl DirectStatistics {
 
     /// tr V, the variance of one probe's whole gradient summed over parameters: n/(n−1) · (mean ‖g_i‖² − ‖ḡ‖²).
     pub fn noise_trace(&self) -> f64 {
-        let products = self.products(&self.whole());
-        // ‖ḡ‖² = (mean ‖g_i‖² + (n − 1) Ĉ)/n turns the formula into this difference.
-        (products.within - products.between()).max(0.0)
+        // ‖ḡ‖² = (mean ‖g_i‖² + (n − 1) Ĉ)/n turns the formula into mean ‖g_i‖² − Ĉ.
+        self.products(&self.whole()).variance()
     }
 
     /// The bias at every K for windows by `scheme`.
@@ -190,7 +216,7 @@ impl DirectStatistics {
         }
         let whole = self.products(&self.whole());
         let moment = |products: &Products| Moment {
-            value: products.between(),
+            value: products.square(),
             spread: products.spread(products),
         };
         let gradient = moment(&whole);
@@ -228,7 +254,7 @@ impl DirectStatistics {
             losses: self.losses,
             probes: self.probes(),
             gradient,
-            noise_trace: (whole.within - gradient.value).max(0.0),
+            noise_trace: whole.variance(),
             points,
             tail,
         };
@@ -271,6 +297,7 @@ impl DirectStatistics {
             });
             (group.probes, products.collect())
         }))
+        .out_of(self.population)
     }
 }
 
@@ -284,6 +311,8 @@ struct Raw {
     gram: Vec<f64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     merged: Vec<Group>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    population: Option<usize>,
 }
 
 impl From<DirectStatistics> for Raw {
@@ -298,6 +327,7 @@ impl From<DirectStatistics> for Raw {
             probes,
             gram,
             merged: groups.collect(),
+            population: statistics.population,
         }
     }
 }
@@ -311,6 +341,14 @@ impl TryFrom<Raw> for DirectStatistics {
             check_products(group.probes, statistics.pieces(), &group.gram)?;
             statistics.groups.push(group);
         }
-        Ok(statistics)
+        match raw.population {
+            // Merged probes are independent.
+            Some(_) if statistics.groups.len() > 1 => Err(EstimateError::UnequalProbes {
+                first: "independent probes of several workers".into(),
+                other: "windows drawn without putting any back".into(),
+            }),
+            Some(windows) => statistics.out_of(windows),
+            None => Ok(statistics),
+        }
     }
 }

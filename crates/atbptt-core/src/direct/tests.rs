@@ -234,7 +234,8 @@ fn numbers_survive_json_and_are_checked_there() {
     let probes = noisy(&mut Pcg64::seed_from_u64(5), &[8.0, 4.0, 1.0], 4, 6, 0.3);
     let statistics = statistics(9, 2, &[0, 3], &probes);
     let both = statistics.clone().merge(statistics.clone()).unwrap();
-    for statistics in [statistics, both] {
+    let drawn = statistics.clone().out_of(9).unwrap();
+    for statistics in [statistics, both, drawn] {
         let text = serde_json::to_string(&statistics).unwrap();
         assert_eq!(
             serde_json::from_str::<DirectStatistics>(&text).unwrap(),
@@ -262,6 +263,42 @@ fn numbers_survive_json_and_are_checked_there() {
     assert!(serde_json::from_str::<DirectStatistics>(bad).is_err());
     let bad = r#"{"window":5,"losses":1,"contexts":[0],"probes":2,"gram":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"merged":[{"probes":2,"gram":[]}]}"#;
     assert!(serde_json::from_str::<DirectStatistics>(bad).is_err());
+}
+
+/// Four of six windows, as the formula has it; the more are left, the larger the error. Of merged probes nobody knows whether they are the same.
+#[test]
+fn different_windows_have_a_square_and_an_error_of_their_own() {
+    let probes = noisy(&mut Pcg64::seed_from_u64(6), &[2.0, 1.0], 4, 3, 1.0);
+    let independent = statistics(5, 1, &[0, 4], &probes);
+    let of = |windows| independent.clone().out_of(windows);
+    let all = of(4).unwrap();
+    let plug_in = all.plug_in_relative_biases();
+    for (bias, plug_in) in all.relative_biases().iter().zip(plug_in) {
+        assert!(close(bias.unwrap(), plug_in.unwrap(), 1e-9));
+    }
+    let within = independent.noise_trace() + independent.gradient_square();
+    let some = of(6).unwrap();
+    let expected = (5.0 * independent.gradient_square() + within) / 6.0;
+    assert!(close(some.gradient_square(), expected, 1e-9));
+    assert!(close(some.noise_trace(), within - expected, 1e-9));
+    let error = |s: &DirectStatistics| s.estimate(strided(1)).unwrap().gradient_square_error();
+    assert!(error(&all) < error(&some) && error(&some) < error(&of(600).unwrap()));
+    assert!(error(&of(600).unwrap()) < error(&independent));
+    assert!(matches!(of(3), Err(EstimateError::OutOfRange { .. })));
+    for (a, b) in [(&some, &some), (&some, &independent), (&independent, &some)] {
+        let merged = a.clone().merge(b.clone());
+        assert!(matches!(merged, Err(EstimateError::UnequalProbes { .. })));
+    }
+    let text = serde_json::to_string(&some).unwrap();
+    for bad in [
+        text.replace("\"population\":6", "\"population\":3"),
+        text.replace(
+            "\"population\"",
+            r#""merged":[{"probes":2,"gram":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}],"population""#,
+        ),
+    ] {
+        assert!(bad != text && serde_json::from_str::<DirectStatistics>(&bad).is_err());
+    }
 }
 
 /// Two workers with two and three probes: means over 2 + 6 ordered pairs; a third of other cuts is refused.

@@ -17,7 +17,8 @@ pub struct MonitorConfig {
     /// More when the estimate jumps, fewer when probes cost too much.
     pub probes: usize,
     /// Most probes per direct estimate. Where noise hides the gradient, or the lengths that probes cannot tell from K(δ) differ by more
-    /// than a factor 1.5, `probes` more are run and so on, until so many. Default 20. At `probes` or below it there are never more.
+    /// than a factor 1.5, `probes` more are run and so on, until so many, or until all windows of a short stream are read. Default 20.
+    /// At `probes` or below it there are never more.
     pub max_probes: usize,
     /// Share of the previous estimates in a direct estimate, in [0, 1): numerator and denominator are averaged apart, over some
     /// 1/(1 − share) estimates. Default 0.5: in simulation, with a hysteresis of 1, K then stays as near the truth as without
@@ -39,11 +40,23 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether the lengths within a standard error of K(δ) lie within a factor 1.5 of each other.
-    fn is_known(&self, direct: &DirectEstimate) -> bool {
-        let (low, high) = direct.k_interval(self.delta, 1.0);
+    /// Whether the lengths within so many standard errors of K(δ) lie within a factor 1.5 of each other.
+    fn is_known(&self, direct: &DirectEstimate, errors: f64) -> bool {
+        let (low, high) = direct.k_interval(self.delta, errors);
         let within = |k: usize| k.clamp(self.k_min, self.k_max) as f64;
         !is_noise_limited(direct) && within(high) <= MAX_OPEN_RATIO * within(low)
+    }
+}
+
+/// Standard errors within which K must be known for no more probes to be run: one, and the more of a stream's few windows `max` probes
+/// can read, the more, by the error of as many independent ones over theirs. What further probes can settle is worth them.
+fn errors_to_settle(max: usize, population: Option<usize>) -> f64 {
+    match population {
+        Some(windows) => {
+            let windows = windows as f64 + 1.0;
+            (windows / (windows - max as f64).max(1.0)).sqrt()
+        }
+        None => 1.0,
     }
 }
 
@@ -172,13 +185,18 @@ impl Monitor {
         let Ok(statistics) = statistics else {
             return 0;
         };
-        let left = config.max_probes.saturating_sub(statistics.probes());
+        // All windows of a short stream are all there is to know.
+        let max = config
+            .max_probes
+            .min(statistics.population().unwrap_or(usize::MAX));
+        let left = max.saturating_sub(statistics.probes());
+        let errors = errors_to_settle(max, statistics.population());
         let suffices = || {
             let alone = Assessment::new(config.estimator, config.probes, measured);
             let averaged = self.assess(None, measured);
             let known = |estimate: &Option<Estimate>| match estimate {
                 Some(Estimate::Direct(direct)) => match wanted {
-                    Some(wanted) => wanted.is_known(direct),
+                    Some(wanted) => wanted.is_known(direct, errors),
                     None => !is_noise_limited(direct),
                 },
                 _ => true,
@@ -210,7 +228,7 @@ impl Monitor {
         let alone = Assessment::new(config.estimator, config.probes, measured);
         let keep = match (wanted, &alone.estimate) {
             // The errors of older ones count all the same: a handful of probes may agree by chance.
-            (Some(wanted), Some(Estimate::Direct(direct))) if wanted.is_known(direct) => 0.0,
+            (Some(wanted), Some(Estimate::Direct(direct))) if wanted.is_known(direct, 1.0) => 0.0,
             _ => config.smoothing,
         };
         alone.smoothed(self.last_estimate(), keep)

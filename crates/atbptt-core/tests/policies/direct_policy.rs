@@ -192,7 +192,7 @@ fn probes_are_added_until_k_is_known() {
         [usize; 4],
     );
     // At most 20, 12, 5 and 1.
-    let rows: [Row; 4] = [
+    let rows: [Row; 5] = [
         (
             "clear",
             &|n| statistics(halving, 0.0, &vec![1.0; n]),
@@ -208,6 +208,11 @@ fn probes_are_added_until_k_is_known() {
             "of no use",
             &|n| Err(EstimateError::TooFewProbes { needed: 9, got: n }),
             [5, 5, 5, 5],
+        ),
+        (
+            "noise in seven windows, all there are",
+            &|n| noise_of(n)?.out_of(7),
+            [7, 7, 5, 5],
         ),
     ];
     for (why, measured, expected) in rows {

@@ -332,6 +332,7 @@ fn stream<M: RecurrentModel>(
 enum Draw {
     Dropout,
     Probe(u64),
+    Windows,
 }
 
 /// A seed of its own for every draw of a run: a resumed run draws what the uninterrupted one would have.
@@ -339,6 +340,7 @@ fn mix(seed: u64, step: u64, draw: Draw) -> u64 {
     let purpose = match draw {
         Draw::Dropout => 0,
         Draw::Probe(index) => index + 1,
+        Draw::Windows => u64::MAX,
     };
     atbptt_core::seed::mix(seed, [step, purpose])
 }

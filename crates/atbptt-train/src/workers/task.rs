@@ -12,11 +12,12 @@ use burn::train::{TrainOutput, TrainStep};
 
 use super::Source;
 use crate::TrainError;
+use crate::distinct::DistinctWindows;
 use crate::evaluate::read_scalar;
 use crate::learner::{Task, Tbptt, TbpttInput};
 use crate::output::TbpttOutput;
 use crate::panics;
-use crate::probe::{ProbeConfig, direct_probe, probe};
+use crate::probe::{ProbeConfig, direct_probe_at, probe};
 
 /// What a worker is asked to do.
 struct Order<M: RecurrentModel> {
@@ -65,7 +66,12 @@ pub(super) struct Shard<M: RecurrentModel> {
 /// Which probes.
 #[derive(Clone)]
 pub(crate) enum ProbeKind {
-    Direct(ProbeConfig, DirectPlan),
+    Direct {
+        config: ProbeConfig,
+        plan: DirectPlan,
+        /// Windows that no two probes share, and the index of the first probe among them.
+        windows: Option<(DistinctWindows, usize)>,
+    },
     Norms(ProbeConfig),
 }
 
@@ -125,7 +131,7 @@ impl<M: RecurrentModel> Order<M> {
                 to,
             } => {
                 let probed = |(index, seed): (usize, u64)| {
-                    let result = kind.run(model.inner(), &source, seed, &device);
+                    let result = kind.run(model.inner(), &source, (index, seed), &device);
                     (index, result.map(|probed| probed.on_device(&to)))
                 };
                 let probed = seeds.into_iter().map(probed).collect();
@@ -173,14 +179,20 @@ impl ProbeKind {
         &self,
         model: &M,
         source: &Source<M>,
-        seed: u64,
+        (index, seed): (usize, u64),
         device: &Device,
     ) -> Result<Probed, TrainError> {
         let sequences = source.sequences();
         // The draws of a whole batch after `device.seed(seed)`, whatever other workers draw meanwhile.
         SharedDraws::new(seed).in_shard(0..sequences, sequences, || match self {
-            Self::Direct(config, plan) => {
-                let pieces = direct_probe(model, source.as_ref(), config, plan, seed, device)?;
+            Self::Direct {
+                config,
+                plan,
+                windows,
+            } => {
+                let place = windows.map(|(windows, first)| (windows, first + index));
+                let (source, draw) = (source.as_ref(), (seed, place));
+                let pieces = direct_probe_at(model, source, config, plan, draw, device)?;
                 Ok(Probed::Direct(pieces))
             }
             Self::Norms(config) => {

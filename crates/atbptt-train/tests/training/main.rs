@@ -19,6 +19,7 @@ mod remote;
 mod restart;
 mod sequences;
 mod setup;
+mod short_streams;
 mod strategy;
 mod updates;
 mod waves;

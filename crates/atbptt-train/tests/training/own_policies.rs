@@ -60,12 +60,18 @@ impl TruncationPolicy for Insatiable {
     }
 }
 
-/// Two probes and three more leave room for two of the next three; with as many allowed as there are at first, there are no more.
+/// Two probes and three more leave room for two of the next three; with as many allowed as there are at first, there are no more; and
+/// a stream of 80 steps has seven windows of 29 whose eight losses do not overlap.
 #[test]
 fn a_policy_that_always_asks_for_more_probes_gets_what_its_monitor_allows() {
     let _turn = turn();
-    let corpus = corpus(1604, 101);
-    for (allowed, expected, times) in [(7, 7, 3), (2, 2, 1), (0, 2, 1)] {
+    for (steps, allowed, expected, times) in [
+        (400, 7, 7, 3),
+        (400, 2, 2, 1),
+        (400, 0, 2, 1),
+        (80, 20, 7, 3),
+    ] {
+        let corpus = corpus(4 * steps + 4, 101);
         let folder = tempfile::tempdir().unwrap();
         let monitor = MonitorConfig::default()
             .with_probes(2)
@@ -86,7 +92,11 @@ fn a_policy_that_always_asks_for_more_probes_gets_what_its_monitor_allows() {
         handle.finish(&result).unwrap();
         let history = handle.history();
         assert_eq!(history.len(), 1);
-        assert_eq!(history[0].probes, expected, "{allowed} allowed");
-        assert_eq!(asked.load(Ordering::SeqCst), times, "{allowed} allowed");
+        assert_eq!(history[0].probes, expected, "{allowed} of {steps} steps");
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            times,
+            "{allowed} of {steps} steps"
+        );
     }
 }

@@ -8,7 +8,8 @@ use atbptt_core::{DirectStatistics, EstimateError, LagNorms};
 use atbptt_models::{PieceGradients, RecurrentModel, direct_statistics};
 
 use crate::TrainError;
-use crate::probe::{direct_probe, probe};
+use crate::distinct::DistinctWindows;
+use crate::probe::{direct_probe_at, probe};
 use crate::source::Past;
 use crate::strategy::lock;
 
@@ -103,10 +104,12 @@ impl<M: RecurrentModel> Run<'_, M> {
         (k, updates_per_epoch): (usize, f64),
         source: &Source<M>,
     ) -> Result<Measurement, TrainError> {
-        let (mut pieces, mut more) = (Vec::new(), first);
+        let windows = self.distinct_windows(k, source)?;
+        let all = windows.map_or(usize::MAX, DistinctWindows::count);
+        let (mut pieces, mut more) = (Vec::new(), first.min(all));
         let mut before = None;
         loop {
-            let statistics = self.with_more_pieces(&mut pieces, more, k, source)?;
+            let statistics = self.with_more_pieces(&mut pieces, (more, windows), k, source)?;
             let measured = Measurement::Direct {
                 scheme: self.strategy.config.scheme,
                 updates_per_epoch,
@@ -121,14 +124,14 @@ impl<M: RecurrentModel> Run<'_, M> {
                 let max = policy.monitor().config().map_or(0, |c| c.max_probes);
                 (
                     policy.more_probes(&measured),
-                    max.saturating_sub(pieces.len()),
+                    max.min(all).saturating_sub(pieces.len()),
                 )
             };
             more = asked.min(allowed);
             if more == 0 {
                 if asked > 0 {
                     log::warn!(
-                        "the policy asks for {asked} more probes than the {} that its monitor allows (max_probes); it decides by these",
+                        "the policy asks for {asked} probes more than the {} that `max_probes` or the stream's windows allow; it decides by these",
                         pieces.len()
                     );
                 }
@@ -138,33 +141,54 @@ impl<M: RecurrentModel> Run<'_, M> {
         }
     }
 
+    /// The windows of an estimate that no two of its probes share, where the stream has few.
+    fn distinct_windows(
+        &self,
+        k: usize,
+        source: &Source<M>,
+    ) -> Result<Option<DistinctWindows>, TrainError> {
+        let config = &self.strategy.config;
+        let steps = config.probe.direct_steps(config.scheme);
+        let lengths = (steps, config.probe.losses_for(config.scheme));
+        let seed = mix(config.seed, self.step, Draw::Windows);
+        let model = self.learner.model().into_inner();
+        let windows = DistinctWindows::of(&model, source.as_ref(), lengths, seed, &self.device);
+        windows.map_err(|error| error.in_window("probe", steps, source.sequences(), k))
+    }
+
     /// Runs `count` more direct probes; what all together measured, or why it is of no use.
     fn with_more_pieces(
         &mut self,
         pieces: &mut Vec<PieceGradients>,
-        count: usize,
+        (count, windows): (usize, Option<DistinctWindows>),
         k: usize,
         source: &Source<M>,
     ) -> Result<Result<DirectStatistics, EstimateError>, TrainError> {
         let config = &self.strategy.config;
-        let indices = pieces.len()..pieces.len().saturating_add(count);
+        let first = pieces.len();
+        let indices = first..first.saturating_add(count);
         let seeds: Vec<u64> = indices.map(|index| self.probe_seed(index)).collect();
         let (probe, scheme) = (config.probe.clone(), config.scheme);
         let steps = probe.direct_steps(scheme);
         let probed = match &self.workers {
-            Some(_) => self.share_direct(&seeds, source),
+            Some(_) => self.share_direct(&seeds, windows.map(|windows| (windows, first)), source),
             None => {
                 let model = self.learner.model().into_inner();
                 let plan = probe.direct_plan(scheme);
-                let probed = seeds.iter().map(|seed| {
-                    direct_probe(&model, source.as_ref(), &probe, &plan, *seed, &self.device)
+                let probed = seeds.iter().zip(first..).map(|(seed, index)| {
+                    let draw = (*seed, windows.map(|windows| (windows, index)));
+                    direct_probe_at(&model, source.as_ref(), &probe, &plan, draw, &self.device)
                 });
                 probed.collect::<Result<Vec<_>, _>>()
             }
         };
         let statistics = probed.and_then(|probed| {
             pieces.extend(probed);
-            Ok(direct_statistics(pieces)?)
+            let statistics = direct_statistics(pieces)?;
+            Ok(match windows {
+                Some(windows) => statistics.out_of(windows.count())?,
+                None => statistics,
+            })
         });
         let failed = |error: TrainError| error.in_window("probe", steps, source.sequences(), k);
         match statistics.map_err(failed) {

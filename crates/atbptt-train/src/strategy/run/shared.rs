@@ -5,19 +5,26 @@ use atbptt_models::{PieceGradients, RecurrentModel};
 
 use super::{Run, Source};
 use crate::TrainError;
+use crate::distinct::DistinctWindows;
 use crate::workers::{ProbeKind, Probed};
 
 impl<M: RecurrentModel> Run<'_, M> {
     /// What direct probes of `seeds` measured, their gradients brought to the coordinator: all pairs of them count, as on one
     /// device.
+    ///
+    /// - `windows`: those that no two probes share, where there are such, and the index of the first of these probes
     pub(super) fn share_direct(
         &mut self,
         seeds: &[u64],
+        windows: Option<(DistinctWindows, usize)>,
         source: &Source<M>,
     ) -> Result<Vec<PieceGradients>, TrainError> {
         let config = &self.strategy.config;
-        let plan = config.probe.direct_plan(config.scheme);
-        let kind = ProbeKind::Direct(config.probe.clone(), plan);
+        let kind = ProbeKind::Direct {
+            config: config.probe.clone(),
+            plan: config.probe.direct_plan(config.scheme),
+            windows,
+        };
         let mut pieces = Vec::with_capacity(seeds.len());
         for probed in self.share_probes(kind, seeds, source)? {
             if let Probed::Direct(gradients) = probed? {
