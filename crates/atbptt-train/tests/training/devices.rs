@@ -28,6 +28,7 @@ pub struct Setup {
     config: TbpttConfig,
     adam: bool,
     layers: usize,
+    pub dropout: f64,
 }
 
 /// Seven sequences of 157 steps: 52 windows of 6 losses in two epochs.
@@ -48,6 +49,7 @@ impl Setup {
             config,
             adam: false,
             layers: 2,
+            dropout: 0.3,
         }
     }
 
@@ -85,7 +87,7 @@ impl Setup {
         let model: Model = LanguageModelConfig::new(corpus.vocabulary().len())
             .with_hidden(12)
             .with_layers(self.layers)
-            .with_dropout(0.3)
+            .with_dropout(self.dropout)
             .init(&device())
             .unwrap();
         if let Some(checkpoint) = resume {
@@ -159,11 +161,11 @@ impl Outcome {
 }
 
 /// Copies the run folder after chosen windows: what is on the disk when the process is killed right then.
-struct Snapshots {
-    folder: PathBuf,
-    into: PathBuf,
-    at: Vec<usize>,
-    windows: Mutex<usize>,
+pub struct Snapshots {
+    pub folder: PathBuf,
+    pub into: PathBuf,
+    pub at: Vec<usize>,
+    pub windows: Mutex<usize>,
 }
 
 impl TrainingObserver for Snapshots {

@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // A failure here is a failed test.
 
+use std::sync::{Arc, Mutex};
+
 use atbptt_core::{DirectStatistics, Scheme};
 use atbptt_train::data::Split;
-use atbptt_train::{ProbeConfig, TokenSource, TrainError, measured_bias, probe_direct_distinct};
+use atbptt_train::{
+    Checkpoint, ProbeConfig, TokenSource, TrainError, measured_bias, probe_direct_distinct,
+};
 
+use super::devices::{Setup, Snapshots, trained};
 use super::setup::model;
 use crate::common::{corpus, device, turn};
 
@@ -89,4 +94,34 @@ fn probes_are_independent_with_dropout_and_where_windows_are_few_or_many() {
         probed(31, 0.0, (6, 1)),
         Err(TrainError::ProbeTooLong { .. })
     ));
+}
+
+/// Seven sequences of 22 windows each, K decided every seven updates: the same windows are read by one device and by two, and by a run
+/// that goes on where another was killed.
+#[test]
+fn different_windows_are_the_same_on_two_devices_and_after_a_restart() {
+    let _turn = turn();
+    let setup = |devices| {
+        let mut setup = Setup::new(devices);
+        setup.dropout = 0.0;
+        setup
+    };
+    let one = trained(&setup(1));
+    let (folder, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let observer = Arc::new(Snapshots {
+        folder: folder.path().to_owned(),
+        into: copies.path().to_owned(),
+        at: vec![13],
+        windows: Mutex::new(0),
+    });
+    let two = setup(2).watched(folder.path(), None, Some(observer));
+    let two = two.unwrap();
+    assert!(one.ks().len() > 4);
+    assert_eq!(two.ks(), one.ks());
+    assert!(two.distance(&one) < 1e-5, "{:e}", two.distance(&one));
+    let killed = copies.path().join("13");
+    let saved = Checkpoint::newest(&killed).unwrap();
+    let resumed = setup(2).run(&killed, Some(saved));
+    assert_eq!((resumed.ks(), resumed.distance(&two)), (two.ks(), 0.0));
+    assert_eq!(resumed.reports, two.reports);
 }
