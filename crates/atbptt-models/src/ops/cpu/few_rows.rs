@@ -24,7 +24,7 @@ use super::pool::{Buffer, UninitBuffer};
 use super::shared::Shared;
 use super::simd::{Level, Real};
 use super::threads::{PARALLEL_WORK, each_chunk, map};
-pub(super) use factored::{Factored, step};
+pub(super) use factored::{Factored, step_of};
 use piece::{Piece, Sums};
 pub(super) use product::product;
 pub(super) use weight_gradient::weight_gradient;

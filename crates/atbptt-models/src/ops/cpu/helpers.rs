@@ -23,6 +23,9 @@ const LOOKS: u32 = 64;
 const SPINS: u32 = 2048;
 /// Teams kept while nobody leads them.
 const TEAMS: usize = 4;
+/// Helpers that are led at once, at least; with more threads to a team, those of [`TEAMS`]. Callers beyond work alone: where so many call,
+/// every processor has work.
+const LED: usize = 64;
 
 /// Helpers at work, in a team's state.
 const COUNT: u64 = (1 << 16) - 1;
@@ -271,16 +274,37 @@ impl Drop for Team {
 }
 
 /// The lead of a team, for as long as this lives.
-pub(super) struct Lead(Option<Box<Team>>);
+pub(super) struct Lead {
+    helpers: usize,
+    team: Option<Box<Team>>,
+}
+
+/// Helpers that are led.
+static HELPING: AtomicUsize = AtomicUsize::new(0);
 
 /// Teams that nobody leads.
 #[allow(clippy::vec_box)] // A leader knows its team by address.
 static FREE: Mutex<Vec<Box<Team>>> = Mutex::new(Vec::new());
 
+/// Whether so many helpers more may be led, beside those that are.
+fn may_lead(helpers: usize, helping: usize) -> bool {
+    helping + helpers <= LED.max(TEAMS * helpers)
+}
+
 impl Lead {
-    /// Of a team of so many threads, the caller among them; a new one's helpers run `start` first. `None` where the system gives
-    /// no more threads.
+    /// Of a team of so many threads, the caller among them; a new one's helpers run `start` first. `None` where too many are led
+    /// already, or the system gives no more threads.
     pub(super) fn of(threads: usize, start: fn()) -> Option<Self> {
+        let helpers = threads - 1;
+        let helping = HELPING.fetch_add(helpers, Ordering::Relaxed);
+        // Gives the helpers back in any case.
+        let mut lead = Self {
+            helpers,
+            team: None,
+        };
+        if !may_lead(helpers, helping) {
+            return None;
+        }
         let free = {
             let mut free = hold(&FREE);
             let found = free.iter().rposition(|team| team.threads() == threads);
@@ -293,23 +317,38 @@ impl Lead {
             }
             None => Box::new(Team::new(threads, start)?),
         };
-        Some(Self(Some(team)))
+        lead.team = Some(team);
+        Some(lead)
     }
 
     /// It stays where it is while the lead lasts.
     pub(super) fn team(&self) -> Option<&Team> {
-        self.0.as_deref()
+        self.team.as_deref()
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let Some(team) = self.0.take() else { return };
+        HELPING.fetch_sub(self.helpers, Ordering::Relaxed);
+        let Some(team) = self.team.take() else { return };
         let mut free = hold(&FREE);
         free.push(team);
         let old = (free.len() > TEAMS).then(|| free.remove(0));
         // Their sending home needs no lock.
         drop(free);
         drop(old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_beyond_some_teams_get_none() {
+        let given = |helpers: usize| (0..1000).take_while(|&n| may_lead(helpers, n * helpers));
+        for (helpers, teams) in [(1, 64), (3, 21), (15, 4), (63, 4), (500, 4)] {
+            assert_eq!(given(helpers).count(), teams, "teams of {helpers} helpers");
+        }
     }
 }

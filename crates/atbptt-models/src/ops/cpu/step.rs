@@ -7,7 +7,7 @@ use burn::backend::{
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
-use super::few_rows::step;
+use super::few_rows::step_of;
 use super::host::Host;
 use super::passes::{PARALLEL, PIECE, in_pieces, in_rows, pass, written};
 use super::pool::Buffer;
@@ -229,10 +229,14 @@ pub(crate) fn sgd_step<B: Host>(
             }
             // Into the gradient's memory: the update is all that is still wanted of it.
             let grad = B::elements_mut::<E>(&mut grad)?;
+            let level = Level::detect();
             in_pieces(grad, weight, |_, grad, weight| {
-                for (grad, &weight) in grad.iter_mut().zip(weight) {
-                    *grad = step(weight, *grad, rate, decay);
-                }
+                level.dispatch(Move {
+                    grad,
+                    weight,
+                    rate,
+                    decay,
+                });
             });
             Some(())
         })
@@ -240,5 +244,32 @@ pub(crate) fn sgd_step<B: Host>(
     match done {
         Some(()) => grad,
         None => reference::sgd_step::<B>(weight, grad, rate, decay),
+    }
+}
+
+/// A step of gradient descent into the gradient's memory.
+struct Move<'a, E> {
+    grad: &'a mut [E],
+    weight: &'a [E],
+    rate: E,
+    decay: E,
+}
+
+impl<E: Real> WithSimd for Move<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = E::lanes::<S>();
+        for (grad, weight) in self.grad.chunks_mut(lanes).zip(self.weight.chunks(lanes)) {
+            let count = grad.len().min(weight.len());
+            // SAFETY: so many elements of either.
+            unsafe {
+                let g = E::load(simd, grad.as_ptr(), count);
+                let w = E::load(simd, weight.as_ptr(), count);
+                let moved = step_of(simd, w, g, self.rate, self.decay);
+                E::store(simd, grad.as_mut_ptr(), count, moved);
+            }
+        }
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn inside<R>(work: usize, kernel: impl FnOnce() -> R) -> R {
 fn leading<R>(kernel: impl FnOnce() -> R) -> R {
     let threads = rayon::current_num_threads();
     let lead = (threads > 1).then(|| Lead::of(threads, start)).flatten();
-    // A system that gives no more threads has this one.
+    // Where no more threads are to be had there is this one.
     match lead.as_ref().and_then(Lead::team) {
         Some(team) => at(Place::Leader(team), kernel),
         None => alone(kernel),

@@ -10,6 +10,8 @@ use super::sum_rows::sum_rows;
 
 /// Rows of a product from which a transposed copy of the weights pays: the `gemm` crate reads it up to a sixth faster.
 const TRANSPOSE_ROWS: usize = 512;
+/// Rows up to which the states that enter the steps are copied.
+const FEW_ROWS: usize = 64;
 
 /// A window's arguments, contiguous; shapes as in the [`ops`](crate::ops) module.
 pub(crate) struct Window<'a, E> {
@@ -199,7 +201,9 @@ impl<E: Real> Window<'_, E> {
         let (skipped, rows) = self.from(first);
         let total = grads.iter().map(|grad| grad.1).sum();
         let mut out = UninitBuffer::new(hidden * total);
-        let entering = (self.taps.is_some() || self.reset_mask.is_some()).then(|| {
+        let changed = self.taps.is_some() || self.reset_mask.is_some();
+        // Of few rows a copy costs less than a second product, which reads and writes the result again.
+        let entering = (changed || first == 0 && rows <= FEW_ROWS).then(|| {
             let mut entering = Buffer::zeros(rows * hidden);
             for (row, out) in (skipped..).zip(entering.chunks_exact_mut(hidden)) {
                 let (t, b) = (row / batch, row % batch);

@@ -203,9 +203,22 @@ fn add<E: Real>(out: &mut [E], row: &[E]) {
         .for_each(|(sum, &value)| *sum += value);
 }
 
-/// One element of a step; the roundings are those of the pass over a gradient that is written out.
+/// A step of registers.
 #[inline(always)]
-pub(in crate::ops::cpu) fn step<E: Real>(weight: E, grad: E, rate: E, decay: E) -> E {
+pub(in crate::ops::cpu) fn step_of<E: Real, S: Simd>(
+    simd: S,
+    weight: E::Lanes<S>,
+    grad: E::Lanes<S>,
+    rate: E,
+    decay: E,
+) -> E::Lanes<S> {
+    let update = E::mul(simd, weight, E::splat(simd, decay));
+    let update = E::add(simd, update, grad);
+    E::sub(simd, weight, E::mul(simd, update, E::splat(simd, rate)))
+}
+
+/// The same of one element; the same roundings.
+fn step<E: Real>(weight: E, grad: E, rate: E, decay: E) -> E {
     let [mut update, mut moved] = [weight, weight];
     update *= decay;
     update += grad;
@@ -304,10 +317,8 @@ impl<E: Real> Finish<E> for To<E> {
     ) -> E::Lanes<S> {
         // SAFETY: the caller's promise.
         let weight = unsafe { E::load(simd, self.weight.wrapping_add(at), left) };
-        let [scale, rate, decay] = [self.scale, self.rate, self.decay].map(|x| E::splat(simd, x));
-        let update = E::mul(simd, weight, decay);
-        let update = E::add(simd, update, E::mul(simd, sum, scale));
-        E::sub(simd, weight, E::mul(simd, update, rate))
+        let grad = E::mul(simd, sum, E::splat(simd, self.scale));
+        step_of(simd, weight, grad, self.rate, self.decay)
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ const FEW: usize = 64;
 /// Bytes of the right factor that stay in the second-level cache.
 const RIGHT_BYTES: usize = 1 << 20;
 /// Parts that a product is cut into.
-const PARTS: usize = 8;
+const PARTS: usize = 16;
 /// Columns of a part begin at multiples of this.
 const ALIGN: usize = 64;
 
@@ -46,7 +46,8 @@ pub(in crate::ops::cpu) unsafe fn product<E: Real>(
     let by_rows = a.rows >= b.columns;
     let (length, align) = match by_rows {
         true => (a.rows, most_lines::<E>()),
-        false => (b.columns, ALIGN),
+        false if rows_of_b => (b.columns, ALIGN),
+        false => (b.columns, lanes),
     };
     let size = length.div_ceil(PARTS).next_multiple_of(align);
     let level = Level::detect();

@@ -71,7 +71,13 @@ impl<E: Real> Logits<E> {
                     }
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
+            let by_registers = added_up::<E, S, R>(&sums);
+            for (index, &sum) in by_registers.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *self.out.add(index / 2 * self.out_stride + pair[index % 2]) = sum };
+            }
+            let done = by_registers.len() / 2;
+            for (row, sums) in sums.into_iter().enumerate().skip(done) {
                 for (class, sum) in pair.into_iter().zip(sums) {
                     // SAFETY: the caller's promise.
                     unsafe {
@@ -80,6 +86,39 @@ impl<E: Real> Logits<E> {
                 }
             }
         }
+    }
+}
+
+/// The sums of the lanes of the first registers, sixteen at once, where that is possible: a third of the instructions.
+#[inline(always)]
+fn added_up<E: Real, S: Simd, const R: usize>(sums: &[[E::Lanes<S>; 2]; R]) -> Sixteen<E> {
+    let mut out = Sixteen {
+        sums: [E::ZERO; 16],
+        count: 0,
+    };
+    #[cfg(target_arch = "x86_64")]
+    if R >= 8 && crate::ops::cpu::turn::can_turn::<E, S>() {
+        let from = sums.as_ptr().cast();
+        // SAFETY: sixteen registers of sixteen f32, as `E` is one; so many numbers have room.
+        unsafe { crate::ops::cpu::turn::add_up(from, out.sums.as_mut_ptr().cast()) };
+        out.count = 16;
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = sums;
+    out
+}
+
+/// Sums of registers, as many as were made.
+struct Sixteen<E> {
+    sums: [E; 16],
+    count: usize,
+}
+
+impl<E> std::ops::Deref for Sixteen<E> {
+    type Target = [E];
+    #[inline(always)]
+    fn deref(&self) -> &[E] {
+        &self.sums[..self.count]
     }
 }
 
