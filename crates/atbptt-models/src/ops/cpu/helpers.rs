@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn callers_beyond_some_teams_get_none() {
-        let given = |helpers: usize| (0..1000).take_while(|&n| may_lead(helpers, n * helpers));
+        let given = |helpers: usize| (0..1000).take_while(move |&n| may_lead(helpers, n * helpers));
         for (helpers, teams) in [(1, 64), (3, 21), (15, 4), (63, 4), (500, 4)] {
             assert_eq!(given(helpers).count(), teams, "teams of {helpers} helpers");
         }
