@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use atbptt::core::DirectStatistics;
 use atbptt::models::{LanguageModelConfig, direct_statistics};
 use atbptt::train::{ProbeConfig, Scheme, device_from_env, direct_probe, probe};
 use clap::Args;
@@ -9,6 +10,10 @@ use clap::Args;
 use crate::Result;
 use crate::cases::{TRAIN, TrainCase, peak_rss_mb};
 use crate::train::{Model, tokens};
+
+/// Probes of an estimate by default, at least and at most.
+const FEWEST: usize = 5;
+const MOST: usize = 20;
 
 /// The target: a direct probe takes at most so many times as long.
 const TARGET: f64 = 3.0;
@@ -69,17 +74,23 @@ pub fn run(args: &Probe) -> Result<()> {
             device.sync()?;
             direct.push(started.elapsed().as_secs_f64());
         }
-        let started = Instant::now();
-        let statistics = direct_statistics(&kept[1..])?;
-        let products = started.elapsed().as_secs_f64() / statistics.probes() as f64;
+        // They grow with the square of the number: those of an estimate's fewest probes, and of its most.
+        let products = |probes: usize| -> Result<(f64, DirectStatistics)> {
+            let all: Vec<_> = kept[1..].iter().cycle().take(probes).cloned().collect();
+            let started = Instant::now();
+            let statistics = direct_statistics(&all)?;
+            Ok((started.elapsed().as_secs_f64(), statistics))
+        };
+        let ((few, statistics), (many, _)) = (products(FEWEST)?, products(MOST)?);
         let (norms, direct) = (median(&mut norms[1..]), median(&mut direct[1..]));
         println!(
-            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s, and {products:.3} s for its \
-             products: {:.2} times as long (target: at most {TARGET})",
+            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s, and {:.3} s for its \
+             products: {:.2} times as long (target: at most {TARGET}); products of {FEWEST} probes {few:.3} s, of {MOST} {many:.3} s",
             case.name(),
             args.losses,
             statistics.pieces(),
-            (direct + products) / norms,
+            few / FEWEST as f64,
+            (direct + few / FEWEST as f64) / norms,
         );
     }
     if let Some(peak) = peak_rss_mb() {

@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use atbptt_core::direct::check_cuts;
 use atbptt_core::{DirectStatistics, EstimateError};
 use burn::module::ParamId;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use self::counted::{Copy, Counted};
 use crate::ModelError;
@@ -179,7 +179,7 @@ pub fn piece_gradients<M: RecurrentModel>(
 
 /// The inner products of all pairs of (probe, piece).
 ///
-/// Products of rows are taken on the device and summed over rows here, in f64. Probes are taken in the order given, so that
+/// Products of rows are taken on the device and summed over rows here, in f64; how large gradients are does not matter. Probes are taken in the order given, so that
 /// workers may bring theirs together.
 ///
 /// # Errors
@@ -209,23 +209,26 @@ pub fn direct_statistics(probes: &[PieceGradients]) -> Result<DirectStatistics, 
     for (index, parameter) in first.parameters.iter().enumerate() {
         let of_all = || {
             let parts = probes.iter().filter_map(|p| p.parameters.get(index));
-            parts.map(|part| part.gradients.clone())
+            parts.map(|part| &part.gradients)
         };
+        let device = parameter.gradients.device();
+        let peaks = of_all().map(|g| peaks(g).to_device(&device));
+        let peaks = Tensor::cat(peaks.collect(), 0);
+        let scales: Vec<f64> = read(peaks.clone())?.iter().collect();
         let [_, rows, _] = parameter.gradients.dims();
         for start in (0..rows).step_by(ROWS_AT_ONCE) {
             let block = ROWS_AT_ONCE.min(rows - start);
-            let device = parameter.gradients.device();
-            let vectors = of_all().map(|g| g.narrow(1, start, block).to_device(&device));
+            let vectors = of_all().map(|g| g.clone().narrow(1, start, block).to_device(&device));
             // [probe and piece, row, column] to one product per row.
-            let vectors = Tensor::cat(vectors.collect(), 0).swap_dims(0, 1);
-            let products = vectors.clone().matmul(vectors.swap_dims(1, 2));
-            let products = products.try_into_data().map_err(|error| ModelError::Read {
-                reason: format!("{error:?}"),
-            })?;
+            let vectors = Tensor::cat(vectors.collect(), 0).div(peaks.clone());
+            let vectors = vectors.swap_dims(0, 1);
+            let products = read(vectors.clone().matmul(vectors.swap_dims(1, 2)))?;
             let mut products = products.iter::<f64>();
             for _ in 0..block {
-                for (sum, product) in gram.iter_mut().zip(products.by_ref()) {
-                    *sum += parameter.rows_per_kept * product;
+                for (line, left) in gram.chunks_exact_mut(side).zip(&scales) {
+                    for ((sum, right), product) in line.iter_mut().zip(&scales).zip(&mut products) {
+                        *sum += parameter.rows_per_kept * left * right * product;
+                    }
                 }
             }
         }
@@ -238,6 +241,24 @@ pub fn direct_statistics(probes: &[PieceGradients]) -> Result<DirectStatistics, 
         probes.len(),
         gram,
     )?)
+}
+
+/// The largest absolute value of every piece, `[piece, 1, 1]`; 1 where none is a normal number.
+///
+/// The older a piece, the smaller its gradient. Products of small numbers fall below the normal ones of f32, where they lose their
+/// digits and processors many times their speed. So pieces are divided by these peaks before products are taken, and the products
+/// multiplied by them afterwards, in f64.
+fn peaks(gradients: &Tensor<3>) -> Tensor<3> {
+    let peaks = gradients.clone().max_abs_dims(&[1, 2]);
+    let tiny = peaks.clone().lower_elem(f32::MIN_POSITIVE);
+    peaks.mask_fill(tiny, 1.0)
+}
+
+/// The values of a tensor, on the host.
+fn read<const D: usize>(tensor: Tensor<D>) -> Result<TensorData, ModelError> {
+    tensor.try_into_data().map_err(|error| ModelError::Read {
+        reason: format!("{error:?}"),
+    })
 }
 
 impl PieceGradients {

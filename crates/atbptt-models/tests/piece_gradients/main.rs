@@ -173,6 +173,8 @@ fn pieces_add_up_to_truncated_gradients_for_a_min_gru() {
 struct Plain {
     model: LanguageModel<LstmLayer>,
     detach: bool,
+    /// Factor of the loss.
+    loss_times: f64,
     #[module(skip)]
     counted: Option<Vec<ParamId>>,
 }
@@ -191,7 +193,9 @@ impl RecurrentModel for Plain {
     }
 
     fn loss(&self, features: Tensor<3>, batch: &TokenBatch) -> Result<StepLoss, ModelError> {
-        self.model.loss(features, batch)
+        let mut loss = self.model.loss(features, batch)?;
+        loss.sum = loss.sum * self.loss_times;
+        Ok(loss)
     }
 
     fn counted_parameters(&self) -> Option<Vec<ParamId>> {
@@ -207,6 +211,7 @@ fn plain(device: &Device) -> Plain {
     Plain {
         model: with_noise(config.init(device).unwrap(), 3, 0.6, DType::F32),
         detach: false,
+        loss_times: 1.0,
         counted: None,
     }
 }

@@ -203,6 +203,57 @@ fn a_subset_of_rows_gives_nearly_the_same_bias() {
     }
 }
 
+/// Gradients whose products f32 cannot hold give the bias of those that are 1e25 times as large.
+#[test]
+fn the_bias_does_not_depend_on_how_large_gradients_are() {
+    let _turn = turn();
+    for (backend, device) in all_devices() {
+        let device = device.autodiff();
+        let mut model = plain(&device);
+        let batches = [0, 1, 2].map(|n| tokens(12 + n, BATCH, &device).slice(n..n + 12));
+        let mut statistics = |loss_times: f64| {
+            model.loss_times = loss_times;
+            let plan = DirectPlan::new(2, vec![0, 2, 5]);
+            let probe = |batch| piece_gradients(&model, batch, None, &plan).unwrap();
+            direct_statistics(&batches.each_ref().map(probe)).unwrap()
+        };
+        let (plain, small) = (statistics(1.0), statistics(1e-25));
+        let square = small.gradient_square() * 1e50 / plain.gradient_square();
+        assert!((square - 1.0).abs() < 1e-4, "{backend}: {square}");
+        let biases = |s: &DirectStatistics| -> Vec<f64> {
+            s.plug_in_relative_biases().into_iter().flatten().collect()
+        };
+        assert_eq!(biases(&plain).len(), 3);
+        assert_close(backend, &biases(&small), &biases(&plain), 1e-4);
+    }
+}
+
+/// The same for the pieces beside each other: the square of a dropped part below the numbers that f32 holds has its digits.
+#[test]
+fn a_vanishing_part_of_the_gradient_keeps_its_digits() {
+    let _turn = turn();
+    let device = Device::flex().autodiff();
+    let batches = [0, 1, 2].map(|n| tokens(12 + n, BATCH, &device).slice(n..n + 12));
+    let dropped = |dtype: DType| {
+        let config = LanguageModelConfig::new(WORDS)
+            .with_hidden(HIDDEN)
+            .with_dropout(0.0);
+        let model: LanguageModel<RnnLayer> = config.init(&device).unwrap();
+        // Weights of 0.006 forget a factor of a hundred or so per step.
+        let model = with_noise(model, 3, 0.006, dtype);
+        let plan = DirectPlan::new(2, vec![0, 2, 9]);
+        let probe = |batch| piece_gradients(&model, batch, None, &plan).unwrap();
+        let statistics = direct_statistics(&batches.each_ref().map(probe)).unwrap();
+        statistics.bias_squares()
+    };
+    let (exact, got) = (dropped(DType::F64), dropped(DType::F32));
+    println!("{exact:?}");
+    assert!(exact[2].abs() < 1e-40, "{exact:?}");
+    for (got, exact) in got.iter().zip(&exact) {
+        assert!((got / exact - 1.0).abs() < 1e-3, "{got} {exact}");
+    }
+}
+
 /// Probes of a model that trains in 16 bits run in f32, to the bit.
 #[test]
 fn sixteen_bit_training_does_not_reach_the_probe() {
