@@ -48,6 +48,7 @@ fn the_help_of_a_program_may_have_no_reader() {
     for name in [
         "book_order",
         "breathing",
+        "compare_runs",
         "copy",
         "estimate",
         "generate",

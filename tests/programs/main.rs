@@ -7,6 +7,7 @@ mod common;
 
 mod breathing_cli;
 mod closed_pipe;
+mod compare_runs_cli;
 mod devices_cli;
 mod estimate_cli;
 mod experiments_cli;
