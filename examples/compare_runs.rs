@@ -179,7 +179,10 @@ fn digits(value: Option<f64>) -> String {
     let Some(value) = value else {
         return "–".into();
     };
-    let before = value.abs().max(1e-9).log10().floor() as i32 + 1;
+    if value == 0.0 {
+        return "0".into();
+    }
+    let before = value.abs().log10().floor() as i32 + 1;
     format!("{value:.*}", (4 - before).clamp(0, 8) as usize)
 }
 

@@ -32,7 +32,7 @@ fn runs_stand_side_by_side_in_a_table_and_a_figure() {
     };
     let folder = tempfile::tempdir().unwrap();
     run(&folder.path().join("short"), 10, &[812.26, 97.5]);
-    run(&folder.path().join("long"), 35, &[150.0, 98.0, 9.875]);
+    run(&folder.path().join("long"), 35, &[150.0, 98.0, 1.0]);
     let mut compare = command(&program);
     compare.current_dir(folder.path()).args(["short", "long"]);
     let measures = [
@@ -48,7 +48,7 @@ fn runs_stand_side_by_side_in_a_table_and_a_figure() {
         "|---|---|---|---|---|---|---|".to_owned(),
         "| 1 | 6.700, 812.3 | 10.0 | 10 | 5.011, 150.0 | 35.0 | 10 |".to_owned(),
         "| 2 | 4.580, 97.50 | 10.0 | 20 | 4.585, 98.00 | 35.0 | 20 |".to_owned(),
-        "| 3 | – | – | – | 2.290, 9.875 | 35.0 | 30 |".to_owned(),
+        "| 3 | – | – | – | 0, 1.000 | 35.0 | 30 |".to_owned(),
     ];
     assert!(printed.starts_with(&table.join("\n")), "{printed}");
     let figure = fs::read(folder.path().join("compare_runs.png")).unwrap();

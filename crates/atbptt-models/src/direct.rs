@@ -179,8 +179,8 @@ pub fn piece_gradients<M: RecurrentModel>(
 
 /// The inner products of all pairs of (probe, piece).
 ///
-/// Products of rows are taken on the device and summed over rows here, in f64; how large gradients are does not matter. Probes are taken in the order given, so that
-/// workers may bring theirs together.
+/// Products of rows are taken on the device and summed over rows here, in f64; how large gradients are does not matter. Probes are
+/// taken in the order given, so that workers may bring theirs together.
 ///
 /// # Errors
 ///
@@ -207,30 +207,10 @@ pub fn direct_statistics(probes: &[PieceGradients]) -> Result<DirectStatistics, 
     let side = probes.len() * pieces;
     let mut gram = vec![0.0; side * side];
     for (index, parameter) in first.parameters.iter().enumerate() {
-        let of_all = || {
-            let parts = probes.iter().filter_map(|p| p.parameters.get(index));
-            parts.map(|part| &part.gradients)
-        };
-        let device = parameter.gradients.device();
-        let peaks = of_all().map(|g| peaks(g).to_device(&device));
-        let peaks = Tensor::cat(peaks.collect(), 0);
-        let scales: Vec<f64> = read(peaks.clone())?.iter().collect();
-        let [_, rows, _] = parameter.gradients.dims();
-        for start in (0..rows).step_by(ROWS_AT_ONCE) {
-            let block = ROWS_AT_ONCE.min(rows - start);
-            let vectors = of_all().map(|g| g.clone().narrow(1, start, block).to_device(&device));
-            // [probe and piece, row, column] to one product per row.
-            let vectors = Tensor::cat(vectors.collect(), 0).div(peaks.clone());
-            let vectors = vectors.swap_dims(0, 1);
-            let products = read(vectors.clone().matmul(vectors.swap_dims(1, 2)))?;
-            let mut products = products.iter::<f64>();
-            for _ in 0..block {
-                for (line, left) in gram.chunks_exact_mut(side).zip(&scales) {
-                    for ((sum, right), product) in line.iter_mut().zip(&scales).zip(&mut products) {
-                        *sum += parameter.rows_per_kept * left * right * product;
-                    }
-                }
-            }
+        let of_all = probes.iter().filter_map(|p| p.parameters.get(index));
+        let gradients: Vec<_> = of_all.map(|part| &part.gradients).collect();
+        for (sum, product) in gram.iter_mut().zip(products(&gradients)?) {
+            *sum += parameter.rows_per_kept * product;
         }
     }
     let (window, losses, contexts) = (first.window, first.losses, first.contexts.clone());
@@ -243,11 +223,45 @@ pub fn direct_statistics(probes: &[PieceGradients]) -> Result<DirectStatistics, 
     )?)
 }
 
-/// The largest absolute value of every piece, `[piece, 1, 1]`; 1 where none is a normal number.
+/// The inner products of all pairs of (probe, piece) for one parameter, of probes' gradients `[piece, row, column]`.
 ///
 /// The older a piece, the smaller its gradient. Products of small numbers fall below the normal ones of f32, where they lose their
-/// digits and processors many times their speed. So pieces are divided by these peaks before products are taken, and the products
-/// multiplied by them afterwards, in f64.
+/// digits and processors many times their speed. So each piece is divided by its peak before products are taken, and the sums are
+/// multiplied by the peaks afterwards, in f64.
+fn products(gradients: &[&Tensor<3>]) -> Result<Vec<f64>, ModelError> {
+    let Some(first) = gradients.first() else {
+        return Ok(Vec::new());
+    };
+    let (device, [_, rows, _]) = (first.device(), first.dims());
+    let of_all = |part: &dyn Fn(&Tensor<3>) -> Tensor<3>| {
+        let parts = gradients.iter().map(|g| part(g).to_device(&device));
+        Tensor::cat(parts.collect(), 0)
+    };
+    let peaks = of_all(&peaks);
+    let scales: Vec<f64> = read(peaks.clone())?.iter().collect();
+    let mut sums = vec![0.0; scales.len() * scales.len()];
+    for start in (0..rows).step_by(ROWS_AT_ONCE) {
+        let block = ROWS_AT_ONCE.min(rows - start);
+        let vectors = of_all(&|g| g.clone().narrow(1, start, block)) / peaks.clone();
+        // [probe and piece, row, column] to one product per row.
+        let vectors = vectors.swap_dims(0, 1);
+        let products = read(vectors.clone().matmul(vectors.swap_dims(1, 2)))?;
+        let mut products = products.iter::<f64>();
+        for _ in 0..block {
+            for (sum, product) in sums.iter_mut().zip(products.by_ref()) {
+                *sum += product;
+            }
+        }
+    }
+    for (line, left) in sums.chunks_exact_mut(scales.len().max(1)).zip(&scales) {
+        for (sum, right) in line.iter_mut().zip(&scales) {
+            *sum *= left * right;
+        }
+    }
+    Ok(sums)
+}
+
+/// The largest absolute value of every piece, `[piece, 1, 1]`; 1 where it is no normal number.
 fn peaks(gradients: &Tensor<3>) -> Tensor<3> {
     let peaks = gradients.clone().max_abs_dims(&[1, 2]);
     let tiny = peaks.clone().lower_elem(f32::MIN_POSITIVE);
