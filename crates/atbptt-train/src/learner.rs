@@ -7,6 +7,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atbptt_models::ops::flushed;
 use atbptt_models::{RecurrentModel, RecurrentState, WindowPlan};
 use burn::module::{
     Content, Devices, DisplaySettings, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
@@ -246,7 +247,9 @@ impl<M: RecurrentModel> TrainStep for Tbptt<M> {
         grads: GradientsParams,
     ) -> Self {
         let lr = scaled(&self, &lr, self.step_scale.get());
-        optim.step(lr, self, grads)
+        // Averages that an optimiser keeps of a gradient fade to subnormal numbers, and stay there, where a weight has none for some
+        // hundred updates, as the words of an embedding that do not occur.
+        flushed(|| optim.step(lr, self, grads))
     }
 }
 

@@ -82,6 +82,19 @@ pub mod internals {
     }
 }
 
+/// Runs `work` with subnormal numbers as zeros in what it computes on this thread, as in kernels on a CPU.
+#[doc(hidden)]
+pub fn flushed<R>(work: impl FnOnce() -> R) -> R {
+    /// The compiler does not look into it, so that nothing moves to the other side of the change.
+    #[inline(never)]
+    fn apart<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    #[cfg(any(feature = "flex", feature = "ndarray"))]
+    let _flush = cpu::Flush::new();
+    apart(work)
+}
+
 pub use cell::Cell;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 pub(crate) use cpu::stepper;

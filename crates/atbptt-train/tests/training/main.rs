@@ -12,6 +12,7 @@ mod more_data;
 mod non_finite;
 mod own_metrics;
 mod own_models;
+mod own_optimisers;
 mod own_policies;
 mod refusals;
 #[cfg(feature = "remote")]

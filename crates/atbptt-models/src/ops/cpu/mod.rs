@@ -51,6 +51,8 @@ mod unit;
 mod unwritten;
 mod window;
 
+pub(super) use flush::Flush;
+
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn::tensor::DType;
 
