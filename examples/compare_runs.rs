@@ -1,14 +1,16 @@
 //! How do runs compare? Their scores after every epoch against epochs and seconds, their K and its estimated bias: a table and a figure.
 //!
 //! ```text
-//! cargo run --release --example wiki2 -- --built-in --fixed-k 10                      # runs/wiki2-1
-//! cargo run --release --example wiki2 -- --built-in --delta 0.5                       # runs/wiki2-2
+//! cargo run --release --example wiki2 -- --builtin --fixed-k 10                      # runs/wiki2-1
+//! cargo run --release --example wiki2 -- --builtin --delta 0.5                       # runs/wiki2-2
 //! cargo run --release --example compare_runs -- runs/wiki2-1 runs/wiki2-2 --measures valid_perplexity,test_perplexity
 //! ```
 //!
 //! Expected: a Markdown table with a row per epoch, and `compare_runs.png`. Runs under way count as far as they are.
 
-use std::fs;
+#[path = "common/reports.rs"]
+mod reports;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +18,8 @@ use atbptt::train::EpochReport;
 use atbptt::train::plot::{Line, LinesPanel, lines_figure};
 use atbptt::train::run::say;
 use clap::Parser;
+
+use crate::reports::read_reports;
 
 /// Sets runs beside each other, epoch by epoch
 #[derive(Parser)]
@@ -95,19 +99,11 @@ fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
 
 /// The reports of a run, one at least.
 fn read(folder: &Path) -> Result<Vec<EpochReport>, String> {
-    let path = folder.join("metrics.jsonl");
-    let shown = path.display();
-    let text = fs::read_to_string(&path).map_err(|error| {
-        format!("{shown}: {error}; name the folder of a run that has finished an epoch")
-    })?;
-    let lines = text.lines().enumerate();
-    let reports = lines.map(|(nth, line)| {
-        serde_json::from_str(line).map_err(|error| format!("{shown}, line {}: {error}", nth + 1))
-    });
-    let reports: Vec<EpochReport> = reports.collect::<Result<_, _>>()?;
+    let reports = read_reports(folder)?;
     match reports.is_empty() {
         true => Err(format!(
-            "{shown} has no line; the run has not finished an epoch yet"
+            "{} has no metrics.jsonl with an epoch; name the folder of a run that has finished one",
+            folder.display()
         )),
         false => Ok(reports),
     }

@@ -8,6 +8,7 @@
 //! cargo bench --bench compare -- latency                    # one step of a layer at batch 1, without gradients
 //! cargo bench --bench compare -- overhead                   # what probes add to an epoch
 //! cargo bench --bench compare -- probe                      # a direct probe beside one of lag norms
+//! cargo bench --bench compare -- optimizer                  # a step of Adam whose averages have faded
 //! RAYON_NUM_THREADS=1 cargo bench --bench compare -- devices # when several devices pay (docs/DEVICES.md)
 //! cargo bench --features vulkan --bench compare -- share    # GPU: launches and time, by kind of kernel
 //! cargo bench --features vulkan --bench compare -- time-loop # GPU: the loop over time on the host, on the device
@@ -25,6 +26,7 @@ mod devices;
 mod growth;
 mod latency;
 mod layer;
+mod optimizer;
 mod overhead;
 mod peak;
 mod probe;
@@ -82,6 +84,8 @@ enum What {
     Overhead(overhead::Overhead),
     /// A direct probe beside one of lag norms, at the paper's settings.
     Probe(probe::Probe),
+    /// A step of Adam whose averages have faded, with subnormal numbers as they are and as zeros
+    Optimizer(optimizer::Faded),
     /// A window on several devices: simulated from measured ones, and measured.
     Devices(devices::Devices),
 }
@@ -153,6 +157,7 @@ fn main() -> ExitCode {
         What::Latency(args) => latency::run(&args),
         What::Overhead(args) => overhead::run(&args),
         What::Probe(args) => probe::run(&args),
+        What::Optimizer(args) => optimizer::run(&args),
         What::Devices(args) => devices::run(&args),
     };
     match outcome {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use atbptt::core::DirectStatistics;
+use atbptt::core::policy::MonitorConfig;
 use atbptt::models::{LanguageModelConfig, direct_statistics};
 use atbptt::train::{ProbeConfig, Scheme, device_from_env, direct_probe, probe};
 use clap::Args;
@@ -10,10 +11,6 @@ use clap::Args;
 use crate::Result;
 use crate::cases::{TRAIN, TrainCase, peak_rss_mb};
 use crate::train::{Model, tokens};
-
-/// Probes of an estimate by default, at least and at most.
-const FEWEST: usize = 5;
-const MOST: usize = 20;
 
 /// The target: a direct probe takes at most so many times as long.
 const TARGET: f64 = 3.0;
@@ -81,16 +78,19 @@ pub fn run(args: &Probe) -> Result<()> {
             let statistics = direct_statistics(&all)?;
             Ok((started.elapsed().as_secs_f64(), statistics))
         };
-        let ((few, statistics), (many, _)) = (products(FEWEST)?, products(MOST)?);
+        let MonitorConfig {
+            probes, max_probes, ..
+        } = MonitorConfig::default();
+        let ((few, statistics), (many, _)) = (products(probes)?, products(max_probes)?);
+        let each = few / probes as f64;
         let (norms, direct) = (median(&mut norms[1..]), median(&mut direct[1..]));
         println!(
-            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s, and {:.3} s for its \
-             products: {:.2} times as long (target: at most {TARGET}); products of {FEWEST} probes {few:.3} s, of {MOST} {many:.3} s",
+            "{}, W = {window}: norms {norms:.3} s; direct, {} losses and {} pieces, {direct:.3} s, and {each:.3} s for its \
+             products: {:.2} times as long (target: at most {TARGET}); products of {probes} probes {few:.3} s, of {max_probes} {many:.3} s",
             case.name(),
             args.losses,
             statistics.pieces(),
-            few / FEWEST as f64,
-            (direct + few / FEWEST as f64) / norms,
+            (direct + each) / norms,
         );
     }
     if let Some(peak) = peak_rss_mb() {

@@ -21,6 +21,8 @@ mod grid;
 mod plan;
 mod policy;
 mod report;
+#[path = "../common/reports.rs"]
+mod reports;
 mod run;
 mod spec;
 mod statistics;

@@ -12,6 +12,7 @@ use super::comparison;
 use super::cost::steps_until;
 use super::plan::Choice;
 use super::policy::Policy;
+use super::reports;
 use super::run::Run;
 use super::spec::{Metric, Spec};
 use super::statistics::mean_and_sd;
@@ -42,20 +43,8 @@ impl Finished {
 
 /// The reports in a run's folder; none where it has written none yet.
 pub fn read_reports(run: &Path) -> Result<Vec<EpochReport>, String> {
-    let path = run.join("metrics.jsonl");
-    let Ok(text) = fs::read_to_string(&path) else {
-        return Ok(Vec::new());
-    };
-    let read = |(nth, line)| {
-        serde_json::from_str(line).map_err(|error| {
-            let (path, run) = (path.display(), run.display());
-            format!(
-                "{path}, line {}: {error}; remove {run} to run it again",
-                nth + 1
-            )
-        })
-    };
-    text.lines().enumerate().map(read).collect()
+    let again = |error| format!("{error}; remove {} to run it again", run.display());
+    reports::read_reports(run).map_err(again)
 }
 
 /// Reads the metrics of all runs that have any; unfinished ones count when `partial`.

@@ -22,6 +22,8 @@ mod plan;
 mod policy;
 #[path = "../../examples/sweep/report.rs"]
 mod report;
+#[path = "../../examples/common/reports.rs"]
+mod reports;
 #[path = "../../examples/sweep/run.rs"]
 mod run;
 #[path = "../../examples/sweep/spec.rs"]

@@ -71,8 +71,11 @@ fn what_cannot_be_compared_is_named() {
         failure(&compare.output().unwrap())
     };
     let cases: [(&[&str], &[&str]); 6] = [
-        (&["absent"], &["absent/metrics.jsonl", "folder of a run"]),
-        (&["none"], &["has not finished an epoch"]),
+        (
+            &["absent"],
+            &["absent has no metrics.jsonl", "folder of a run"],
+        ),
+        (&["none"], &["none has no metrics.jsonl with an epoch"]),
         (&["broken"], &["line 1"]),
         (
             &["one", "--measures", "nse"],
